@@ -1,0 +1,38 @@
+# make explain: set everything up and explain a photograph; make test: run every test.
+PYTHON ?= python3
+PHOTO ?= data/samples/cat.jpg
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: explain test lint types check clean
+
+explain: $(VENV)/.installed
+	$(BIN)/saywhy classify $(PHOTO) --methods gradcam,guided-gradcam,occlusion
+	@echo "Open the .png named above: it shows why."
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+check: lint types test
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) saywhy-out *.egg-info .pytest_cache .mypy_cache .ruff_cache

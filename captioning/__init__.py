@@ -1,0 +1,49 @@
+"""Captions of photographs, and why each word was said.
+
+import captioning
+captioner = captioning.load()
+captioner.caption("photo.jpg").text
+captioner.explain("photo.jpg").heatmaps       # the caption's map, then one for each word
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from captioning.captioner import Captioner
+
+
+def load(
+    checkpoint: str | os.PathLike[str] | None = None,
+    device: str | torch.device = "cpu",
+    layer: str | None = None,
+    beam: int | None = None,
+) -> Captioner:
+    """The captioner of a checkpoint (default: the shipped one), ready to caption and explain.
+
+    `checkpoint` is a checkpoint's stem, either of its files, or a training run's folder, or
+    `hf:PATH_OR_NAME` for a captioner of `transformers` (see `captioning.adapters`); `layer` the layer to
+    explain at (default: the map the decoder reads); `beam` the beam width (default: the checkpoint's).
+    Raises `UserError` for files that are missing, broken, or of something else.
+    """
+    if str(checkpoint).startswith("hf:"):
+        from captioning import adapters
+
+        return adapters.load(str(checkpoint), device, layer, beam)
+    from captioning.captioner import Captioner, LstmNetwork
+    from captioning.checkpoint import SHIPPED, load_model
+
+    model, preprocessing, config = load_model(checkpoint)
+    decoding = config.get("decoding", {})
+    network = LstmNetwork(
+        model.to(device),
+        preprocessing,
+        name="captioner",
+        source=str(checkpoint or f"shipped checkpoint {SHIPPED.name}"),
+        length_penalty=float(decoding.get("length_penalty", 0.0)),
+    )
+    return Captioner(network, layer, beam or int(decoding.get("beam", 3)))

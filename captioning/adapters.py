@@ -1,0 +1,306 @@
+"""Captioners of `transformers`, explained like the project's own: `captioning.load("hf:PATH_OR_NAME")`.
+
+VisionEncoderDecoder models (ViT-GPT2 and its kin), BLIP and GIT. Their image encoders are vision
+transformers: the last block's patch tokens, put back on their grid, are the feature map.
+Letters: S sequences, B images, N image tokens, L tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from captioning.captioner import Caption, Captioner
+from captioning.explain import Sentence
+from captioning.model import CaptionOutput
+from common import hub
+from common.errors import UserError
+from common.explainable import Explainable, HookedModel, TokenGrid
+from common.images import Preprocessing
+from common.state import untouched
+
+# Special tokens that an encoder puts before its patch tokens.
+PREFIX_TOKENS = {
+    "vit": 1, "deit": 2, "beit": 1, "data2vec-vision": 1, "vit_msn": 1, "dinov2": 1, "swin": 0, "swinv2": 0,
+    "donut-swin": 0, "clip_vision_model": 1, "blip_vision_model": 1, "git_vision_model": 1,
+}  # fmt: skip
+_HIERARCHICAL = ("swin", "swinv2", "donut-swin")
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the models of one kind are run: the class's name, and where its parts are.
+
+    `logits(model, images, tokens)` (S*B, L, V) are those of what follows each of `tokens` (S*B, L);
+    `start(config)` and `end(config)` are the numbers of the tokens around a caption; `text(config)` is the
+    configuration of the decoder.
+    """
+
+    loader: str
+    encoder: str
+    logits: Callable[[Any, Tensor, Tensor], Tensor]
+    start: Callable[[Any], int | None]
+    end: Callable[[Any], int | None]
+    text: Callable[[Any], Any]
+
+
+def _encoder_decoder_logits(model: Any, images: Tensor, tokens: Tensor) -> Tensor:
+    from transformers.modeling_outputs import BaseModelOutput
+
+    hidden = model.encoder(pixel_values=images)[0]
+    hidden = hidden.repeat(len(tokens) // len(images), 1, 1)
+    return model(encoder_outputs=BaseModelOutput(hidden), decoder_input_ids=tokens, use_cache=False).logits
+
+
+def _blip_logits(model: Any, images: Tensor, tokens: Tensor) -> Tensor:
+    hidden = model.vision_model(pixel_values=images)[0]
+    hidden = hidden.repeat(len(tokens) // len(images), 1, 1)
+    return model.text_decoder(input_ids=tokens, encoder_hidden_states=hidden, use_cache=False).logits
+
+
+def _git_logits(model: Any, images: Tensor, tokens: Tensor) -> Tensor:
+    # GIT repeats the image's tokens for more captions than images by itself, in the same order.
+    return model(input_ids=tokens, pixel_values=images, use_cache=False).logits[:, -tokens.shape[1] :]
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
+
+
+FAMILIES: dict[str, Family] = {
+    "vision-encoder-decoder": Family(
+        "VisionEncoderDecoderModel", "encoder", _encoder_decoder_logits,
+        lambda c: _first(c.decoder_start_token_id, c.decoder.bos_token_id),
+        lambda c: _first(c.eos_token_id, c.decoder.eos_token_id),
+        lambda c: c.decoder,
+    ),
+    "blip": Family(
+        "BlipForConditionalGeneration", "vision_model", _blip_logits,
+        lambda c: c.text_config.bos_token_id, lambda c: c.text_config.sep_token_id, lambda c: c.text_config,
+    ),
+    "git": Family(
+        "GitForCausalLM", "git.image_encoder", _git_logits,
+        lambda c: c.bos_token_id, lambda c: c.eos_token_id, lambda c: c,
+    ),
+}  # fmt: skip
+
+
+def load(
+    name: str, device: str | torch.device = "cpu", layer: str | None = None, beam: int | None = None
+) -> Captioner:
+    """The `transformers` captioner `name` (`hf:NAME` or `NAME`): a folder, in the local cache, or on the
+    model hub.
+
+    Raises `UserError` where it cannot be had, is of another kind, or has incomplete weights.
+    """
+    name = name.removeprefix("hf:")
+    auto, local = _located(name)
+    with hub._quiet(f"hf:{name}", local["local_files_only"]):
+        config = auto.AutoConfig.from_pretrained(name, **local)
+        if config.model_type not in FAMILIES:
+            raise UserError(
+                f"hf:{name}: is a '{config.model_type}' model; captioners that can be explained:"
+                f" {', '.join(FAMILIES)}"
+            )
+        family = FAMILIES[config.model_type]
+        module, info = getattr(auto, family.loader).from_pretrained(name, output_loading_info=True, **local)
+        tokenizer = auto.AutoTokenizer.from_pretrained(name, **local)
+    vision = getattr(config, "encoder", None) or config.vision_config
+    preprocessing = hub._saved_preprocessing(auto, name, vision, local)
+    absent = [*info["missing_keys"], *info["mismatched_keys"]]
+    if absent:
+        raise UserError(f"hf:{name}: has no weights for '{sorted(map(str, absent))[0]}'; get it again")
+    source = f"{'folder' if Path(name).is_dir() else 'model hub'} {name}"
+    hub.check_module(module, source)
+    network = TransformersNetwork(
+        module.eval().to(device), tokenizer, preprocessing, family, f"hf:{name}", source
+    )
+    return Captioner(network, layer, beam or 3)
+
+
+def _located(name: str) -> tuple[Any, dict[str, Any]]:
+    """The library and how to load: `UserError`, at once, for what is neither here nor can be fetched."""
+    auto = hub.library("transformers")
+    folder = Path(name).expanduser()
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise UserError(f"hf:{name}: the folder has no config.json; give one that save_pretrained wrote")
+    offline = folder.is_dir() or hub._cached_config(name)
+    if not offline and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise UserError(f"hf:{name}: no such folder; give the folder that save_pretrained wrote")
+    if not offline and not hub._hub_reachable():
+        raise UserError(
+            f"hf:{name}: no such folder, not in the local cache, and the model hub cannot be reached;"
+            " download model, tokenizer and image processor elsewhere (save_pretrained), then hf:FOLDER"
+        )
+    return auto, {"local_files_only": offline, "trust_remote_code": False}
+
+
+class TransformersNetwork:
+    """A `transformers` captioner as `Captioner` needs it (see `captioning.captioner.CaptionNetwork`).
+
+    Its features are the images themselves: generation and explanation each run the encoder once.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        tokenizer: Any,
+        preprocessing: Preprocessing,
+        family: Family,
+        name: str,
+        source: str,
+    ) -> None:
+        self.module, self.tokenizer, self.preprocessing, self.family = (
+            module,
+            tokenizer,
+            preprocessing,
+            family,
+        )
+        self.name, self.source = name, source
+        text = family.text(module.config)
+        self.start, self.end = self._token("start", family.start), self._token("end", family.end)
+        self.vocabulary_size = int(text.vocab_size)
+        self.longest = int(_first(getattr(text, "max_position_embeddings", None), 512))
+
+    @property
+    def layer(self) -> str:
+        """The last block of the image encoder: all its tokens reach the decoder."""
+        inside = [name for name, _ in self.module.get_submodule(self.family.encoder).named_modules()]
+        blocks = [name for name in inside if re.fullmatch(r"(.+\.)?layers?\.\d+", name)]
+        outermost = [name for name in blocks if not re.search(r"layers?\.\d+\.", name)]
+        if not outermost:
+            raise UserError(f"{self.name}: no blocks found in its image encoder; name the layer to explain")
+        return f"{self.family.encoder}.{outermost[-1]}"
+
+    def grid(self) -> TokenGrid:
+        """How the encoder's tokens lie on the image."""
+        config = self.module.get_submodule(self.family.encoder).config
+        if config.model_type not in PREFIX_TOKENS:
+            raise UserError(
+                f"{self.name}: its encoder is a '{config.model_type}', whose tokens have no known place;"
+                f" known: {', '.join(PREFIX_TOKENS)}"
+            )
+        patch = _pair(config.patch_size)
+        if config.model_type in _HIERARCHICAL:
+            patch = tuple(
+                side * 2 ** (len(config.depths) - 1) for side in patch
+            )  # each stage halves the grid
+        h, w = (side // step for side, step in zip(self.preprocessing.size, patch, strict=True))
+        return TokenGrid(PREFIX_TOKENS[config.model_type], (h, w))
+
+    def read(self, text: str | Sequence[str]) -> Sentence:
+        text = text if isinstance(text, str) else " ".join(text)
+        if len(text) > 10_000:  # far beyond any caption: the check on its words needs no tokens
+            words = tuple(text.split())
+            return Sentence(words, (), ((0, 0),) * len(words))
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return _as_written(self._sentence(list(ids)), text.split())
+
+    def encode(self, images: Tensor) -> Tensor:
+        return images
+
+    def decode(self, features: Tensor, beam: int, count: int, max_length: int) -> list[list[Caption]]:
+        options = {
+            "num_beams": beam,
+            "num_return_sequences": count,
+            "max_new_tokens": min(max_length, self.longest - 2),
+            "min_new_tokens": 2,
+            "do_sample": False,
+        }
+        with untouched(self.module), torch.no_grad(), hub._quiet(self.name, offline=True):
+            rows = self.module.generate(pixel_values=features, **options)
+            found = [self._sentence(self._inner(row)) for row in rows.tolist()]
+            if not all(sentence.words for sentence in found):
+                raise UserError(f"{self.name} wrote an empty caption; give one of your own to explain")
+            query = [(*sentence.ids, self.end) for sentence in found]
+            longest = max(map(len, query))
+            padded = torch.tensor(
+                [[*ids, *[0] * (longest - len(ids))] for ids in query], device=features.device
+            )
+            output = self.speak(features.repeat_interleave(count, 0), padded[None])
+        captions = [self._caption(s, output.log_probs[0, row]) for row, s in enumerate(found)]
+        return [
+            sorted(captions[start : start + count], key=lambda c: -c.total)
+            if count > 1
+            else [captions[start]]
+            for start in range(0, len(captions), count)
+        ]
+
+    def speak(self, images: Tensor, query: Tensor) -> CaptionOutput:
+        """Log-probabilities of S captions (S, B, L) of each image, fields (S, B, L): one run of the
+        encoder.
+        """
+        S, B, L = query.shape
+        if self.longest <= L:
+            raise UserError(f"a caption of {L - 1} tokens; {self.name} reads at most {self.longest - 2}")
+        tokens = query.reshape(S * B, L)
+        before = torch.cat([tokens.new_full((S * B, 1), self.start), tokens[:, :-1]], 1)
+        distributions = self.family.logits(self.module, images, before).float().log_softmax(-1)
+        ended = tokens == self.end
+        mask = ended.cumsum(1) - ended.long() == 0  # up to the end token and with it
+        chosen = distributions.gather(-1, tokens[..., None])[..., 0].masked_fill(~mask, 0.0)
+        return CaptionOutput(
+            chosen.view(S, B, L), distributions.view(S, B, L, -1), tokens.view(S, B, L), mask.view(S, B, L)
+        )
+
+    def explainable(self, layer: str | None) -> tuple[Explainable, bool]:
+        return HookedModel(self.module, layer or self.layer, self.grid(), self.speak), False
+
+    def _token(self, which: str, of: Callable[[Any], int | None]) -> int:
+        found = of(self.module.config)
+        if found is None:
+            raise UserError(f"{self.name}: its config names no {which} token; set one and save it again")
+        return int(found)
+
+    def _inner(self, row: list[int]) -> list[int]:
+        """A generated row without the start, and without the end and what follows."""
+        row = row[1:] if row and row[0] == self.start else row
+        stop = next((i for i, token in enumerate(row) if token == self.end), len(row))
+        special = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
+        return [token for token in row[:stop] if token not in special]
+
+    def _sentence(self, ids: list[int]) -> Sentence:
+        """Words by what the tokenizer writes for ever more tokens: a token belongs to the word it ends."""
+        text = self._text(ids)
+        words = text.split()
+        spans: list[list[int]] = []
+        for i in range(len(ids)):
+            word = min(max(len(self._text(ids[: i + 1]).split()), 1), max(len(words), 1)) - 1
+            if word < len(spans):
+                spans[-1][1] = i + 1
+            else:
+                spans.append([i, i + 1])
+        names = words[: len(spans)]
+        unknown = {i for i, token in enumerate(ids) if token == self.tokenizer.unk_token_id != self.end}
+        lost = [name for name, span in zip(names, spans, strict=True) if unknown & set(range(*span))]
+        return Sentence(
+            tuple(names),
+            tuple(ids),
+            tuple((a, b) for a, b in spans[: len(names)]),
+            tuple(dict.fromkeys(lost)),
+        )
+
+    def _text(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def _caption(self, sentence: Sentence, log_probs: Tensor) -> Caption:
+        each = tuple(float(log_probs[a:b].sum()) for a, b in sentence.spans)
+        return Caption(sentence.words, each, float(log_probs.sum()), sentence)
+
+
+def _as_written(sentence: Sentence, words: list[str]) -> Sentence:
+    """The sentence with the words as the user wrote them, where the tokenizer splits at the same places."""
+    if len(words) != len(sentence.words):
+        return sentence
+    lost = [new for new, old in zip(words, sentence.words, strict=True) if old in sentence.unknown]
+    return Sentence(tuple(words), sentence.ids, sentence.spans, tuple(dict.fromkeys(lost)))
+
+
+def _pair(value: Any) -> tuple[int, ...]:
+    return tuple(value) if isinstance(value, (tuple, list)) else (int(value), int(value))

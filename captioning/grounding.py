@@ -1,0 +1,326 @@
+"""Do the maps of a caption's words lie on the things they name? Measured on boxes that people drew.
+
+A word is grounded when it is the head noun of a phrase that has boxes (Flickr30k Entities), or of a class
+that has instances (COCO). Its map is compared with what needs no explanation: the image's centre, a
+random point, the trunk's activation energy, the map of another word of the same caption, and the map of a
+wrong word, one that nobody said of the image, in the same place. Letters: B captions, T targets, K
+channels, h,w map, L tokens.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from captioning.captioner import Caption, Captioner, Seen
+from captioning.explain import Sentence
+from captioning.targets import OtherWordLogLikelihood, PhraseLogLikelihood, scored
+from common import gradcam
+from common.metrics import grounding as metrics
+from common.targets import Target
+from data.entities import Box, GroundedCaption
+from data.phrases import singular
+
+MAPS = ("gradcam", "energy", "other word", "wrong word")
+POINTING = ("gradcam", "centre", "random", "energy", "other word", "wrong word")
+RATIOS = ("gradcam", "centre", "energy", "other word", "wrong word")
+
+
+@dataclass(frozen=True)
+class Span:
+    """Words start..stop of a caption with the boxes of what they name, its type, and the word that heads
+    it.
+    """
+
+    start: int
+    stop: int
+    word: str
+    kind: str
+    boxes: tuple[Box, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One caption of image number `image`: its grounded head nouns, its phrases, and words nobody said of
+    the image.
+    """
+
+    image: int
+    sentence: Sentence
+    heads: tuple[Span, ...]
+    phrases: tuple[Span, ...] = ()
+    wrong: tuple[str, ...] = ()
+
+
+@dataclass
+class Record:
+    """What was measured of one word or phrase: pointing and inside/outside ratio by map, NaN where
+    undefined.
+    """
+
+    image: int
+    word: str
+    kind: str
+    is_phrase: bool
+    pointing: dict[str, float] = field(default_factory=dict)
+    ratio: dict[str, float] = field(default_factory=dict)
+    energy: dict[str, float] = field(default_factory=dict)
+
+
+def human_cases(
+    image: int, captions: Sequence[GroundedCaption], network: Any, nouns: Sequence[str] = (), limit: int = 5
+) -> list[Case]:
+    """Cases of the captions people wrote, to be read by teacher forcing; words the model does not know
+    are left out.
+    """
+    said = {singular(word) for caption in captions for word in caption.tokens}
+    chooser = random.Random(image)
+    cases = []
+    for caption in captions[:limit]:
+        sentence = network.read(caption.tokens)
+        known = [i for i, word in enumerate(caption.tokens) if word not in sentence.unknown]
+        grounded = [phrase for phrase in caption.phrases if phrase.boxes]
+        heads = tuple(
+            Span(p.head, p.head + 1, caption.tokens[p.head], p.kind, p.boxes)
+            for p in grounded
+            if p.head in known
+        )
+        phrases = tuple(Span(p.start, p.stop, " ".join(p.words), p.kind, p.boxes) for p in grounded)
+        if heads or phrases:
+            cases.append(Case(image, sentence, heads, phrases, tuple(_wrong(heads, nouns, said, chooser))))
+    return cases
+
+
+def generated_case(
+    image: int, caption: Caption, captions: Sequence[GroundedCaption], nouns: Sequence[str] = ()
+) -> Case:
+    """The case of a generated caption: a word is grounded when it heads a phrase that somebody wrote of the
+    image.
+
+    Its boxes are those of all phrases with that head noun, in the singular or plural.
+    """
+    named: dict[str, list] = {}
+    for phrase in (phrase for written in captions for phrase in written.phrases if phrase.boxes):
+        written_head = phrase.words[phrase.head - phrase.start]
+        named.setdefault(singular(written_head), []).append(phrase)
+    heads = []
+    for position, word in enumerate(caption.words):
+        found = named.get(singular(word), [])
+        if found:
+            boxes = tuple(dict.fromkeys(box for phrase in found for box in phrase.boxes))
+            heads.append(Span(position, position + 1, word, found[0].kind, boxes))
+    said = {singular(word) for written in captions for word in written.tokens}
+    wrong = _wrong(heads, nouns, said, random.Random(image))
+    return Case(image, caption.sentence, tuple(heads), (), tuple(wrong))
+
+
+def class_case(image: int, caption: Caption, instances: Sequence[Any], classes: Mapping[str, str]) -> Case:
+    """The case of a generated caption on COCO (paper, figure 11): words that name a class that the image has.
+
+    `classes` maps words to class names; the boxes are those of the class's instances.
+    """
+    heads = []
+    for position, word in enumerate(caption.words):
+        name = classes.get(word) or classes.get(singular(word))
+        pair = " ".join(caption.words[position : position + 2])
+        name = classes.get(pair, name)
+        boxes = tuple(instance.box for instance in instances if instance.name == name)
+        if boxes:
+            heads.append(Span(position, position + 1, word, str(name), boxes))
+    return Case(image, caption.sentence, tuple(heads))
+
+
+def measure(
+    captioner: Captioner, seen: Seen, cases: Sequence[Case], score: str = "log_probability"
+) -> list[Record]:
+    """Records of all words and phrases of `cases`, whose `image` numbers the images of `seen`.
+
+    One pass of the decoder and one batched backward pass for all the cases; `score` as in `explain`.
+    """
+    cases = [case for case in cases if case.heads or case.phrases]
+    if not cases:
+        return []
+    rows = torch.tensor([case.image for case in cases], device=seen.pixels.device)
+    explainable, same = captioner.network.explainable(captioner.layer)
+    query = _query([case.sentence for case in cases], captioner.network.end).to(rows)
+    targets, places = _targets(cases, captioner.network)
+    A = seen.features[rows] if same else None
+    explanation = gradcam.explain(explainable, seen.pixels[rows], query, scored(targets, score), features=A)
+    maps = explanation.heatmaps.cpu()
+    energy = metrics.activation_energy(explainable.features(seen.pixels[rows]) if A is None else A).cpu()
+    return _records(cases, maps, places, energy)
+
+
+def phrase_ratios(
+    captioner: Captioner, seen: Seen, case: Case, methods: Sequence[str]
+) -> list[dict[str, float]]:
+    """Inside/outside ratio by method of each phrase of one case (paper, figure 10b).
+
+    For maps of the image's resolution the magnitude is summed over colours. The uniform map has ratio 1.
+    """
+    spans = case.phrases
+    longest = len(case.sentence.ids) + 1
+    marks = torch.zeros(len(spans), 1, 1, longest, dtype=torch.bool)
+    for mark, span in zip(marks, spans, strict=True):
+        mark[0, 0, slice(*_tokens(case.sentence, span))] = True
+    explainable, same = captioner.network.explainable(captioner.layer)
+    query = _query([case.sentence], captioner.network.end).to(seen.pixels.device)
+    pixels, A = seen.pixels[case.image, None], seen.features[case.image, None] if same else None
+    targets = [PhraseLogLikelihood(mark) for mark in marks]
+    found = gradcam.explain(explainable, pixels, query, targets, methods, A).maps
+    boxes = [span.boxes for span in spans]
+    maps = {method: (m.abs().sum(2) if m.dim() == 5 else m)[:, 0].cpu() for method, m in found.items()}
+    ratios = {method: metrics.inside_outside(values, boxes).tolist() for method, values in maps.items()}
+    return [{method: ratios[method][i] for method in methods} for i in range(len(spans))]
+
+
+def table(
+    records: Iterable[Record], is_phrase: bool, measure_of: Callable[[Record], dict[str, float]]
+) -> dict[str, Any]:
+    """{type: {map: Summary}}, with all types together under 'all'; errors are over images."""
+    kept = [record for record in records if record.is_phrase == is_phrase]
+    kinds = ["all", *sorted({record.kind for record in kept}, key=lambda k: -sum(r.kind == k for r in kept))]
+    found = {}
+    for kind in kinds:
+        chosen = [record for record in kept if kind in ("all", record.kind)]
+        groups = [record.image for record in chosen]
+        names = list(dict.fromkeys(name for record in chosen for name in measure_of(record)))
+        found[kind] = {
+            name: metrics.summary([measure_of(record).get(name, float("nan")) for record in chosen], groups)
+            for name in names
+        }
+    return found
+
+
+def paired(records: Iterable[Record], first: str, second: str) -> metrics.Summary:
+    """Mean difference of pointing between two maps over the words that have both, with its error over
+    images.
+    """
+    kept = [record for record in records if not record.is_phrase]
+    nan = float("nan")
+    differences = [r.pointing.get(first, nan) - r.pointing.get(second, nan) for r in kept]
+    return metrics.summary(differences, [record.image for record in kept])
+
+
+def head_nouns(captions: Iterable[GroundedCaption], network: Any) -> list[str]:
+    """Every head noun with boxes, as often as it occurs: what wrong words are drawn from."""
+    nouns = [c.tokens[p.head] for c in captions for p in c.phrases if p.boxes]
+    known = {noun: not network.read([noun]).unknown for noun in set(nouns)}
+    return [noun for noun in nouns if known[noun]]
+
+
+def _wrong(heads: Sequence[Span], nouns: Sequence[str], said: set[str], chooser: random.Random) -> list[str]:
+    """For each head a noun drawn from `nouns` that nobody said of the image ('' where none is found)."""
+    drawn = []
+    for _ in heads:
+        tries = [nouns[chooser.randrange(len(nouns))] for _ in range(50)] if nouns else []
+        drawn.append(next((noun for noun in tries if singular(noun) not in said), ""))
+    return drawn
+
+
+def _query(sentences: Sequence[Sentence], end: int) -> Tensor:
+    """(1, B, L), padded with 0."""
+    ids = [(*sentence.ids, end) for sentence in sentences]
+    longest = max(map(len, ids))
+    return torch.tensor([[[*each, *[0] * (longest - len(each))] for each in ids]])
+
+
+Places = dict[str, list[tuple[int, int, int]]]  # kind of map -> (target, case, number of the head or phrase)
+
+
+def _targets(cases: Sequence[Case], network: Any) -> tuple[list[Target], Places]:
+    """Targets for all the cases at once: target t explains the t-th head (phrase, wrong word) of every
+    case.
+    """
+    targets: list[Target] = []
+    places: Places = {"word": [], "phrase": [], "wrong": []}
+    longest = max(len(case.sentence.ids) for case in cases) + 1
+    for kind, spans_of in (("word", lambda c: c.heads), ("phrase", lambda c: c.phrases)):
+        for number in range(max(len(spans_of(case)) for case in cases)):
+            marks = torch.zeros(1, len(cases), longest, dtype=torch.bool)
+            for row, case in enumerate(cases):
+                if number < len(spans_of(case)):
+                    marks[0, row, slice(*_tokens(case.sentence, spans_of(case)[number]))] = True
+                    places[kind].append((len(targets), row, number))
+            targets.append(PhraseLogLikelihood(marks, f"{kind} {number}"))
+    for number in range(max(len(case.wrong) for case in cases)):
+        positions, words = torch.zeros(2, len(cases), dtype=torch.long)
+        for row, case in enumerate(cases):
+            if number < len(case.wrong) and case.wrong[number]:
+                positions[row] = _tokens(case.sentence, case.heads[number])[0]
+                words[row] = network.read([case.wrong[number]]).ids[0]
+                places["wrong"].append((len(targets), row, number))
+        targets.append(OtherWordLogLikelihood(positions, words, f"wrong {number}"))
+    return targets, places
+
+
+def _tokens(sentence: Sentence, span: Span) -> tuple[int, int]:
+    return sentence.spans[span.start][0], sentence.spans[span.stop - 1][1]
+
+
+def _records(cases: Sequence[Case], maps: Tensor, places: Places, energy: Tensor) -> list[Record]:
+    records: dict[tuple[str, int, int], Record] = {}
+    at = {(row, number): target for target, row, number in places["word"]}
+    others = {key: _other(cases[key[0]], key[1]) for key in at}
+    other = {key: at[key[0], number] for key, number in others.items() if number is not None}
+    wrong = {(row, number): target for target, row, number in places["wrong"]}
+    phrase = {(row, number): target for target, row, number in places["phrase"]}
+    for kind, mine in (("word", at), ("phrase", phrase)):
+        spans = {
+            key: (cases[key[0]].heads if kind == "word" else cases[key[0]].phrases)[key[1]] for key in mine
+        }
+        sources: dict[str, dict[tuple[int, int], Tensor]] = {
+            "gradcam": {key: maps[target, key[0]] for key, target in mine.items()},
+            "energy": {key: energy[key[0]] for key in mine},
+            "centre": {key: metrics.centre_map(1, *maps.shape[-2:])[0] for key in mine},
+        }
+        if kind == "word":
+            sources["other word"] = {key: maps[target, key[0]] for key, target in other.items()}
+            sources["wrong word"] = {key: maps[target, key[0]] for key, target in wrong.items()}
+        for key, span in spans.items():
+            records[(kind, *key)] = Record(cases[key[0]].image, span.word, span.kind, kind == "phrase")
+        for name, found in sources.items():
+            _measured(kind, name, found, spans, records)
+        for key, covered in zip(spans, _covered(spans), strict=True):
+            records[(kind, *key)].pointing["random"] = covered
+    return list(records.values())
+
+
+def _measured(
+    kind: str,
+    name: str,
+    found: dict[tuple[int, int], Tensor],
+    spans: dict[tuple[int, int], Span],
+    records: dict,
+) -> None:
+    if not found:
+        return
+    stacked = torch.stack(list(found.values())).float()
+    boxes = [spans[key].boxes for key in found]
+    values = zip(
+        metrics.pointing(stacked, boxes).tolist(),
+        metrics.inside_outside(stacked, boxes).tolist(),
+        metrics.energy_inside(stacked, boxes).tolist(),
+        strict=True,
+    )
+    for key, (hit, ratio, energy) in zip(found, values, strict=True):
+        record = records[(kind, *key)]
+        record.pointing[name], record.ratio[name], record.energy[name] = hit, ratio, energy
+
+
+def _covered(spans: dict[tuple[int, int], Span]) -> list[float]:
+    return metrics.random_hit([span.boxes for span in spans.values()]).tolist()
+
+
+def _other(case: Case, number: int) -> int | None:
+    """Another grounded word of the caption that names something else: the next one, around the end."""
+    mine = case.heads[number]
+    rest = [*range(number + 1, len(case.heads)), *range(number)]
+    return next(
+        (i for i in rest if case.heads[i].boxes != mine.boxes and case.heads[i].word != mine.word), None
+    )

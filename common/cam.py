@@ -1,0 +1,60 @@
+"""Class activation mapping, for models whose head is pooling and one linear layer.
+
+Zhou et al., Learning Deep Features for Discriminative Localization (CVPR 2016), eq. 2.
+T targets, B images, K channels, h,w feature map.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.errors import MethodError
+
+# What may stand between the feature map and the score: averaging, one linear layer, and reshaping.
+_AVERAGES = ("MeanBackward", "AdaptiveAvgPool2DBackward", "AvgPool2DBackward")
+_LINEAR = ("AddmmBackward", "MmBackward", "LinearBackward")
+_SHAPES = (
+    "ViewBackward", "ReshapeAliasBackward", "UnsafeViewBackward", "SqueezeBackward", "UnsqueezeBackward",
+    "CloneBackward", "TBackward", "TransposeBackward", "PermuteBackward", "SelectBackward", "SliceBackward",
+    "StackBackward", "UnbindBackward", "AliasBackward", "AccumulateGrad", "ExpandBackward", "GatherBackward",
+    "IndexBackward", "SubBackward", "NegBackward", "AsStridedBackward", "CatBackward", "ToCopyBackward",
+)  # fmt: skip
+
+
+def class_activation(scores: Tensor, A: Tensor) -> Tensor:
+    """CAM (T, B, h, w): sum_k w_k A_k, where w are the weights of the linear layer behind average pooling.
+
+    `scores` (T, B) have a graph from A (B, K, h, w). Not rectified, as in the CAM paper; where positive it is
+    h*w times Grad-CAM. Raises `MethodError` when the head is anything else.
+    """
+    operations = _operations(scores.grad_fn)
+    others = [name for name in operations if not name.startswith(_AVERAGES + _LINEAR + _SHAPES)]
+    linear = sum(name.startswith(_LINEAR) for name in operations)
+    averages = sum(name.startswith(_AVERAGES) for name in operations)
+    if others or linear != 1 or averages != 1:
+        behind = ", ".join(
+            dict.fromkeys(name.removesuffix("0").removesuffix("Backward") for name in operations)
+        )
+        raise MethodError(
+            "CAM needs a head of average pooling and one linear layer; behind this layer stand"
+            f" {behind}; use the method 'gradcam', which needs none"
+        )
+    weights = [torch.autograd.grad(row.sum(), A, retain_graph=True)[0].sum((-2, -1)) for row in scores]
+    return torch.einsum("tbk,bkhw->tbhw", torch.stack(weights), A)
+
+
+def _operations(start: Any) -> list[str]:
+    """Names of all autograd nodes from `start` to the leaves, each once."""
+    seen, names, waiting = {start}, [], [start]
+    while waiting:
+        node = waiting.pop()
+        names.append(type(node).__name__)
+        new = [
+            following
+            for following, _ in node.next_functions
+            if following is not None and following not in seen
+        ]
+        seen.update(new)
+        waiting.extend(new)
+    return names

@@ -1,0 +1,97 @@
+"""Checkpoints: `<stem>.safetensors` with the tensors and `<stem>.json` with the configuration beside it.
+
+Weights are stored as float16 (batch-norm statistics as float32), which halves the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from common.errors import UserError
+from common.files import atomic_path, write_json
+
+_FULL_PRECISION = ("running_mean", "running_var")
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], config: Mapping[str, Any], half: bool = True
+) -> Path:
+    """Write tensors and configuration, each atomically; returns the path of the safetensors file.
+
+    `path` is the stem, or either file's own name. `half` stores floating weights as float16.
+    """
+    stem = stem_of(path)
+    stored = {name: _stored(name, tensor, half) for name, tensor in tensors.items()}
+    weights = _beside(stem, ".safetensors")
+    with atomic_path(weights) as temporary:
+        try:
+            save_file(stored, temporary)
+        except SafetensorError as error:
+            raise OSError(None, str(error)) from error
+    write_json(_beside(stem, ".json"), dict(config))
+    return weights
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors as float32, configuration) of a checkpoint. Raises `UserError` naming the wrong file."""
+    stem = stem_of(path)
+    weights, described = _beside(stem, ".safetensors"), _beside(stem, ".json")
+    try:
+        config = json.loads(described.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"no checkpoint '{stem}': '{described}' is missing; give a checkpoint's stem"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read '{described}': {error}; copy or train the checkpoint again") from error
+    if not isinstance(config, dict):
+        raise UserError(f"'{described}' holds no configuration; copy or train the checkpoint again")
+    if not weights.is_file():
+        raise UserError(f"no checkpoint '{stem}': '{weights}' is missing; copy both files")
+    try:
+        with safe_open(weights, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"'{weights}' is truncated or not a safetensors file; copy it again") from error
+    return {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}, config
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
+    """Put `tensors` into `module`; raises `UserError` naming the first entry that doesn't fit."""
+    own = module.state_dict()
+    wrong = [k for k in own if k not in tensors] + [k for k in tensors if k not in own]
+    if wrong:
+        raise UserError(
+            f"checkpoint '{name}' doesn't fit this model: entry '{wrong[0]}' is in only one of them"
+        )
+    for key, value in own.items():
+        if value.shape != tensors[key].shape:
+            raise UserError(
+                f"checkpoint '{name}' doesn't fit this model: '{key}' is {tuple(tensors[key].shape)}, "
+                f"the model's is {tuple(value.shape)} (a vocabulary or trunk of another checkpoint?)"
+            )
+    module.load_state_dict(dict(tensors))
+
+
+def stem_of(path: str | os.PathLike[str]) -> Path:
+    """The path without `.safetensors` or `.json`."""
+    path = Path(path)
+    return path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
+
+
+def _beside(stem: Path, suffix: str) -> Path:
+    return stem.with_name(stem.name + suffix)
+
+
+def _stored(name: str, tensor: Tensor, half: bool) -> Tensor:
+    tensor = tensor.detach().cpu().contiguous()
+    full = not half or not tensor.is_floating_point() or name.endswith(_FULL_PRECISION)
+    return tensor.clone() if full else tensor.half()

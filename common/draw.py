@@ -1,0 +1,277 @@
+"""Pictures of explanations: heatmaps over photographs, gradient images, and panels of them with legends.
+
+h,w heatmap, H,W image. Maps are scaled for drawing only; what is saved stays raw.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from common.files import atomic_path
+from common.gradcam import upsample
+
+INK, MUTED, PAPER = (28, 30, 36), (98, 102, 112), (255, 255, 255)
+MARGIN, GAP = 18, 12
+
+METHOD_LABELS = {
+    "gradcam": "Grad-CAM",
+    "counterfactual": "Counterfactual",
+    "cam": "CAM",
+    "guided": "Guided Backprop",
+    "deconv": "Deconvolution",
+    "gradient": "Gradient",
+    "guided_gradcam": "Guided Grad-CAM",
+    "deconv_gradcam": "Deconv Grad-CAM",
+    "occlusion": "Occlusion",
+}
+
+
+def heat_overlay(image: Image.Image, heatmap: Tensor, peak: float | None = None) -> Image.Image:
+    """A heatmap (h, w) of evidence, not negative, over the image: blue is weak, red is strong.
+
+    Scaled to `peak`, by default its own maximum; where there is no evidence the photograph shows through.
+    """
+    values = _at_size(heatmap.clamp(min=0), image)
+    values = values / (peak or values.max() or 1.0)
+    return _blend(image, _colours("turbo", values), 0.15 + 0.5 * np.clip(values, 0, 1))
+
+
+def signed_overlay(image: Image.Image, heatmap: Tensor, peak: float | None = None) -> Image.Image:
+    """A signed map (h, w) over the image: red raises the score, blue lowers it, where nothing is it is grey."""
+    values = _at_size(heatmap, image)
+    values = np.clip(values / (peak or np.abs(values).max() or 1.0), -1, 1)
+    return _blend(image, _colours("RdBu_r", 0.5 + 0.5 * values), 0.1 + 0.65 * np.abs(values))
+
+
+def gradient_picture(image: Image.Image, gradient: Tensor) -> Image.Image:
+    """A gradient image (3, H, W), zero drawn grey, at the proportions of `image`; outliers are clipped."""
+    values = gradient.detach().float().cpu()
+    scale = values.abs().flatten().quantile(0.995).item() or values.abs().max().item() or 1.0
+    pixels = ((0.5 + 0.5 * (values / scale).clamp(-1, 1)) * 255).byte().permute(1, 2, 0).numpy()
+    return Image.fromarray(pixels).resize(image.size, Image.Resampling.BILINEAR)
+
+
+# How the maps of each method are drawn, and which legend explains the drawing.
+_DRAWN: dict[str, tuple[Callable[[Image.Image, Tensor], Image.Image], str]] = {
+    "gradcam": (heat_overlay, "heat"),
+    "counterfactual": (heat_overlay, "against"),
+    "cam": (signed_overlay, "signed"),
+    "occlusion": (signed_overlay, "signed"),
+    "guided": (gradient_picture, "gradient"),
+    "deconv": (gradient_picture, "gradient"),
+    "gradient": (gradient_picture, "gradient"),
+    "guided_gradcam": (gradient_picture, "gradient"),
+    "deconv_gradcam": (gradient_picture, "gradient"),
+}
+
+_LEGENDS = {
+    "heat": ("turbo", "weak", "strong evidence; each map is scaled to its own maximum"),
+    "against": ("turbo", "weak", "strong evidence; in the counterfactual: against the target"),
+    "signed": ("RdBu_r", "lowers", "raises the target's score (CAM, occlusion)"),
+    "gradient": ("gray", "darker pixels lower", "brighter pixels raise the score; grey does nothing"),
+}
+
+
+def draw_map(method: str, image: Image.Image, values: Tensor) -> Image.Image:
+    """One map of a method, (h, w) or (3, H, W), drawn on the image."""
+    return _DRAWN[method][0](image, values)
+
+
+def legends_of(methods: Sequence[str]) -> list[str]:
+    """The legends that pictures of these methods need, each once."""
+    return list(dict.fromkeys(_DRAWN[method][1] for method in methods))
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One picture of a panel, with a title above it and a note below the title."""
+
+    picture: Image.Image
+    title: str
+    note: str = ""
+
+
+def panel(
+    title: str,
+    tiles: Sequence[Tile],
+    columns: int = 4,
+    legends: Sequence[str] = (),
+    width: int = 280,
+    note: str = "",
+    above: Image.Image | None = None,
+) -> Image.Image:
+    """A panel: a heading, tiles of `width` pixels in reading order, `columns` in a row, and the legends.
+
+    `above` is a picture drawn between the heading and the tiles (such as `shaded_words`). Long texts are
+    wrapped, so nothing is cut off.
+    """
+    columns = max(1, min(columns, len(tiles)))
+    total = max(columns * (width + GAP) - GAP, 420)
+    blocks = [_text(title, 21, total, bold=True)]
+    blocks += [_text(note, 14, total, MUTED)] if note else []
+    blocks += [above] if above is not None else []
+    for start in range(0, len(tiles), columns):
+        blocks.append(_row([_tile(tile, width) for tile in tiles[start : start + columns]]))
+    blocks += [_legend(name, total) for name in legends]
+    return _padded(_column(blocks))
+
+
+def tile_row(tiles: Sequence[Tile], width: int = 280) -> Image.Image:
+    """Tiles of `width` pixels side by side, for `panel`'s `above`."""
+    return _row([_tile(tile, width) for tile in tiles])
+
+
+def shaded_words(words: Sequence[str], weights: Sequence[float], width: int = 860) -> Image.Image:
+    """Words on one or more lines, each shaded by its weight: red raises the score, blue lowers it."""
+    peak = max((abs(weight) for weight in weights), default=0.0) or 1.0
+    font = _font(18)
+    boxes = [
+        (word, weight / peak, int(font.getlength(word)) + 14)
+        for word, weight in zip(words, weights, strict=True)
+    ]
+    places, x, y = [], 0, 0
+    for _, _, wide in boxes:
+        if x and x + wide > width:
+            x, y = 0, y + 36
+        places.append((x, y))
+        x += wide + 4
+    strip = Image.new("RGB", (width, y + 34), PAPER)
+    draw = ImageDraw.Draw(strip)
+    for (word, weight, wide), (left, top) in zip(boxes, places, strict=True):
+        shade = _colours("RdBu_r", np.array(0.5 + 0.33 * weight))
+        draw.rounded_rectangle((left, top, left + wide, top + 30), 5, fill=tuple(int(v) for v in shade))
+        draw.text((left + 7, top + 15), word, INK, font, anchor="lm")
+    return strip
+
+
+def save_picture(picture: Image.Image, path: str | Path) -> None:
+    """Write a picture, atomically; PNG or JPEG by the suffix."""
+    with atomic_path(path) as temporary:
+        picture.save(temporary, optimize=True)
+
+
+def fitted(image: Image.Image, side: int = 640) -> Image.Image:
+    """The image reduced so that its longer side is at most `side`; drawing does not need more."""
+    copy = image.copy()
+    copy.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return copy
+
+
+def _at_size(heatmap: Tensor, image: Image.Image) -> np.ndarray:
+    values = heatmap.detach().float().cpu()[None, None]
+    return upsample(values, (image.height, image.width))[0, 0].numpy()
+
+
+def _colours(name: str, values: np.ndarray) -> np.ndarray:
+    return np.asarray(matplotlib.colormaps[name](values))[..., :3] * 255
+
+
+def _blend(image: Image.Image, colours: np.ndarray, opacity: np.ndarray) -> Image.Image:
+    photo = np.asarray(image.convert("RGB"), dtype=np.float32)
+    mixed = photo * (1 - opacity[..., None]) + colours * opacity[..., None]
+    return Image.fromarray(mixed.clip(0, 255).astype(np.uint8))
+
+
+def _tile(tile: Tile, width: int) -> Image.Image:
+    height = max(1, round(tile.picture.height * width / tile.picture.width))
+    height = min(height, width * 2)  # a very tall photograph must not make a panel nobody can scroll
+    picture = tile.picture.resize((width, height), Image.Resampling.LANCZOS)
+    texts = [_text(tile.title, 16, width, bold=True)]
+    texts += [_text(tile.note, 13, width, MUTED)] if tile.note else []
+    return _column([_column(texts, 2), picture], 6)
+
+
+def _legend(name: str, width: int) -> Image.Image:
+    colour_map, low, high = _LEGENDS[name]
+    ramp = np.repeat(np.linspace(0, 1, 150)[None], 14, 0)
+    bar = Image.fromarray(_colours(colour_map, ramp).astype(np.uint8))
+    before = _text(low, 13, width, MUTED)
+    after = _text(high, 13, max(60, width - before.width - bar.width - 2 * GAP), MUTED)
+    return _row([before, bar, after])
+
+
+def _text(
+    text: str, size: int, width: int, ink: tuple[int, int, int] = INK, bold: bool = False
+) -> Image.Image:
+    font = _font(size, bold)
+    lines = _wrapped(text, font, width)
+    line_height = round(size * 1.35)
+    wide = max(1, *(int(font.getlength(line)) + 2 for line in lines))
+    picture = Image.new("RGB", (wide, line_height * len(lines)), PAPER)
+    draw = ImageDraw.Draw(picture)
+    for number, line in enumerate(lines):
+        draw.text((0, number * line_height), line, ink, font)
+    return picture
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        while font.getlength(word) > width:  # a word longer than the line is broken
+            cut = max(
+                1, next(n for n in range(len(word), 0, -1) if n == 1 or font.getlength(word[:n]) <= width)
+            )
+            lines += [word[:cut]]
+            word = word[cut:]
+        joined = f"{lines[-1]} {word}".strip()
+        if font.getlength(joined) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(word)
+    return [line for line in lines if line] or [""]
+
+
+@cache
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    # DejaVu comes with Matplotlib: the same letters on every machine, and more scripts than Pillow's own.
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
+
+
+def _row(pictures: Sequence[Image.Image]) -> Image.Image:
+    size = (sum(p.width for p in pictures) + GAP * (len(pictures) - 1), max(p.height for p in pictures))
+    row = Image.new("RGB", size, PAPER)
+    x = 0
+    for picture in pictures:
+        # Aligned below, so that pictures stand on one line however long the texts above them are.
+        row.paste(picture, (x, size[1] - picture.height))
+        x += picture.width + GAP
+    return row
+
+
+def _column(pictures: Sequence[Image.Image], gap: int = GAP) -> Image.Image:
+    size = (max(p.width for p in pictures), sum(p.height for p in pictures) + gap * (len(pictures) - 1))
+    column = Image.new("RGB", size, PAPER)
+    y = 0
+    for picture in pictures:
+        column.paste(picture, (0, y))
+        y += picture.height + gap
+    return column
+
+
+def _padded(picture: Image.Image) -> Image.Image:
+    page = Image.new("RGB", (picture.width + 2 * MARGIN, picture.height + 2 * MARGIN), PAPER)
+    page.paste(picture, (MARGIN, MARGIN))
+    return page
+
+
+def explanation_tiles(
+    image: Image.Image, names: Sequence[str], notes: Sequence[str], maps: dict[str, Tensor]
+) -> list[Tile]:
+    """One tile for each target and method, targets first; `maps` are (T, h, w) or (T, 3, H, W) by method."""
+    shown = fitted(image)
+    tiles = []
+    for index, (name, note) in enumerate(zip(names, notes, strict=True)):
+        for method, values in maps.items():
+            title = f"{METHOD_LABELS[method]}: {name}" if len(maps) > 1 else name
+            empty = not bool(torch.any(values[index] != 0))
+            full_note = f"{note}; nothing raises this score here" if empty else note
+            tiles.append(Tile(draw_map(method, shown, values[index]), title, full_note))
+    return tiles

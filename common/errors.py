@@ -1,0 +1,13 @@
+"""Errors a user can cause: one line that names the value received, what is allowed and the way out."""
+
+
+class UserError(ValueError):
+    """Something the user can mend. The command line prints its message and exits with status 2."""
+
+
+class LayerError(UserError):
+    """A layer that does not exist or has no feature map; the message lists layers that have one."""
+
+
+class MethodError(UserError):
+    """A method that this model cannot be explained with; the message names one that works instead."""

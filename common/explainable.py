@@ -1,0 +1,225 @@
+"""Models split at a feature map: what every explanation method needs to know of a model, and no more.
+
+B images, K channels, h,w feature map, H,W image, N tokens.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import LayerError
+from common.layers import (
+    Forward,
+    call_network,
+    first_tensor,
+    is_feature_map,
+    layers,
+    not_a_feature_map,
+    submodule,
+    unknown_layer,
+)
+from common.relu import guided_relus
+
+
+class Explainable:
+    """A model, the layer at which it is split, and how to run it.
+
+    `network` is the module whose state every method leaves as it was, `layer` the name of the split.
+    """
+
+    network: nn.Module
+    layer: str
+
+    def forward(self, images: Tensor, query: Any = None, relu_rule: str | None = None) -> Any:
+        """Output for images (B, 3, H, W) and a query; `relu_rule` rules the ReLUs of the vision part."""
+        raise NotImplementedError
+
+    def features(self, images: Tensor) -> Tensor:
+        """The feature map A (B, K, h, w) at `layer`, without a graph."""
+        raise NotImplementedError
+
+    def split(self, images: Tensor, query: Any = None, features: Tensor | None = None) -> tuple[Tensor, Any]:
+        """One pass: the feature map A (B, K, h, w) as a leaf, and the output whose graph starts at it.
+
+        `features`, when given, is A as `features(images)` returned it: the trunk is not run again where
+        the model can avoid it.
+        """
+        raise NotImplementedError
+
+
+class SplitModel(Explainable):
+    """A model with a seam of its own: a subclass gives `features(images)` and `head(A, query)`."""
+
+    def head(self, features: Tensor, query: Any = None) -> Any:
+        """Output for a feature map A (B, K, h, w)."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor, query: Any = None, relu_rule: str | None = None) -> Any:
+        # Guided Backprop covers the CNN alone; a head that is a language model keeps its own gradient.
+        with guided_relus(relu_rule):
+            features = self.features(images)
+        return self.head(features, query)
+
+    def split(self, images: Tensor, query: Any = None, features: Tensor | None = None) -> tuple[Tensor, Any]:
+        if features is None:
+            with torch.no_grad():
+                features = self.features(images)
+        leaf = features.detach().requires_grad_()
+        with torch.enable_grad():
+            return leaf, self.head(leaf, query)
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """How a layer's tokens lie on the image, for transformers.
+
+    `prefix` tokens (class, distillation, register) come first, then h*w patch tokens row by row;
+    `size` is (h, w), or None for a square. Layouts: 'tokens' (B, N, K) or 'channels_last' (B, h, w, K).
+    """
+
+    prefix: int = 0
+    size: tuple[int, int] | None = None
+    layout: str = "tokens"
+
+    def to_map(self, tokens: Tensor) -> Tensor:
+        """(B, N, K) or (B, h, w, K) -> (B, K, h, w)."""
+        if self.layout == "channels_last":
+            return tokens.permute(0, 3, 1, 2)
+        patches = tokens.shape[1] - self.prefix
+        h, w = self.size or (math.isqrt(max(patches, 0)),) * 2
+        if h * w != patches:
+            raise LayerError(
+                f"{patches} patch tokens do not fill a {h}x{w} grid; give TokenGrid(prefix=..., size=(h, w))"
+            )
+        return tokens[:, self.prefix :].transpose(1, 2).reshape(tokens.shape[0], -1, h, w)
+
+    def to_tokens(self, features: Tensor, tokens: Tensor) -> Tensor:
+        """The inverse of `to_map`: `tokens` with its patch tokens taken from `features`."""
+        if self.layout == "channels_last":
+            return features.permute(0, 2, 3, 1)
+        patches = features.flatten(2).transpose(1, 2)
+        return torch.cat([tokens[:, : self.prefix].detach(), patches], dim=1)
+
+
+class _FeaturesReady(Exception):
+    """Raised inside a forward pass to leave it once the feature map is there."""
+
+
+class _NotAFeatureMap(Exception):
+    """Raised inside a forward pass whose layer gave something else; holds what it gave."""
+
+
+class HookedModel(Explainable):
+    """Any `nn.Module` split at a layer by name: a hook swaps the layer's output for a leaf.
+
+    The trunk runs without a graph; the graph starts at the leaf. A layer that runs several times in one
+    pass is split at its last run. `grid` puts a transformer's tokens on a grid. `forward` says how the
+    module is called; the default is `module(images)`, or `module(images, query)` where there is a query.
+    Raises `LayerError` when the layer is missing or its output is not a feature map.
+    """
+
+    def __init__(
+        self, network: nn.Module, layer: str, grid: TokenGrid | None = None, forward: Forward | None = None
+    ) -> None:
+        found = submodule(network, layer)
+        if found is None:
+            raise unknown_layer(layer, network)
+        self.network, self.layer, self.grid = network, layer, grid
+        self._module = found
+        self._call = forward or call_network(network)
+        self._runs: int | None = None  # how often the layer runs in one pass, once a pass has told
+
+    def forward(self, images: Tensor, query: Any = None, relu_rule: str | None = None) -> Any:
+        with guided_relus(relu_rule):
+            return self._call(images, query)
+
+    def features(self, images: Tensor, query: Any = None) -> Tensor:
+        found: list[Tensor] = []
+
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+            found.append(self._to_map(output))
+            if len(found) == self._runs:
+                raise _FeaturesReady
+
+        with torch.no_grad(), self._pass(keep, images, query), contextlib.suppress(_FeaturesReady):
+            self._call(images, query)
+        self._runs = len(found)
+        return self._last(found)
+
+    def split(self, images: Tensor, query: Any = None, features: Tensor | None = None) -> tuple[Tensor, Any]:
+        with torch.no_grad():
+            leaves, output = self._split(images, query)
+        if not _has_graph(output):
+            # The network turns gradients off again behind the layer (a frozen backbone in `no_grad`, say):
+            # then the whole pass has to be recorded; the leaf still cuts it.
+            with torch.enable_grad():
+                leaves, output = self._split(images, query)
+        return self._last(leaves), output
+
+    def _split(self, images: Tensor, query: Any) -> tuple[list[Tensor], Any]:
+        leaves: list[Tensor] = []
+
+        def swap(module: nn.Module, inputs: Any, output: Any) -> Any:
+            leaf = self._to_map(output).detach().requires_grad_()
+            leaves.append(leaf)
+            torch.set_grad_enabled(True)  # from here on; the block around the pass puts it back
+            # A clone, because an in-place ReLU may follow, and a leaf must not be changed in place.
+            graph = leaf.clone()
+            if self.grid is not None:
+                graph = self.grid.to_tokens(graph, cast(Tensor, first_tensor(output)))
+            return _with_first_tensor(output, graph)
+
+        with self._pass(swap, images, query):
+            return leaves, self._call(images, query)
+
+    @contextlib.contextmanager
+    def _pass(self, hook: Callable[..., Any], images: Tensor, query: Any) -> Iterator[None]:
+        handle = self._module.register_forward_hook(hook)
+        try:
+            yield
+        except _NotAFeatureMap as refused:
+            handle.remove()  # before the candidates are looked for, which is another pass
+            candidates = layers(self.network, images[:1], query, self._call)
+            raise not_a_feature_map(self.layer, refused.args[0], candidates) from None
+        finally:
+            handle.remove()
+
+    def _to_map(self, output: Any) -> Tensor:
+        tensor = first_tensor(output)
+        if tensor is not None and self.grid is not None:
+            return self.grid.to_map(tensor)
+        if tensor is None or not is_feature_map(tensor):
+            raise _NotAFeatureMap(tensor)
+        return tensor
+
+    def _last(self, found: list[Tensor]) -> Tensor:
+        if not found:
+            raise LayerError(f"layer '{self.layer}' did not run in the forward pass; name a layer that does")
+        return found[-1]
+
+
+def _with_first_tensor(output: Any, replacement: Tensor) -> Any:
+    if isinstance(output, Tensor):
+        return replacement
+    if hasattr(output, "to_tuple"):  # a transformers ModelOutput: an ordered dict of its fields
+        fields = dict(output.items())
+        fields[next(name for name, part in fields.items() if isinstance(part, Tensor))] = replacement
+        return type(output)(**fields)
+    parts = list(output)
+    parts[next(i for i, part in enumerate(parts) if isinstance(part, Tensor))] = replacement
+    return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
+
+
+def _has_graph(output: Any) -> bool:
+    if isinstance(output, Tensor):
+        return output.requires_grad
+    if isinstance(output, dict):
+        return any(_has_graph(part) for part in output.values())
+    if isinstance(output, (tuple, list)):
+        return any(_has_graph(part) for part in output)
+    return any(_has_graph(part) for part in vars(output).values()) if hasattr(output, "__dict__") else False

@@ -1,0 +1,237 @@
+"""Grad-CAM and its relatives, for any model that can be split at a feature map.
+
+Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization (IJCV 2019).
+B images, T targets, K channels, h,w feature map, H,W image.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.cam import class_activation
+from common.errors import MethodError, UserError
+from common.explainable import Explainable, HookedModel, TokenGrid
+from common.explanation import Explanation, versions
+from common.layers import default_layer
+from common.occlusion import OcclusionOptions, occlusion
+from common.state import ordinary, untouched
+from common.targets import Target, as_targets, score_table, target_name
+
+Targets = int | Tensor | Target | Sequence[int | Tensor | Target]
+
+_GRADIENT_BUDGET = 2**26  # elements of all targets' gradients held at once: 256 MB in float32
+
+
+def gradcam(
+    model: nn.Module | Explainable,
+    images: Tensor,
+    targets: Targets,
+    layer: str | None = None,
+    query: Any = None,
+    grid: TokenGrid | None = None,
+) -> Tensor:
+    """Grad-CAM heatmaps (T, B, h, w) of any model: raw, not negative, on the model's device (paper, eq. 1 and 2).
+
+    `images` (B, 3, H, W) are normalised as the model expects; `targets` are class indices, one index for each
+    image (B,), or callables output -> (B,) scores. `layer` defaults to the last convolutional feature map
+    after its activation. One pass of the trunk without a graph and one batched backward pass of the head,
+    for any number of targets. The model is left as it was.
+    Raises `LayerError` for a layer without a feature map and `UserError` for targets that do not fit.
+
+    >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    >>> gradcam(network, torch.rand(2, 3, 16, 16), [0, 4, 1]).shape
+    torch.Size([3, 2, 14, 14])
+    """
+    explainable = as_explainable(model, images, layer, query, grid)
+    return explain(explainable, images, query, targets).heatmaps
+
+
+def explain(
+    model: nn.Module | Explainable,
+    images: Tensor,
+    query: Any,
+    targets: Targets,
+    methods: Sequence[str] = ("gradcam",),
+    features: Tensor | None = None,
+    occlusion_options: OcclusionOptions | None = None,
+) -> Explanation:
+    """Explain targets by the named methods; see `METHODS` for these.
+
+    Maps at the feature map's resolution are (T, B, h, w), those at the image's (T, B, 3, H, W). `features` is
+    A as `model.features(images)` gave it, when the caller has it already. Raises `MethodError` for an unknown
+    method or one that the model cannot be explained with.
+    """
+    unknown = [method for method in methods if method not in METHODS]
+    if unknown or not methods:
+        raise MethodError(f"unknown method {', '.join(unknown) or 'list ()'}; known: {', '.join(METHODS)}")
+    images = ordinary(_checked(images))
+    explainable = as_explainable(model, images, query=query)
+    kept = None if features is None else ordinary(features)
+    run = _Run(explainable, images, query, as_targets(targets), kept, occlusion_options or OcclusionOptions())
+    with untouched(explainable.network):
+        maps = {method: run.map(method).detach() for method in methods}
+        scores = run.scores.detach()
+    provenance = {"layer": explainable.layer, "methods": list(methods), "versions": versions()}
+    return Explanation(tuple(map(target_name, run.targets)), scores, maps, provenance)
+
+
+def as_explainable(
+    model: nn.Module | Explainable,
+    images: Tensor,
+    layer: str | None = None,
+    query: Any = None,
+    grid: TokenGrid | None = None,
+) -> Explainable:
+    """The model split at `layer`, or at its default layer; what is split already is returned as it is."""
+    if isinstance(model, Explainable):
+        if layer not in (None, model.layer):
+            raise UserError(
+                f"the model is split at '{model.layer}' already; split its network at '{layer}' instead"
+            )
+        return model
+    return HookedModel(model, layer or default_layer(model, _checked(images), query), grid)
+
+
+def importance(scores: Tensor, A: Tensor) -> Tensor:
+    """alpha (T, B, K): the mean over positions of d scores (T, B) / d A (B, K, h, w) (paper, eq. 1).
+
+    Images are taken to be independent of each other, as they are in evaluation mode.
+    """
+    chunk = max(1, _GRADIENT_BUDGET // A.numel())
+    parts = [gradients(part, A).mean((-2, -1)) for part in scores.split(chunk)]
+    return torch.cat(parts)
+
+
+def localisation(A: Tensor, alpha: Tensor) -> Tensor:
+    """ReLU(sum_k alpha_k A_k) (T, B, h, w), of A (B, K, h, w) and alpha (T, B, K) (paper, eq. 2)."""
+    return torch.einsum("tbk,bkhw->tbhw", alpha, A).relu()
+
+
+def guided_localisation(heatmaps: Tensor, gradient_images: Tensor) -> Tensor:
+    """Guided Grad-CAM (T, B, 3, H, W): heatmaps (T, B, h, w), upsampled bilinearly, times gradient images."""
+    return upsample(heatmaps, gradient_images.shape[-2:])[:, :, None] * gradient_images
+
+
+def upsample(heatmaps: Tensor, size: Sequence[int]) -> Tensor:
+    """Heatmaps (T, B, h, w) at `size` (H, W): (T, B, H, W), bilinear, corners not aligned."""
+    return F.interpolate(heatmaps, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def gradients(scores: Tensor, inputs: Tensor) -> Tensor:
+    """d scores (T, B) / d inputs (B, ...): (T, B, ...), in one batched backward pass of the graph between them.
+
+    Raises `UserError` when the scores do not depend on the inputs.
+    """
+    if scores.requires_grad and len(scores) > 1:
+        rows = torch.eye(len(scores), dtype=scores.dtype, device=scores.device)[:, :, None].expand(
+            -1, -1, scores.shape[1]
+        )
+        try:
+            return _present(
+                torch.autograd.grad(scores, inputs, rows, True, is_grads_batched=True, allow_unused=True)
+            )
+        except RuntimeError:
+            pass  # an operation that cannot be batched: one backward pass for each target gives the same
+    return torch.stack([_gradient(row, inputs) for row in scores])
+
+
+def _gradient(row: Tensor, inputs: Tensor, retain: bool = True) -> Tensor:
+    if not row.requires_grad:
+        return _present((None,))
+    return _present(torch.autograd.grad(row.sum(), inputs, retain_graph=retain, allow_unused=True))
+
+
+def _present(found: tuple[Tensor | None, ...]) -> Tensor:
+    if found[0] is None:
+        raise UserError(
+            "a target does not depend on the explained layer; name a layer on its way to the output"
+        )
+    return found[0]
+
+
+class _Run:
+    """One call of `explain`: its arguments, and what its methods share, each computed once and when needed."""
+
+    def __init__(
+        self,
+        explainable: Explainable,
+        images: Tensor,
+        query: Any,
+        targets: tuple[Target, ...],
+        features: Tensor | None,
+        occlusion_options: OcclusionOptions,
+    ) -> None:
+        self.explainable, self.images, self.query, self.targets = explainable, images, query, targets
+        self.features, self.occlusion_options = features, occlusion_options
+        self._maps: dict[str, Tensor] = {}
+        self._scores: Tensor | None = None
+
+    def map(self, method: str) -> Tensor:
+        if method not in self._maps:
+            self._maps[method] = METHODS[method](self)
+        return self._maps[method]
+
+    @property
+    def scores(self) -> Tensor:
+        """(T, B), from the pass that ran first."""
+        return self.split[1] if self._scores is None else self._scores
+
+    @cached_property
+    def split(self) -> tuple[Tensor, Tensor]:
+        """A (B, K, h, w), a leaf, and the scores (T, B) whose graph starts at it."""
+        A, output = self.explainable.split(self.images, self.query, self.features)
+        with torch.enable_grad():
+            self._scores = score_table(self.targets, output, len(self.images))
+        return A, self._scores
+
+    @cached_property
+    def alpha(self) -> Tensor:
+        A, scores = self.split
+        # A model may know a shorter way than the gradient of the whole map, to the same numbers.
+        return getattr(self.explainable, "importance", importance)(scores, A)
+
+    def image_gradients(self, relu_rule: str | None) -> Tensor:
+        """d scores / d images (T, B, 3, H, W), with the vision part's ReLUs ruled (see `guided_relus`)."""
+        with torch.enable_grad():
+            images = self.images.detach().requires_grad_()
+            output = self.explainable.forward(images, self.query, relu_rule)
+            scores = score_table(self.targets, output, len(images))
+        self._scores = scores if self._scores is None else self._scores
+        last = len(scores) - 1  # the graph may go with the last target's pass
+        return torch.stack([_gradient(row, images, retain=i < last) for i, row in enumerate(scores)])
+
+    def occlusion(self) -> Tensor:
+        return occlusion(self.explainable, self.images, self.targets, self.query, self.occlusion_options)
+
+
+METHODS: dict[str, Callable[[_Run], Tensor]] = {
+    "gradcam": lambda run: localisation(run.split[0], run.alpha),
+    "counterfactual": lambda run: localisation(run.split[0], -run.alpha),  # paper, section 3.4
+    "cam": lambda run: class_activation(run.split[1], run.split[0]),
+    "guided": lambda run: run.image_gradients("guided"),
+    "deconv": lambda run: run.image_gradients("deconv"),
+    "gradient": lambda run: run.image_gradients(None),
+    "guided_gradcam": lambda run: guided_localisation(run.map("gradcam"), run.map("guided")),
+    "deconv_gradcam": lambda run: guided_localisation(run.map("gradcam"), run.map("deconv")),
+    "occlusion": lambda run: run.occlusion(),
+}
+
+
+def _checked(images: Tensor) -> Tensor:
+    if (
+        not isinstance(images, Tensor)
+        or images.dim() != 4
+        or not images.is_floating_point()
+        or not len(images)
+    ):
+        given = (
+            f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
+        )
+        raise UserError(
+            f"images are {given}; give a floating-point tensor (B, 3, H, W), normalised for the model"
+        )
+    return images

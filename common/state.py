@@ -1,0 +1,58 @@
+"""Leaving a model as it was found."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+
+@contextlib.contextmanager
+def untouched(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; modes, RNN dropout and random state put back after it, come what may.
+
+    The caller's `no_grad` and `inference_mode` are lifted inside as well, so that what is explained does not
+    depend on where the call stands. cuDNN refuses the backward pass of an RNN in evaluation mode, so RNNs on
+    CUDA run in training mode with their dropout at zero, which computes the same.
+    """
+    modes = [(module, module.training) for module in _modules(network)]
+    rnns, cuda = [], []
+    if torch.cuda.is_initialized():  # else nothing can be on a CUDA device
+        rnns = [(m, m.dropout) for m, _ in modes if isinstance(m, nn.RNNBase) and _on_cuda(m)]
+        cuda = sorted({p.device.index or 0 for p in network.parameters() if p.is_cuda})
+    try:
+        for module, mode in modes:
+            if mode:  # assigning is slow enough to be felt next to a forward pass
+                module.training = False
+        for rnn, _ in rnns:
+            rnn.training, rnn.dropout = True, 0.0
+        with torch.random.fork_rng(devices=cuda), torch.inference_mode(False):
+            yield
+    finally:
+        for module, mode in modes:
+            if module.training != mode:
+                module.training = mode
+        for rnn, dropout in rnns:
+            rnn.dropout = dropout
+
+
+def ordinary(tensor: Tensor) -> Tensor:
+    """`tensor`, or a copy of it that autograd can record if it was made in `inference_mode`."""
+    with torch.inference_mode(False):
+        return tensor.clone() if tensor.is_inference() else tensor
+
+
+def _modules(network: nn.Module) -> list[nn.Module]:
+    # What `network.modules()` gives, without the names it makes on the way: next to a forward pass it is felt.
+    found = {network: None}
+    waiting = [network]
+    while waiting:
+        for child in waiting.pop()._modules.values():
+            if child is not None and child not in found:
+                found[child] = None
+                waiting.append(child)
+    return list(found)
+
+
+def _on_cuda(module: nn.Module) -> bool:
+    return any(parameter.is_cuda for parameter in module.parameters())

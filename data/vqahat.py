@@ -1,0 +1,45 @@
+"""Reader for VQA-HAT: where people looked to answer a question, one grey PNG for each question.
+
+Files are named `QUESTIONID.png` or `QUESTIONID_N.png` (N the annotator: the three maps of the val set).
+Source: Das et al., Human Attention in Visual Question Answering, EMNLP 2016.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from common.errors import UserError
+
+_NAME = re.compile(r"(\d+)(?:_\d+)?\.png$")
+
+
+def find_vqahat(folder: str | Path) -> dict[str, list[Path]]:
+    """Question id -> its attention files (one an annotator), for every PNG in `folder`."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; give the folder of VQA-HAT's PNG files")
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*.png")):
+        match = _NAME.match(path.name)
+        if match:
+            found.setdefault(match.group(1), []).append(path)
+    if not found:
+        raise UserError(f"no PNG named by a question id (such as 1500070.png or 1500070_1.png) in {folder}")
+    return found
+
+
+def read_attention(paths: list[Path], size: tuple[int, int]) -> np.ndarray:
+    """The mean human attention map at `size` (h, w): float64, at least 0, largest value 1 (0 if all black)."""
+    maps = []
+    for path in paths:
+        try:
+            grey = Image.open(path).convert("L").resize((size[1], size[0]), Image.Resampling.BILINEAR)
+        except OSError as error:
+            raise UserError(f"cannot read the attention map {path}: {error}") from None
+        maps.append(np.asarray(grey, dtype=np.float64))
+    mean = np.mean(maps, axis=0)
+    return mean / mean.max() if mean.max() > 0 else mean

@@ -1,0 +1,99 @@
+"""Appendix B: Grad-CAM with one thing changed, and Grad-CAM at every depth of the network."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from common.ablations import VARIANTS, sweep_layers, variants
+from common.explainable import HookedModel
+from common.metrics.localisation import cell_share, mosaic
+from scripts.experiments.grid import mosaics
+from scripts.experiments.samples import NAME, pixels
+from scripts.lab import Lab, summarised
+from scripts.report import Section, Table, row_of
+
+LABELS = {
+    "gradcam": "Grad-CAM",
+    "no_relu": "without the ReLU",
+    "absolute": "absolute gradients",
+    "max_pooled": "max-pooled gradients",
+    "sum": "summed gradients",
+    "elementwise": "gradients not pooled",
+    "guided_relu": "guided ReLU",
+    "deconv_relu": "deconv ReLU",
+}
+LAYERS = 8
+PLAIN = ("gradcam",)
+
+
+def appendix_b(lab: Lab) -> Section:
+    """Appendix B, ablations and the layer sweep."""
+    lab = lab.on("samples")
+    count = lab.count(24, 3)
+    layers = [
+        layer.name
+        for layer in sweep_layers(lab.classifier.network.module, lab.classifier.network.blank(), LAYERS)
+    ]
+    earlier = layers[len(layers) * 2 // 3]
+    tables = []
+    for layer in (lab.classifier.layer, earlier):
+        name = f"ablations-{layer}"
+        cell = lab.cell(name, partial(ablated, lab, layer, VARIANTS, count), count=count)
+        rows = [row_of(LABELS[variant], cell[variant], "", lab.model) for variant in VARIANTS]
+        title = f"Appendix B, variants at layer {layer}"
+        tables.append(Table(title, f"grid pointing game 2 x 2, {NAME}", "share in the cell", rows, True))
+    sweep = {
+        layer: lab.cell(f"sweep-{layer}", partial(ablated, lab, layer, PLAIN, count), count=count)
+        for layer in layers
+    }
+    rows = [row_of(layer, cell["gradcam"], "", lab.model) for layer, cell in sweep.items()]
+    title = "Appendix B, Grad-CAM by layer, first to last"
+    tables.append(Table(title, f"grid pointing game 2 x 2, {NAME}", "share in the cell", rows, True))
+    picture = lab.picture(
+        "layers", "Grad-CAM at layers from the first to the last", lambda: draw(lab, layers)
+    )
+    notes = [
+        "The paper's table gives the localisation error of VGG-16 on ILSVRC; here the share of the positive"
+        " map in the right cell stands for it. Without the ReLU the positive part is the same, and so is the"
+        " share.",
+        "Behind the last layer of this network stand pooling and one linear layer: there, all gradients of a"
+        " channel are equal and no ReLU is passed, so neither pooling nor ReLU rules change anything. They do"
+        " at the earlier layer.",
+    ]
+    return Section("Appendix B: ablations", tables, [picture], notes)
+
+
+def ablated(lab: Lab, layer: str, names: tuple[str, ...], count: int) -> dict[str, Any]:
+    """Shares in the cell, by variant, of Grad-CAM at one layer."""
+    split = HookedModel(lab.classifier.network.module, layer)
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+    groups = []
+    for number, parts in enumerate(mosaics(lab, 2, count)):
+        image = mosaic(pixels(lab, parts))[None]
+        maps = variants(split, image, [sample.label for sample in parts], names)
+        for name in names:
+            found[name].append(cell_share(maps[name][:, 0], range(len(parts)), 2, (112, 112)))
+        groups += [number] * len(parts)
+    if not groups:
+        return {name: summarised([]) for name in names}
+    return {name: summarised(torch.cat(values), groups) for name, values in found.items()}
+
+
+def draw(lab: Lab, layers: list[str]) -> Any:
+    """The bundled photograph with two classes, a tile for each layer."""
+    from common.draw import Tile, draw_map, fitted, legends_of, panel
+    from common.gradcam import gradcam
+    from common.images import open_image
+    from scripts.figures import TWO_CLASS_NAMES, TWO_CLASSES
+
+    classifier = lab.classifier
+    image = fitted(open_image(TWO_CLASSES), 320)
+    batch, target = classifier.images(image), classifier.labels.find(TWO_CLASS_NAMES[0])
+    tiles = []
+    for layer in layers:
+        maps = gradcam(classifier.network.module, batch, target, layer)[0, 0]
+        tiles.append(Tile(draw_map("gradcam", image, maps), layer, f"{maps.shape[0]} x {maps.shape[1]}"))
+    return panel(f"'{TWO_CLASS_NAMES[0]}' at every depth", tiles, 4, legends_of(("gradcam",)), 220)

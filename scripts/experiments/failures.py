@@ -1,0 +1,51 @@
+"""Figure 6: the most confident mistakes, with maps for the class that was said and for the true one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scripts.experiments.samples import NAME, Sample, pixels, samples
+from scripts.lab import Lab
+from scripts.report import Picture, Row, Section, Table
+
+
+def figure6(lab: Lab) -> Section:
+    """Figure 6, failure modes."""
+    lab = lab.on("samples")
+    known, broken = samples(lab)
+    worst = sorted((s for s in known if not s.right), key=lambda s: -s.probability)[: lab.count(6, 3)]
+    accuracy = sum(sample.right for sample in known) / len(known)
+    error = (accuracy * (1 - accuracy) / len(known)) ** 0.5
+    row = Row("top-1 accuracy", accuracy, error, len(known), "", lab.model, broken)
+    table = Table("Figure 6, how often the classifier is right", NAME, "share", [row], True)
+    if not worst:
+        return Section(
+            "Figure 6: failures", [table], notes=["The classifier made no mistake on these photographs."]
+        )
+    settings = {"files": [s.path.name for s in worst]}
+    caption = (
+        "The most confident mistakes: photograph, evidence for what was said, evidence for the true class"
+    )
+    picture: Picture = lab.picture("failures", caption, lambda: draw(lab, worst), **settings)
+    return Section("Figure 6: failures", [table], [picture])
+
+
+def draw(lab: Lab, chosen: list[Sample]) -> Any:
+    """A row for each mistake."""
+    from common.draw import Tile, draw_map, fitted, legends_of, panel
+    from common.gradcam import explain
+    from common.images import open_image
+
+    labels, tiles = lab.classifier.labels, []
+    for sample in chosen:
+        image = fitted(open_image(sample.path), 320)
+        found = explain(
+            lab.classifier.explainable, pixels(lab, [sample]), None, [sample.predicted, sample.label]
+        )
+        said, true = labels[sample.predicted], labels[sample.label]
+        tiles.append(Tile(image, true, "the true class"))
+        for place, (name, note) in enumerate(
+            ((said, f"said with {sample.probability:.0%}"), (true, "the true class"))
+        ):
+            tiles.append(Tile(draw_map("gradcam", image, found.heatmaps[place, 0]), name, note))
+    return panel("The most confident mistakes, and why", tiles, 3, legends_of(("gradcam",)), 230)

@@ -1,0 +1,105 @@
+"""Section 5.3: do maps rank positions as occlusion does? And insertion and deletion (RISE)."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.errors import MethodError
+from common.metrics.faithfulness import BASELINES, area, deletion, rank_correlation
+from common.metrics.faithfulness import insertion as inserted
+from common.state import untouched
+from common.targets import logits
+from scripts.experiments.maps import LABELS, WINDOW, method_maps
+from scripts.experiments.samples import NAME, Sample, pixels, right_samples
+from scripts.lab import Lab, summarised
+from scripts.report import Row, Section, Table, row_of
+
+METHODS = ("guided_gradcam", "gradcam", "cmwp", "cam", "guided", "gradient")
+PUBLISHED = {
+    "guided_gradcam": "0.261",
+    "gradcam": "0.254",
+    "cmwp": "0.220",
+    "cam": "0.208",
+    "guided": "0.168",
+}
+CURVES = ("gradcam", "guided_gradcam", "cmwp", "guided", "occlusion")
+
+
+def faithfulness(lab: Lab) -> Section:
+    """5.3, faithfulness: rank correlation with occlusion maps."""
+    lab = lab.on("samples")
+    count = lab.count(60, 4)
+    cell = lab.cell("occlusion-ranks", lambda: ranks(lab, right_samples(lab, count)), count=count)
+    rows = [row_of(LABELS[m], cell.get(m), PUBLISHED.get(m, ""), lab.model) for m in METHODS]
+    note = (
+        "Spearman's correlation of each map, averaged over occlusion's grid, with the drop of the"
+        " class's score"
+        f" under a grey window of {WINDOW} pixels. Published: VGG-16 on PASCAL VOC 2007 val."
+    )
+    table = Table("5.3, faithfulness", NAME, "rank correlation", rows, True, 3, note)
+    return Section("5.3: do maps agree with occlusion?", [table])
+
+
+def ranks(lab: Lab, chosen: list[Sample]) -> dict[str, Any]:
+    """Correlations by method, summarised over the samples."""
+    found: dict[str, list[Tensor]] = {method: [] for method in METHODS}
+    for sample in chosen:
+        image = pixels(lab, [sample])
+        reference = method_maps(lab.classifier, image, sample.label, "occlusion")[:, 0]
+        for method in METHODS:
+            with contextlib.suppress(MethodError):  # CAM, where the head is of another kind
+                maps = method_maps(lab.classifier, image, sample.label, method)[:, 0]
+                found[method].append(rank_correlation(maps, reference))
+    return {method: summarised(torch.cat(values)) for method, values in found.items() if values}
+
+
+def insertion(lab: Lab) -> Section:
+    """Insertion and deletion: areas under the probability's curve, with blur and grey baselines."""
+    lab = lab.on("samples")
+    count = lab.count(20, 2)
+    tables = []
+    for kind, better in (("deletion", "low is better"), ("insertion", "high is better")):
+        for baseline in BASELINES:
+            rows: list[Row] = []
+            for method in (*CURVES, "random"):
+                cell = lab.cell(
+                    f"{kind}-{baseline}-{method}",
+                    partial(areas, lab, right_samples(lab, count), method, baseline, kind),
+                    count=count,
+                )
+                rows.append(row_of(LABELS.get(method, "random order"), cell, "", lab.model))
+            measure = f"area ({better})"
+            tables.append(Table(f"{kind.capitalize()}, {baseline} baseline", NAME, measure, rows, True))
+    note = (
+        "The class's probability while pixels are removed (deletion) or brought in (insertion) in the"
+        " order of the"
+        " map, in 28 steps (Petsiuk et al. 2018). Not in the paper."
+    )
+    return Section("Insertion and deletion", tables, notes=[note])
+
+
+def areas(lab: Lab, chosen: list[Sample], method: str, baseline: str, kind: str) -> dict[str, Any]:
+    """The area under one curve of each sample, summarised."""
+    curve = deletion if kind == "deletion" else inserted
+    found = []
+    for number, sample in enumerate(chosen):
+        image = pixels(lab, [sample])
+        maps = _map(lab, image, sample, method, number)
+
+        def score(images: Tensor, rows: Tensor, label: int = sample.label) -> Tensor:
+            return logits(lab.classifier.network.logits(images)).softmax(1)[:, label]
+
+        with untouched(lab.classifier.network.module), torch.no_grad():
+            found.append(area(curve(score, image, maps, BASELINES[baseline](image))))
+    return summarised(torch.cat(found))
+
+
+def _map(lab: Lab, image: Tensor, sample: Sample, method: str, seed: int) -> Tensor:
+    if method == "random":
+        return torch.rand(1, 14, 14, generator=torch.Generator().manual_seed(seed))
+    return method_maps(lab.classifier, image, sample.label, method)[:, 0]

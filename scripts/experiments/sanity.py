@@ -1,0 +1,183 @@
+"""Sanity checks: do maps change when the network forgets what it has learnt? (Adebayo et al. 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+from common.randomise import cascade, stages, trainable_layers
+from scripts.experiments.maps import LABELS, method_maps
+from scripts.experiments.randomised import replaced_words, shuffled_labels
+from scripts.experiments.samples import NAME, pixels, right_samples
+from scripts.experiments.scenes import NAME as SCENES
+from scripts.lab import Lab, summarised
+from scripts.report import Row, Section, Table, row_of
+
+METHODS = ("gradcam", "guided_gradcam", "guided", "gradient")
+STAGES = 8
+
+
+def sanity(lab: Lab) -> Section:
+    """Sanity checks by cascading parameter randomisation."""
+    lab = lab.on("samples")
+    count = lab.count(10, 2)
+    curves = {
+        method: lab.cell(f"sanity-{method}", partial(curve, lab, method, count), count=count, stages=STAGES)
+        for method in METHODS
+    }
+    rows = [_row(LABELS[method], curves[method], lab.model) for method in METHODS]
+    lines = {LABELS[method]: curve for method, curve in curves.items()}
+    notes = []
+    for task, speaker in SPEAKERS.items():
+        try:
+            found = lab.cell(
+                f"sanity-{task}", partial(spoken, lab, speaker, count), count=count, stages=STAGES
+            )
+        except UserError as problem:
+            notes.append(f"Left out: {task} ({problem})")
+            continue
+        rows.append(_row(f"Grad-CAM, {task}", found, task))
+        lines[f"Grad-CAM, {task}"] = found
+    note = (
+        "Spearman's correlation of the map with that of the trained network, when all layers are"
+        " shuffled, the last"
+        " first; near 0 is sound, near 1 is a map that says little of the network. Not in the paper."
+    )
+    table = Table("Sanity, all layers randomised", NAME, "rank correlation", rows, True, 3, note)
+    caption = "Rank correlation with the trained network's map, by the share of layers that are randomised"
+    picture = lab.picture(
+        "sanity", caption, lambda: draw(lines), count=count, stages=STAGES, lines=list(lines)
+    )
+    return Section(
+        "Sanity: maps of randomised networks", [table, *other_tables(lab, notes)], [picture], notes
+    )
+
+
+def other_tables(lab: Lab, notes: list[str]) -> list[Table]:
+    """Randomised labels and words, where the data and the captioner are at hand; else a line in `notes`."""
+    found = []
+    try:
+        bound, count = lab.on("flickr8k"), lab.count(100, 8)
+        cell = bound.cell("sanity-labels", partial(shuffled_labels, bound, count), count=count)
+        rows = [
+            row_of("head trained on shuffled labels", cell["shuffled"], "", lab.model),
+            row_of("head trained on other photographs", cell["again"], "", lab.model, "for scale"),
+        ]
+        found.append(Table("Sanity, randomised labels", SCENES, "rank correlation", rows, True))
+    except UserError as problem:
+        notes.append(f"Left out: randomised labels ({problem})")
+    try:
+        cell = lab.cell("sanity-words", partial(replaced_words, lab, 6), count=6)
+        rows = [row_of("another word in its place", cell["replaced"], "", "captioner")]
+        found.append(Table("Sanity, randomised words", "bundled photographs", "rank correlation", rows, True))
+    except UserError as problem:
+        notes.append(f"Left out: randomised words ({problem})")
+    return found
+
+
+def _row(name: str, cell: dict[str, Any], model: str) -> Row:
+    last = cell["curve"][-1]
+    first = cell["curve"][0]["mean"]
+    note = "" if first is None else f"last layer alone: {first:.2f}"
+    return Row(name, last["mean"], last["error"], last["n"], "", model, last["left_out"], note)
+
+
+def curve(lab: Lab, method: str, count: int) -> dict[str, Any]:
+    """The correlation at each stage, summarised over samples; and how many layers each stage randomises."""
+    network = lab.classifier.network.module
+    names = trainable_layers(network)
+    sets = stages(names, STAGES)
+    found = []
+    for number, sample in enumerate(right_samples(lab, count)):
+        image = pixels(lab, [sample])
+        found.append(
+            cascade(
+                network,
+                partial(_maps, lab, image, sample.label, method),
+                sets,
+                "shuffle",
+                seed=number,
+            )
+        )
+    table = torch.cat(found, 1)
+    return {
+        "curve": [summarised(row) for row in table],
+        "layers": [len(layers) / len(names) for layers in sets],
+    }
+
+
+def _maps(lab: Lab, image: Tensor, label: int, method: str) -> Tensor:
+    return method_maps(lab.classifier, image, label, method)[:, 0]
+
+
+def captioned(lab: Lab) -> tuple[Any, Callable[[Any], Tensor]]:
+    """The captioner's module, and its map (1, h, w) of a photograph's caption, the one it gave at first."""
+    import captioning
+
+    captioner = captioning.load(device=lab.device)
+    said: dict[Any, Any] = {}
+
+    def maps(photograph: Any) -> Tensor:
+        seen = captioner.see(photograph)
+        if photograph not in said:
+            said[photograph] = captioner.caption(seen).text
+        return captioner.explain(seen, said[photograph]).heatmaps[:1, 0]
+
+    return captioner.network.module, maps
+
+
+def answered(lab: Lab) -> tuple[Any, Callable[[Any], Tensor]]:
+    """The VQA model's module, and its map (1, h, w) of a photograph's answer, the one it gave at first."""
+    import vqa
+
+    answerer = vqa.load(device=lab.device)
+    said: dict[Any, Any] = {}
+
+    def maps(photograph: Any) -> Tensor:
+        if photograph not in said:
+            said[photograph] = answerer.answer(photograph, QUESTION).text
+        return answerer.explain(photograph, QUESTION, [said[photograph]]).heatmaps[:1, 0]
+
+    return answerer.network.module, maps
+
+
+QUESTION = "what is in the picture?"
+SPEAKERS: dict[str, Callable[[Lab], tuple[Any, Callable[[Any], Tensor]]]] = {
+    "captioner": captioned,
+    "VQA model": answered,
+}
+
+
+def spoken(lab: Lab, speaker: Callable[[Lab], Any], count: int) -> dict[str, Any]:
+    """`curve` for a model that speaks, on the bundled photographs."""
+    from scripts.figures import SAMPLES
+
+    module, maps = speaker(lab)
+    names = trainable_layers(module)
+    sets = stages(names, STAGES)
+    photographs = sorted(SAMPLES.glob("*.jpg"))[:count]
+    found = [
+        cascade(module, partial(maps, file), sets, "shuffle", seed=number)
+        for number, file in enumerate(photographs)
+    ]
+    table = torch.cat(found, 1)
+    return {
+        "curve": [summarised(row) for row in table],
+        "layers": [len(layers) / len(names) for layers in sets],
+    }
+
+
+def draw(curves: dict[str, dict[str, Any]]) -> Any:
+    """A line for each method."""
+    from scripts.experiments.pictures import line_chart
+
+    lines = {
+        name: ([0.0, *cell["layers"]], [1.0, *[point["mean"] for point in cell["curve"]]])
+        for name, cell in curves.items()
+    }
+    return line_chart(lines, "share of layers randomised, from the output", "rank correlation")

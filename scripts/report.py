@@ -1,0 +1,194 @@
+"""The report of `saywhy reproduce`: sections with tables and pictures, as one HTML file and as JSON."""
+
+from __future__ import annotations
+
+import base64
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.files import atomic_path, write_json
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: what was measured of what, beside what was published.
+
+    `ours` is a mean with its standard error `error` over `n` images (or what the table counts); `left_out`
+    more were undefined or broken.
+    """
+
+    what: str
+    ours: float | None
+    error: float | None = None
+    n: int = 0
+    published: str = ""
+    model: str = ""
+    left_out: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of one measure on one set of data. `substitute` names data that stands in for the paper's."""
+
+    title: str
+    data: str
+    measure: str
+    rows: Sequence[Row]
+    substitute: bool = False
+    digits: int = 3
+    note: str = ""
+
+    @property
+    def heading(self) -> str:
+        return f"{self.title}; substitute: {self.data}" if self.substitute else f"{self.title}; {self.data}"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture's file and what it shows."""
+
+    path: Path
+    caption: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """What one experiment found."""
+
+    title: str
+    tables: Sequence[Table] = ()
+    pictures: Sequence[Picture] = ()
+    notes: Sequence[str] = field(default_factory=tuple)
+
+
+def row_of(what: str, summary: Any, published: str = "", model: str = "", note: str = "") -> Row:
+    """A row from a `common.metrics.grounding.Summary`, or from the dict that JSON made of it.
+
+    None, for a method that is not defined for the network, gives a row that says so.
+    """
+    if summary is None:
+        return Row(what, None, None, 0, published, model, 0, "not defined for this network")
+    values = summary if isinstance(summary, dict) else vars(summary)
+    return Row(
+        what,
+        _finite(values["mean"]),
+        _finite(values["error"]),
+        values["n"],
+        published,
+        model,
+        values.get("left_out", 0),
+        note,
+    )
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def write_report(folder: Path, sections: dict[str, Section], about: dict[str, Any]) -> list[Path]:
+    """Write `index.html`, with the pictures inside it, and `results.json`; returns their paths."""
+    page, figures = folder / "index.html", folder / "results.json"
+    with atomic_path(page) as temporary:
+        temporary.write_text(_page(sections, about), encoding="utf-8")
+    record = {name: _record(section, folder) for name, section in sections.items()}
+    write_json(figures, {"sections": record, "about": about})
+    return [page, figures]
+
+
+def _record(section: Section, folder: Path) -> dict[str, Any]:
+    tables = [{**asdict(table), "heading": table.heading} for table in section.tables]
+    pictures = [{"file": _relative(p.path, folder), "caption": p.caption} for p in section.pictures]
+    return {"title": section.title, "tables": tables, "pictures": pictures, "notes": list(section.notes)}
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else path.name
+
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #1c1e24; max-width: 62rem; margin: 2rem auto; padding: 0
+1rem } h1 { font-size: 1.7rem } h2 { margin-top: 3rem; border-bottom: 1px solid #ccd; padding-bottom: .2rem }
+table { border-collapse: collapse; margin: .8rem 0 } caption { text-align: left; font-weight: 600; padding:
+.3rem 0 } th, td { padding: .25rem .8rem .25rem 0; text-align: right; border-bottom: 1px solid #e4e6ee }
+th:first-child, td:first-child, .text { text-align: left } thead th { color: #62666f; font-weight: 500 }
+img { max-width: 100%; height: auto } figure { margin: 1rem 0 } figcaption, .note { color: #62666f;
+font-size: .9rem } nav a { margin-right: .9rem }
+"""
+
+
+_ABOUT = (
+    "The experiments of Selvaraju et al. (IJCV 2019) beside what we measured. Values are means with their"
+    " standard errors. Where the paper's data was not at hand, the table's title names the substitute,"
+    " and the published"
+    " value stands there for orientation, not for comparison."
+)
+
+
+def _page(sections: dict[str, Section], about: dict[str, Any]) -> str:
+    links = "".join(f'<a href="#{_id(name)}">{html.escape(name)}</a> ' for name in sections)
+    parts = [_section(name, section) for name, section in sections.items()]
+    simple = {key: value for key, value in about.items() if isinstance(value, (str, int, float))}
+    facts = "; ".join(f"{key}: {value}" for key, value in simple.items())
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>Grad-CAM, reproduced</title><style>{_STYLE}</style></head>\n<body>"
+        "<h1>Grad-CAM, reproduced</h1>"
+        f"<p>{_ABOUT}</p>"
+        f'<p class="note">{html.escape(facts)}</p><nav>{links}</nav>\n{"".join(parts)}</body></html>\n'
+    )
+
+
+def _section(name: str, section: Section) -> str:
+    tables = "".join(map(_table, section.tables))
+    pictures = "".join(map(_figure, section.pictures))
+    notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in section.notes)
+    return f'<h2 id="{_id(name)}">{html.escape(section.title)}</h2>{tables}{notes}{pictures}\n'
+
+
+def _table(table: Table) -> str:
+    heads = ("", table.measure, "standard error", "n", "published", "model")
+    columns = "".join(f"<th>{html.escape(head)}</th>" for head in heads)
+    rows = "".join(_row(row, table.digits) for row in table.rows)
+    note = f'<p class="note">{html.escape(table.note)}</p>' if table.note else ""
+    heading = html.escape(table.heading)
+    head = f"<table><caption>{heading}</caption><thead><tr>{columns}</tr></thead>"
+    return f"{head}<tbody>{rows}</tbody></table>{note}"
+
+
+def _row(row: Row, digits: int) -> str:
+    count = f"{row.n} ({row.left_out} left out)" if row.left_out else str(row.n or "")
+    name = f"{row.what} ({row.note})" if row.note else row.what
+    numbers = [_number(value, digits) for value in (row.ours, row.error)]
+    cells = [name, *numbers, count, row.published or "-", row.model]
+    return "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _figure(picture: Picture) -> str:
+    kind = "png" if picture.path.suffix.lower() == ".png" else "jpeg"
+    data = base64.b64encode(picture.path.read_bytes()).decode()
+    caption = html.escape(picture.caption)
+    image = f'<img alt="{caption}" src="data:image/{kind};base64,{data}">'
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+
+
+def _id(name: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in name)
+
+
+def text_table(table: Table) -> str:
+    """The table for a terminal."""
+    lines = [table.heading, f"  {'':26}{table.measure:>14} {'error':>8} {'n':>6}  published"]
+    for row in table.rows:
+        numbers = f"{_number(row.ours, table.digits):>14} {_number(row.error, table.digits):>8}"
+        lines.append(f"  {row.what:26.26}{numbers} {row.n:>6}  {row.published or '-'}")
+    return "\n".join(lines)

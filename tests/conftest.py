@@ -1,0 +1,23 @@
+"""Fixtures that several tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_datasets() -> Path:
+    """The folder with the data sets; the tests that need it are skipped where it is absent."""
+    folder = Path(os.environ.get("SAYWHY_DATASETS", ROOT.parent / "shared" / "datasets"))
+    if not folder.is_dir():
+        pytest.skip(f"no data sets at {folder}; set SAYWHY_DATASETS to their folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sample_images() -> list[Path]:
+    """The bundled photographs."""
+    return sorted((ROOT / "data" / "samples").glob("*.jpg"))

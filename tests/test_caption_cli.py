@@ -1,0 +1,251 @@
+"""`saywhy caption` and `saywhy evaluate captioner` as commands, with a checkpoint of random weights."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from captioning.model import CaptionModel
+from captioning.trunk import load_trunk
+from common.checkpoints import save_checkpoint
+from data.vocabulary import END, Vocabulary
+from scripts import figure10, figure11
+from scripts.saywhy import main
+from tests import flickr
+
+WORDS = ["a", "the", "red", "green", "blue", "white", "square", "ground", "box", "lies", "on", "paper"]
+WORDS += ["there", "is", "small"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    network, layer = load_trunk("efficientnet_lite0")
+    vocabulary = Vocabulary.build([WORDS], minimum=1)
+    model = CaptionModel(network.module, vocabulary, 1280, ["square", "box"], 8, layer=layer)
+    with torch.no_grad():
+        model.decoder.bias[vocabulary.encode(["square"])] = 3.0  # so that captions say it
+        model.decoder.bias[END] = 2.5
+    config = {
+        "kind": "captioner", "version": 1, "trunk": "efficientnet_lite0", "layer": layer, "hidden": 8,
+        "preprocessing": network.preprocessing.to_dict(), "decoding": {"beam": 2, "length_penalty": 0.0},
+        "evidence_words": ["square", "box"], "vocabulary": list(vocabulary.words),
+    }  # fmt: skip
+    path = tmp_path_factory.mktemp("model") / "captioner"
+    save_checkpoint(path, model.state_dict(), config)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for number, name in enumerate(("a.png", "b.png")):
+        pixels = np.random.default_rng(number).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    return [str(folder / name) for name in ("a.png", "b.png")]
+
+
+@pytest.fixture(scope="module")
+def flickr8k(tmp_path_factory):
+    """Drawn photographs with captions, phrases and boxes."""
+    folder = flickr.make(tmp_path_factory.mktemp("flickr"), train=2, dev=3)
+    entities = folder / "flickr30k_entities"
+    for part in ("Sentences", "Annotations"):
+        (entities / part).mkdir(parents=True)
+    for name in (folder / "Flickr8k_text" / "Flickr_8k.devImages.txt").read_text().split():
+        stem = name.partition("_")[0]
+        (entities / "Sentences" / f"{stem}.txt").write_text(
+            "[/EN#1/other A red square] on [/EN#2/scene a green ground] .\n[/EN#1/other The square] .\n"
+        )
+        boxes = "".join(
+            f"<object><name>{entity}</name><bndbox><xmin>{x0}</xmin><ymin>{y0}</ymin><xmax>{x1}</xmax>"
+            f"<ymax>{y1}</ymax></bndbox></object>"
+            for entity, x0, y0, x1, y1 in ((1, 8, 8, 28, 28), (2, 0, 24, 48, 48))
+        )
+        (entities / "Annotations" / f"{stem}.xml").write_text(
+            f"<annotation><size><width>48</width><height>48</height><depth>3</depth></size>{boxes}</annotation>"
+        )
+    return f"flickr8k:{folder}"
+
+
+def test_each_image_gets_a_panel_a_record_and_maps(checkpoint, photos, tmp_path, capsys):
+    arguments = ["--phrase", "the red box", "--contrast", "a paper", "--alternatives", "1", "--end"]
+    assert main(["caption", *photos, "--model", checkpoint, "--out", str(tmp_path), *arguments]) == 0
+    printed = capsys.readouterr()
+    assert "a.caption.png" in printed.out and printed.err == ""
+    for stem in ("a", "b"):
+        record = json.loads((tmp_path / f"{stem}.caption.json").read_text())
+        count = len(record["tokens"])
+        assert record["prediction"] == " ".join(record["tokens"]) and record["task"] == "caption"
+        assert len(record["log_probabilities"]) == count and len(record["alternatives"]) == 1
+        names = [target["name"] for target in record["targets"]]
+        assert names[: 1 + count] == [record["caption"], *record["tokens"]]
+        assert names[1 + count].startswith("the red box") and names[-1] == "end of the caption"
+        scores = [target["score"] for target in record["targets"][1 : 1 + count]]
+        np.testing.assert_allclose(scores, record["log_probabilities"], rtol=1e-3, atol=1e-4)
+        with np.load(tmp_path / f"{stem}.caption.npz") as saved:
+            assert saved["heatmaps"].shape == (len(names), 7, 7)
+        with Image.open(tmp_path / f"{stem}.caption.png") as panel:
+            assert panel.width > 900
+
+
+def test_json_prints_records_alone(checkpoint, photos, tmp_path, capsys):
+    main(
+        ["caption", *photos, "--model", checkpoint, "--json", "--no-explain", "--out", str(tmp_path / "none")]
+    )
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [record["image"] for record in records] == photos
+    assert all("targets" not in record for record in records)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_given_caption_is_explained_beside_the_models_own(checkpoint, photos, tmp_path, capsys):
+    arguments = ["--caption", "A red zebra!", "--methods", "gradcam,guided-gradcam", "--score", "logit"]
+    assert (
+        main(["caption", photos[0], "--model", checkpoint, "--out", str(tmp_path), "--json", *arguments]) == 0
+    )
+    printed = capsys.readouterr()
+    assert "warning" in printed.err and "'zebra'" in printed.err
+    record = json.loads(printed.out)
+    assert record["tokens"] == ["a", "red", "zebra"] and record["caption"] == "a red zebra"
+    assert record["unknown"] == ["zebra"] and record["prediction"] != record["caption"]
+    with np.load(tmp_path / "a.caption.npz") as saved:
+        assert saved["guided_gradcam"].shape == (4, 3, 224, 224)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--caption", ""], "no word"),
+        (["--caption", "red " * 2000], "2000 words"),
+        (["--caption", "\U0001f600 \u732b"], "none of the words"),
+        (
+            ["--phrase", "a", "--phrase", "b", "--contrast", "a", "--contrast", "b", "--contrast", "c"],
+            "3 --contrast",
+        ),
+        (["--beam", "0"], "--beam is 0"),
+        (["--alternatives", "-1"], "--alternatives is -1"),
+        (["--no-explain", "--caption", "a"], "--no-explain"),
+        (["--layer", "trunk.nothing"], "trunk.nothing"),
+        (["--methods", "magic"], "magic"),
+        (["--model", "no/such/model"], "no/such/model"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(checkpoint, photos, tmp_path, capsys, arguments, said):
+    model = [] if "--model" in arguments else ["--model", checkpoint]
+    assert main(["caption", photos[0], *model, "--out", str(tmp_path), *arguments]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("saywhy: error: ") and said in lines[-1]
+    assert len([line for line in lines if "error" in line]) == 1
+
+
+def test_a_bad_image_does_not_stop_the_others(checkpoint, photos, tmp_path, capsys):
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"not an image")
+    arguments = ["--model", checkpoint, "--no-explain", "--json"]
+    assert main(["caption", str(bad), photos[0], str(tmp_path / "absent.png"), *arguments]) == 2
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 1
+    assert "bad.jpg" in printed.err and "absent.png" in printed.err and "2 of 3 failed" in printed.err
+
+
+def test_a_vocabulary_that_does_not_fit_the_checkpoint_is_an_error(checkpoint, photos, tmp_path, capsys):
+    config = json.loads(Path(f"{checkpoint}.json").read_text())
+    config["vocabulary"].append("zebra")
+    (tmp_path / "captioner.json").write_text(json.dumps(config))
+    (tmp_path / "captioner.safetensors").write_bytes(Path(f"{checkpoint}.safetensors").read_bytes())
+    assert main(["caption", photos[0], "--model", str(tmp_path / "captioner"), "--no-explain"]) == 2
+    assert "vocabulary" in capsys.readouterr().err
+
+
+def test_an_evaluation_has_metrics_and_baselines(checkpoint, flickr8k, tmp_path, capsys):
+    arguments = ["--data", flickr8k, "--model", checkpoint, "--out", str(tmp_path), "--batch", "2"]
+    assert main(["evaluate", "captioner", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "BLEU-4" in printed and "wrong word" in printed and "3.27" in printed
+    result = json.loads((tmp_path / "captioner-dev.json").read_text())
+    words = result["grounding"]["human"]["words"]["pointing"]
+    assert words["all"]["gradcam"]["n"] == 6 and set(words) == {"all", "other", "scene"}
+    assert words["other"]["random"]["mean"] == pytest.approx((20 / 48) ** 2, abs=0.01)
+    assert result["images"] == 3 and "CIDEr" in result["captions"]
+
+
+def test_an_evaluation_without_boxes_scores_captions_alone(checkpoint, tmp_path, capsys):
+    folder = flickr.make(tmp_path / "data", train=1, dev=2)
+    arguments = ["--data", f"flickr8k:{folder}", "--model", checkpoint, "--out", str(tmp_path), "--json"]
+    assert main(["evaluate", "captioner", *arguments]) == 0
+    printed = capsys.readouterr()
+    assert "words are not located" in printed.err
+    assert json.loads(printed.out)["grounding"] == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--data", "somewhere"], "flickr8k:PATH"),
+        (["--data", "flickr8k:/no/such/folder"], "/no/such/folder"),
+        (["--data", "DATA", "--split", "nothing"], "nothing"),
+        (["--data", "DATA", "--metrics", "BLEU,WER"], "WER"),
+        (["--data", "DATA", "--limit", "0"], "--limit"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_done_is_one_line(checkpoint, flickr8k, capsys, arguments, said):
+    arguments = [flickr8k if argument == "DATA" else argument for argument in arguments]
+    assert main(["evaluate", "captioner", "--model", checkpoint, *arguments]) == 2
+    assert said in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_figure_10_draws_and_measures(checkpoint, photos, flickr8k, tmp_path, capsys):
+    out = tmp_path / "figure10.png"
+    arguments = [
+        "--images",
+        photos[0],
+        "--model",
+        checkpoint,
+        "--data",
+        flickr8k,
+        "--limit",
+        "2",
+        "--out",
+        str(out),
+    ]
+    figure10.main(arguments)
+    assert "3.27 ± 0.18" in capsys.readouterr().out
+    ratios = json.loads(out.with_suffix(".json").read_text())
+    assert ratios["phrases"] == 4 and set(ratios["ratios"]) == {"guided", "gradcam", "guided_gradcam"}
+    assert Image.open(out).width > 400
+
+
+def test_figure_11_follows_entities_and_cocos_layout(checkpoint, flickr8k, tmp_path, capsys):
+    out = tmp_path / "figure11.png"
+    common = ["--model", checkpoint, "--out", str(out), "--least", "1", "--quiet"]
+    figure11.main(["--data", flickr8k, *common])
+    assert "Flickr30k Entities" in capsys.readouterr().out
+    found = json.loads(out.with_suffix(".json").read_text())
+    assert "square" in found["words"] and found["images"] == 3 and Image.open(out).width > 400
+    figure11.main(["--data", f"coco:{_coco(tmp_path)}", *common])
+    assert "COCO classes" in capsys.readouterr().out
+
+
+def _coco(folder):
+    """One image of COCO's layout, with an instance of a class that the captions name."""
+    (folder / "annotations").mkdir()
+    (folder / "val2014").mkdir()
+    Image.new("RGB", (40, 40), (200, 0, 0)).save(folder / "val2014" / "x.jpg")
+    record = {
+        "images": [{"id": 1, "file_name": "x.jpg", "width": 40, "height": 40}],
+        "categories": [{"id": 3, "name": "square"}],
+        "annotations": [{"image_id": 1, "category_id": 3, "bbox": [0, 0, 20, 40]}],
+    }
+    (folder / "annotations" / "instances_val2014.json").write_text(json.dumps(record))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _square_is_a_class(monkeypatch):
+    from captioning import coco_words
+
+    monkeypatch.setitem(coco_words.CLASS_OF, "square", "square")

@@ -1,0 +1,106 @@
+import random
+import shutil
+
+import numpy as np
+import pytest
+
+from captioning import metrics
+from common.errors import UserError
+
+WORDS = ["a", "the", "dog", "cat", "man", "runs", "sits", "on", "in", "grass", "snow", "red", "ball", "and"]
+
+
+def _sentences(seed, images=40):
+    chooser = random.Random(seed)
+
+    def sentence(low=1):
+        return [chooser.choice(WORDS) for _ in range(chooser.randint(low, 12))]
+
+    references = [[sentence(3) for _ in range(chooser.randint(1, 5))] for _ in range(images)]
+    hypotheses = []
+    for each in references:
+        words = list(chooser.choice(each))
+        for _ in range(chooser.randint(0, 3)):
+            words[chooser.randrange(len(words))] = chooser.choice(WORDS)
+        hypotheses.append(words[: chooser.randint(1, len(words))])
+    return hypotheses, references
+
+
+def _coco(hypotheses, references):
+    gold = {i: [" ".join(r) for r in each] for i, each in enumerate(references)}
+    return gold, {i: [" ".join(h)] for i, h in enumerate(hypotheses)}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_scores_agree_with_the_coco_evaluation(seed):
+    pytest.importorskip("pycocoevalcap", reason="needs pycocoevalcap (pip install 'saywhy[metrics]')")
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    hypotheses, references = _sentences(seed)
+    gold, candidates = _coco(hypotheses, references)
+    ours = metrics.evaluate(hypotheses, references)
+    bleu = Bleu(4).compute_score(gold, candidates, verbose=0)[0]
+    np.testing.assert_allclose([ours[f"BLEU-{n}"] for n in range(1, 5)], bleu, atol=1e-6)
+    total, each = Cider().compute_score(gold, candidates)
+    assert ours["CIDEr"] == pytest.approx(total, abs=1e-6)
+    np.testing.assert_allclose(metrics.cider(hypotheses, references), each, atol=1e-6)
+    total, each = Rouge().compute_score(gold, candidates)
+    assert ours["ROUGE-L"] == pytest.approx(total, abs=1e-6)
+    np.testing.assert_allclose(metrics.rouge_l(hypotheses, references), each, atol=1e-6)
+
+
+def test_bleu_agrees_with_nltk_where_captions_have_four_words_or_more():
+    from nltk.translate.bleu_score import corpus_bleu
+
+    hypotheses, references = _sentences(7)
+    kept = [i for i, h in enumerate(hypotheses) if len(h) >= 4]
+    h, r = [hypotheses[i] for i in kept], [references[i] for i in kept]
+    for n in range(1, 5):
+        assert metrics.bleu(h, r)[n - 1] == pytest.approx(corpus_bleu(r, h, [1 / n] * n), abs=1e-9)
+
+
+def test_scores_of_known_captions():
+    references = [[["a", "dog", "runs", "in", "snow"]], [["a", "cat", "sits"]]]
+    perfect = metrics.evaluate([r[0] for r in references], references)
+    assert perfect["BLEU-4"] == pytest.approx(1.0) and perfect["ROUGE-L"] == pytest.approx(1.0)
+    assert metrics.rouge_l([["a", "dog"]], [[["a", "red", "dog"]]])[0] == pytest.approx(
+        2.44 * 2 / 3 / (2 / 3 + 1.44)
+    )
+    # 'a' is in every image: no weight; 'dog' alone remains of the unigrams, and no pair is shared
+    score = metrics.cider([["dog"], ["cat"]], [[["a", "dog"]], [["a", "cat"]]])[0]
+    assert score == pytest.approx(10 / 4 * np.exp(-1 / 72))
+
+
+def test_nothing_in_common_scores_nothing():
+    scores = metrics.evaluate([["x", "y", "z", "u", "v"]] * 2, [[["a", "b"]], [["c", "d"]]])
+    assert set(scores.values()) == {0.0}
+
+
+def test_fixed_references_score_one_caption_as_the_corpus_does():
+    hypotheses, references = _sentences(3)
+    scorer = metrics.CiderD(references)
+    one_by_one = [scorer.score(h, i) for i, h in enumerate(hypotheses)]
+    np.testing.assert_allclose(one_by_one, metrics.cider(hypotheses, references))
+
+
+def test_bad_input_is_named():
+    with pytest.raises(UserError, match="2 captions but references for 1 images"):
+        metrics.evaluate([["a"], ["b"]], [[["a"]]])
+    with pytest.raises(UserError, match="no captions to score"):
+        metrics.evaluate([], [])
+    with pytest.raises(UserError, match="image number 0 has an empty reference"):
+        metrics.evaluate([["a"]], [[[]]])
+    with pytest.raises(
+        UserError, match="no caption metric 'WER'; choose from BLEU, ROUGE-L, CIDEr, METEOR, SPICE"
+    ):
+        metrics.evaluate([["a"]], [[["a"]]], ["WER"])
+
+
+@pytest.mark.parametrize("name", ["METEOR", "SPICE"])
+def test_without_java_the_metrics_that_need_it_say_so(monkeypatch, name):
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(UserError, match=f"{name} needs Java"):
+        metrics.evaluate([["a", "dog"]], [[["a", "dog"]]], [name])
+    assert metrics.evaluate([["a", "dog"]], [[["a", "dog"]]], ["ROUGE-L"]) == {"ROUGE-L": pytest.approx(1.0)}

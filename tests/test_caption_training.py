@@ -1,0 +1,292 @@
+import json
+import math
+
+import captioners
+import flickr
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import captioning
+from captioning import batches, train
+from captioning.checkpoint import load_model
+from captioning.trunk import load_trunk, split_trunk
+from common.checkpoints import load_checkpoint, load_weights, save_checkpoint
+from common.errors import UserError
+from common.training import Average, Run, Stage, cosine, seed_of
+from common.training import train as train_stages
+from data import flickr8k
+from data.vocabulary import END
+from scripts import saywhy
+
+TINY = train.Settings(
+    views=2,
+    hidden=8,
+    evidence_words=6,
+    minimum_count=2,
+    batch=8,
+    evidence_epochs=1,
+    caption_epochs=2,
+    reward_epochs=1,
+)
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    return flickr.make(tmp_path_factory.mktemp("data") / "flickr8k")
+
+
+@pytest.fixture(scope="module")
+def trained(copy, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    train.train_captioner(copy, out, TINY)
+    return out
+
+
+def _tensors(folder):
+    return load_file(folder / "captioner.safetensors")
+
+
+def test_training_writes_checkpoint_log_and_curve(trained):
+    records = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
+    assert [r.get("stage") for r in records] == ["evidence", "captions", "captions", "reward", None]
+    assert all(math.isfinite(v) for r in records for v in r.values() if isinstance(v, float))
+    assert records[-1]["dev"] == 4 and {"BLEU-4", "CIDEr", "ROUGE-L"} <= records[-1].keys()
+    assert (trained / "curve.png").stat().st_size > 1000
+    config = json.loads((trained / "captioner.json").read_text())
+    assert config["settings"]["seed"] == 1 and config["train_images"] == 12
+    assert "square" in config["evidence_words"] and "a" not in config["evidence_words"]
+
+
+def test_the_checkpoint_loads_and_captions(trained, copy):
+    captioner = captioning.load(trained)
+    photographs = sorted((copy / "Flicker8k_Dataset").iterdir())[:2]
+    captions = captioner.caption(photographs)
+    assert len(captions) == 2 and all(caption.words for caption in captions)
+    model, _, _ = load_model(trained)
+    assert not model.training and model.decoder.embedding.weight.dtype == torch.float32
+
+
+def test_the_same_seed_gives_the_same_checkpoint_and_another_seed_another(trained, copy, tmp_path):
+    for seed, same in ((1, True), (2, False)):
+        settings = train.Settings(**{**vars(TINY), "seed": seed})
+        train.train_captioner(copy, tmp_path / str(seed), settings)
+        again = _tensors(tmp_path / str(seed))
+        assert all(torch.equal(v, again[k]) for k, v in _tensors(trained).items()) == same
+
+
+@pytest.mark.parametrize("stop", [("evidence", 1), ("captions", 1)])
+def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(trained, copy, tmp_path, monkeypatch, stop):
+    log = Run.log
+
+    def interrupted(self, record):
+        log(self, record)
+        if (record.get("stage"), record.get("epoch")) == stop:
+            raise KeyboardInterrupt
+
+    save = Run.save
+    monkeypatch.setattr(Run, "save", lambda self, state: (save(self, state), _stop(state))[0])
+    kinds = ["evidence", "captions", "reward"]
+
+    def _stop(state):
+        if (kinds[state["stage"]], state["epoch"]) == stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train.train_captioner(copy, tmp_path, TINY)
+    monkeypatch.undo()
+    train.train_captioner(copy, tmp_path, TINY)
+    resumed = _tensors(tmp_path)
+    assert all(torch.equal(v, resumed[k]) for k, v in _tensors(trained).items())
+
+
+def test_going_on_with_other_settings_is_refused(trained, copy):
+    with pytest.raises(
+        UserError, match="hidden = 8, not 9; name another --out, or start again with --restart"
+    ):
+        train.train_captioner(copy, trained, train.Settings(**{**vars(TINY), "hidden": 9}))
+
+
+def test_early_blocks_and_batch_norm_statistics_stay_as_they_were(trained):
+    original, _ = load_trunk("efficientnet_lite0")
+    before, after = original.module.state_dict(), _tensors(trained)
+    for name in ("conv_stem.weight", "blocks.4.2.conv_pwl.weight", "bn2.running_mean"):
+        torch.testing.assert_close(after[f"trunk.{name}"].float(), before[name], atol=1e-3, rtol=1e-3)
+    assert not torch.equal(after["trunk.conv_head.weight"], before["conv_head.weight"].half())
+
+
+def test_front_and_tail_make_the_whole_trunk():
+    network, layer = load_trunk("efficientnet_lite0", random_weights=True)
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        whole = network.module.forward_features(images)
+        for blocks in (None, 0, 5, 7):
+            front, tail = split_trunk(network.module, layer, blocks)
+            torch.testing.assert_close(tail(front(images)), whole)
+    assert len(tail.trained()) == 3  # conv_head's weight, and the norm's scale and shift
+    with pytest.raises(UserError, match="blocks 0 to 7; cannot train it from 9"):
+        split_trunk(network.module, layer, 9)
+
+
+def test_views_depend_on_name_and_number_alone():
+    image = torch.rand(3, 32, 32)
+    assert torch.equal(batches.view(image, "a.jpg", 0), image)
+    assert torch.equal(batches.view(image, "a.jpg", 1), image.flip(-1))
+    crop = batches.view(image, "a.jpg", 2)
+    assert crop.shape == image.shape and torch.equal(crop, batches.view(image, "a.jpg", 2))
+    assert not torch.equal(crop, batches.view(image, "b.jpg", 2)) and not torch.equal(crop, image)
+
+
+def test_evidence_targets_are_shares_of_an_images_captions(copy):
+    images = flickr8k.read(copy, "train")
+    targets = batches.evidence_targets(images[:1], ["square", "box", "paper", "absent"])
+    np.testing.assert_allclose(targets[0], [4 / 5, 1 / 5, 2 / 5, 0], atol=1e-6)
+
+
+def test_the_rewards_gradient_raises_what_scores_above_the_other_samples(copy, tmp_path):
+    training = train.Training(copy, tmp_path, TINY)
+    training.model.eval()
+    batch = training.train_loader.make([0, 1])
+    good, bad = training.train[0].tokens[0], ["paper", "paper"]
+    drawn = [training.model.vocabulary.encode(w) + [END] for w in (good, bad) * 2]
+    tokens = torch.tensor([row + [0] * (12 - len(row)) for row in drawn])
+    settings = train.Settings(**{**vars(TINY), "samples": 2})
+    object.__setattr__(training, "settings", settings)
+    sample_from, train.decoding.sample_from = train.decoding.sample_from, lambda *_: tokens
+    try:
+        loss, numbers = training.reward_loss(batch)
+        (gradient,) = torch.autograd.grad(loss, training.model.decoder.bias)
+    finally:
+        train.decoding.sample_from = sample_from
+    assert training._reward(drawn[0], 0) > 1 > training._reward(drawn[1], 0)
+    assert numbers["reward"] > 0
+    paper = training.model.vocabulary.index["paper"]
+    assert float(gradient[paper]) > 0  # a step down the gradient makes it rarer
+
+
+def test_a_captions_end_is_rewarded_as_a_word(copy, tmp_path):
+    training = train.Training(copy, tmp_path, TINY)
+    whole = training.model.vocabulary.encode(training.train[0].tokens[1])
+    assert training._reward([*whole, END], 0) > training._reward(whole, 0)
+
+
+def test_averaged_weights_follow_and_give_way():
+    module = nn.Linear(1, 1, bias=False)
+    average = Average(module, decay=0.5)
+    start = float(module.weight)
+    with torch.no_grad():
+        module.weight.fill_(start + 1)
+    average.update()  # the first decay is 2/11
+    expected = start + (1 - 2 / 11)
+    with pytest.raises(ZeroDivisionError), average.applied():
+        assert float(module.weight) == pytest.approx(expected)
+        raise ZeroDivisionError
+    assert float(module.weight) == pytest.approx(start + 1)
+    average.settle()
+    assert float(module.weight) == pytest.approx(expected)
+
+
+def test_the_learning_rate_rises_then_falls_to_nothing():
+    rates = [cosine(step, 100, warmup=10) for step in range(101)]
+    assert rates[0] == pytest.approx(1 / 11) and max(rates) == rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.5) and rates[100] == pytest.approx(0.0, abs=1e-12)
+    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+def test_seeds_differ_by_every_part():
+    assert len({seed_of(1, 2), seed_of(2, 1), seed_of(12), seed_of("1", "2", "3")}) == 4
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    module = nn.Linear(1, 1)
+    stage = Stage(
+        "x", 1, 1, lambda: [{"params": list(module.parameters()), "lr": 1.0}], lambda seed: [0],
+        lambda batch: (module.weight.sum() * float("nan"), {}),
+    )  # fmt: skip
+    with pytest.raises(UserError, match="the loss is nan in stage 'x'"):
+        train_stages([stage], module, Run(tmp_path, {}), 0)
+
+
+def test_a_broken_state_file_says_how_to_go_on(tmp_path):
+    run = Run(tmp_path, {})
+    run.state_path.write_bytes(b"not a state")
+    with pytest.raises(UserError, match="delete it or start with --restart"):
+        run.load()
+
+
+def test_checkpoints_come_back_as_they_were_saved(tmp_path):
+    tensors = {"a.weight": torch.randn(3, 2), "bn.running_var": torch.tensor([70000.0]), "n": torch.tensor(3)}
+    path = save_checkpoint(tmp_path / "m", tensors, {"kind": "x", "word": "été"})
+    assert load_file(path)["a.weight"].dtype == torch.float16
+    loaded, config = load_checkpoint(path)
+    assert config == {"kind": "x", "word": "été"}
+    torch.testing.assert_close(loaded["a.weight"], tensors["a.weight"].half().float())
+    assert float(loaded["bn.running_var"]) == 70000.0 and int(loaded["n"]) == 3
+
+
+def test_broken_checkpoints_name_the_file(tmp_path, trained):
+    with pytest.raises(UserError, match="nothing.json' is missing"):
+        load_checkpoint(tmp_path / "nothing")
+    for suffix in (".json", ".safetensors"):
+        (tmp_path / f"c{suffix}").write_bytes((trained / f"captioner{suffix}").read_bytes())
+    (tmp_path / "c.safetensors").write_bytes((trained / "captioner.safetensors").read_bytes()[:1000])
+    with pytest.raises(UserError, match="c.safetensors' is truncated"):
+        load_checkpoint(tmp_path / "c")
+    (tmp_path / "c.json").write_text("{")
+    with pytest.raises(UserError, match="cannot read .*c.json"):
+        load_checkpoint(tmp_path / "c")
+
+
+def test_a_vocabulary_that_does_not_fit_the_weights_is_refused(tmp_path, trained):
+    config = json.loads((trained / "captioner.json").read_text())
+    (tmp_path / "captioner.safetensors").write_bytes((trained / "captioner.safetensors").read_bytes())
+    for change, message in (
+        ({"vocabulary": [*config["vocabulary"], "extra"]}, "the vocabulary in .* doesn't fit the checkpoint"),
+        ({"kind": "vqa"}, "no captioner's checkpoint: it holds a vqa"),
+        ({"hidden": 16}, "doesn't fit this model"),
+        ({"vocabulary": config["vocabulary"][:3]}, "a vocabulary starts with"),
+    ):
+        (tmp_path / "captioner.json").write_text(json.dumps({**config, **change}))
+        with pytest.raises(UserError, match=message):
+            load_model(tmp_path)
+
+
+def test_weights_of_another_model_are_refused():
+    model = captioners.small()
+    state = model.state_dict()
+    missing = {k: v for k, v in state.items() if k != "decoder.bias"}
+    with pytest.raises(UserError, match="entry 'decoder.bias' is in only one of them"):
+        load_weights(model, missing, "x")
+
+
+def test_the_command_trains(copy, tmp_path, capsys):
+    options = "--limit 4 --views 1 --hidden 8 --evidence-words 4 --minimum-count 1"
+    options += " --evidence-epochs 0 --caption-epochs 1"
+    status = saywhy.main(
+        ["train", "captioner", "--data", f"flickr8k:{copy}", "--out", str(tmp_path / "run"), *options.split(),
+         "--reward-epochs", "0", "--freeze-trunk"]
+    )  # fmt: skip
+    assert status == 0 and "checkpoint: " in capsys.readouterr().out
+    assert (tmp_path / "run" / "captioner.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "somewhere"], "--data is flickr8k:PATH"),
+        (["--data", "flickr8k:/nowhere"], "Flickr8k.token.txt' is missing"),
+        (["--data", "flickr8k:{copy}", "--views", "0"], "views is a whole number above 0; received 0"),
+        (["--data", "flickr8k:{copy}", "--batch", "2.5"], "batch is a whole number above 0; received 2.5"),
+        (["--data", "flickr8k:{copy}", "--dropout", "1"], "dropout is in \\[0, 1\\); received 1"),
+        (["--data", "flickr8k:{copy}", "--trunk", "resnet9000"], "no model is called 'resnet9000'"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_status_two(copy, tmp_path, capsys, arguments, message):
+    import re
+
+    given = [a.format(copy=copy) for a in arguments]
+    assert saywhy.main(["train", "captioner", *given, "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error) and error.startswith("saywhy: error: ") and error.count("\n") == 1

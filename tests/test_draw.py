@@ -1,0 +1,86 @@
+"""Pictures: maps land where they belong, nothing is cut off, nothing is scaled behind the user's back."""
+
+import numpy as np
+import torch
+from PIL import Image
+
+from common.draw import (
+    Tile,
+    draw_map,
+    explanation_tiles,
+    gradient_picture,
+    heat_overlay,
+    panel,
+    save_picture,
+    shaded_words,
+    signed_overlay,
+)  # fmt: skip
+from common.gradcam import METHODS
+
+GREY = Image.new("RGB", (120, 80), (128, 128, 128))
+
+
+def warmth(picture: Image.Image) -> np.ndarray:
+    """Red minus blue of each pixel."""
+    pixels = np.asarray(picture, dtype=float)
+    return pixels[..., 0] - pixels[..., 2]
+
+
+def test_an_overlay_is_warmest_where_the_map_is_largest_and_keeps_the_size() -> None:
+    heatmap = torch.zeros(4, 6)
+    heatmap[3, 1] = 5.0
+    picture = heat_overlay(GREY, heatmap)
+    assert picture.size == GREY.size
+    row, column = np.unravel_index(warmth(picture).argmax(), (80, 120))
+    assert abs(row - 70) <= 8 and abs(column - 30) <= 8
+
+
+def test_an_empty_map_and_a_map_of_one_value_are_drawn_without_complaint() -> None:
+    assert warmth(heat_overlay(GREY, torch.zeros(7, 7))).max() <= 10
+    assert np.ptp(warmth(heat_overlay(GREY, torch.ones(7, 7)))) == 0
+
+
+def test_a_signed_overlay_is_red_where_positive_and_blue_where_negative() -> None:
+    picture = warmth(signed_overlay(GREY, torch.tensor([[1.0, -1.0]])))
+    assert picture[:, 0].min() > 50 and picture[:, -1].max() < -50
+
+
+def test_a_zero_gradient_is_grey() -> None:
+    assert np.asarray(gradient_picture(GREY, torch.zeros(3, 10, 10))).tolist()[0][0] == [127, 127, 127]
+
+
+def test_every_method_can_be_drawn() -> None:
+    for method in METHODS:
+        pixels = method in ("guided", "deconv", "gradient", "guided_gradcam", "deconv_gradcam")
+        values = torch.randn(3, 9, 9) if pixels else torch.randn(5, 5)
+        assert draw_map(method, GREY, values).size == GREY.size
+
+
+def test_a_panel_wraps_texts_that_are_longer_than_its_tiles() -> None:
+    short = panel("title", [Tile(GREY, "a")], width=200)
+    long = panel("title", [Tile(GREY, "a word " * 30 + "x" * 200)], width=200)
+    assert long.width == short.width and long.height > short.height + 100
+
+
+def test_panels_have_their_tiles_in_rows() -> None:
+    tiles = [Tile(GREY, str(number)) for number in range(5)]
+    wide, tall = panel("t", tiles, columns=5, width=150), panel("t", tiles, columns=2, width=150)
+    assert wide.width > tall.width and tall.height > wide.height
+
+
+def test_a_map_without_evidence_says_so() -> None:
+    tiles = explanation_tiles(GREY, ["cat"], ["logit 1"], {"gradcam": torch.zeros(1, 7, 7)})
+    assert tiles[0].note == "logit 1; nothing raises this score here"
+
+
+def test_words_are_shaded_by_their_weight_and_wrapped() -> None:
+    picture = shaded_words(["red", "blue", "none"], [1.0, -1.0, 0.0], width=400)
+    first_row = warmth(picture)[4]
+    assert first_row.max() > 20 and first_row.min() < -20
+    assert shaded_words(["word"] * 40, [0.0] * 40, width=400).height > picture.height
+
+
+def test_pictures_are_saved_whole(tmp_path) -> None:
+    save_picture(GREY, tmp_path / "deep" / "a.png")
+    assert Image.open(tmp_path / "deep" / "a.png").size == (120, 80)
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.png"]

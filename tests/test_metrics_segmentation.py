@@ -1,0 +1,57 @@
+"""Seeds from maps and their overlap with the truth."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import jaccard_score
+
+from common.errors import UserError
+from common.metrics.segmentation import UNDECIDED, confusion, overlaps, seeds
+
+
+def test_seeds_of_a_literal_map():
+    values = torch.tensor([[10.0, 3.0], [1.5, 0.0]])
+    assert seeds({4: values}, (2, 2)).tolist() == [[4, 4], [0, 0]]
+    assert seeds({4: values}, (2, 2), background=0.1).tolist() == [[4, 4], [UNDECIDED, 0]]
+
+
+def test_where_classes_meet_the_smaller_wins():
+    wide, narrow = torch.ones(2, 2), torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    assert seeds({1: narrow, 2: wide}, (2, 2)).tolist() == [[1, 2], [2, 2]]
+    assert seeds({2: wide, 1: narrow}, (2, 2)).tolist() == [[1, 2], [2, 2]]
+
+
+def test_a_map_of_zeros_seeds_nothing():
+    assert seeds({1: torch.zeros(2, 2)}, (4, 4)).sum() == 0
+
+
+def test_overlaps_equal_scikit_learns():
+    generator = torch.Generator().manual_seed(0)
+    given, truth = (torch.randint(0, 4, (8, 9), generator=generator) for _ in range(2))
+    found = overlaps(confusion(given, truth, 3))
+    expected = jaccard_score(truth.flatten().numpy(), given.flatten().numpy(), average=None)
+    assert np.abs(found.numpy() - expected).max() < 1e-12
+
+
+def test_undecided_truth_is_left_out_and_an_undecided_label_misses():
+    given = torch.tensor([[1, UNDECIDED], [1, 0]])
+    truth = torch.tensor([[1, 1], [UNDECIDED, 0]])
+    found = overlaps(confusion(given, truth, 2)).tolist()
+    assert found[:2] == [1.0, 0.5] and math.isnan(found[2])
+
+
+def test_counts_add_up_over_images():
+    a, b = torch.tensor([[0, 1]]), torch.tensor([[1, 1]])
+    counts = confusion(a, b, 1) + confusion(b, b, 1)
+    assert overlaps(counts).tolist() == [0.0, 0.75]
+
+
+def test_labels_that_do_not_fit_are_refused():
+    with pytest.raises(UserError, match="differ in size"):
+        confusion(torch.zeros(2, 2), torch.zeros(2, 3), 1)
+    with pytest.raises(UserError, match="above 1"):
+        confusion(torch.full((1, 1), 2), torch.zeros(1, 1), 1)
+    with pytest.raises(UserError, match="class 0"):
+        seeds({0: torch.ones(1, 1)}, (1, 1))

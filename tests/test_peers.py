@@ -1,0 +1,115 @@
+"""Agreement with captum, pytorch-grad-cam and torch-cam where these are right, and proof where they are not."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from common.gradcam import explain, gradcam
+from tests.nets import Functional, Plain, seeded
+from tests.test_gradcam import images_of
+
+captum = pytest.importorskip("captum.attr", reason="captum is not installed")
+pytorch_grad_cam = pytest.importorskip("pytorch_grad_cam", reason="grad-cam is not installed")
+torchcam = pytest.importorskip("torchcam.methods", reason="torchcam is not installed")
+
+
+def apart(network: nn.Module) -> nn.Module:
+    """A copy without in-place ReLUs, which some peers cannot take behind or at their layer."""
+    copied = copy.deepcopy(network)
+    for module in copied.modules():
+        if hasattr(module, "inplace"):
+            module.inplace = False
+    return copied
+
+
+def scaled(maps: torch.Tensor) -> torch.Tensor:
+    """Each map to 0..1, as peers return theirs."""
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    return (maps - low) / (high - low + 1e-12)
+
+
+@pytest.mark.parametrize(("build", "layer"), [(Plain, "features.5"), (Functional, "conv3")])
+def test_grad_cam_agrees_with_captum(build, layer) -> None:
+    network = seeded(build)
+    peer_network = apart(network)
+    peer = captum.LayerGradCam(peer_network, peer_network.get_submodule(layer))
+    for index in (0, 3):
+        theirs = peer.attribute(images_of(), target=index, relu_attributions=True)[:, 0]
+        assert torch.allclose(gradcam(network, images_of(), index, layer=layer)[0], theirs, atol=1e-6)
+
+
+def test_grad_cam_agrees_with_pytorch_grad_cam() -> None:
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    network = seeded(Plain)
+    peer_network = apart(network)
+    with pytorch_grad_cam.GradCAM(peer_network, [peer_network.features[5]]) as peer:
+        theirs = torch.from_numpy(peer(images_of(), [ClassifierOutputTarget(2)] * 2))
+    ours = F.interpolate(
+        gradcam(network, images_of(), 2, layer="features.5")[0][:, None], size=(12, 12), mode="bilinear"
+    )
+    # Theirs is resized by OpenCV after scaling: compare where the maps peak and how they vary.
+    correlation = torch.corrcoef(torch.stack([theirs.flatten(), scaled(ours[:, 0]).flatten()]))[0, 1]
+    assert correlation > 0.99
+
+
+def test_grad_cam_agrees_with_torchcam() -> None:
+    network = seeded(Plain)
+    with torchcam.GradCAM(apart(network), "features.5") as peer:
+        scores = peer.model(images_of())
+        theirs = peer([1, 1], scores)[0]
+    assert torch.allclose(scaled(gradcam(network, images_of(), 1)[0]), theirs, atol=1e-4)
+
+
+def test_guided_backprop_and_deconvolution_agree_with_captum_on_relus() -> None:
+    network = apart(seeded(Plain))
+    found = explain(network, images_of(), None, [2], methods=("guided", "deconv"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        guided = captum.GuidedBackprop(network).attribute(images_of(), target=2)
+        deconv = captum.Deconvolution(network).attribute(images_of(), target=2)
+    assert torch.allclose(found.guided[0], guided, atol=1e-7)
+    assert torch.allclose(found.deconv[0], deconv, atol=1e-7)
+
+
+def test_occlusion_agrees_with_captum() -> None:
+    from common.occlusion import OcclusionOptions
+
+    network = apart(seeded(Plain))
+    options = OcclusionOptions(window=4, stride=4)
+    ours = explain(
+        network, images_of(), None, [1], methods=("occlusion",), occlusion_options=options
+    ).occlusion[0]
+    theirs = captum.Occlusion(network).attribute(
+        images_of(), target=1, sliding_window_shapes=(3, 4, 4), strides=(3, 4, 4), baselines=0
+    )
+    assert torch.allclose(ours, theirs[:, 0, ::4, ::4], atol=1e-6)
+
+
+def test_captum_guides_no_relu6_and_we_do() -> None:
+    # captum looks for `nn.ReLU` modules: a network of ReLU6 gets its plain gradient under the name of another.
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    ).eval()
+    found = explain(network, images_of(), None, [0], methods=("guided", "gradient"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = captum.GuidedBackprop(network).attribute(images_of(), target=0)
+    assert torch.allclose(theirs, found.gradient[0], atol=1e-7)
+    assert not torch.allclose(theirs, found.guided[0], atol=1e-5)
+
+
+def test_captum_misses_functional_relus_and_we_do_not() -> None:
+    network = apart(seeded(Functional))
+    found = explain(network, images_of(side=16), None, [2], methods=("guided",)).guided[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            theirs = captum.GuidedBackprop(network).attribute(images_of(side=16), target=2)
+        except RuntimeError:
+            return  # a ReLU module used twice is an error there: no wrong values at least
+    assert not torch.allclose(theirs, found, atol=1e-6)

@@ -1,0 +1,418 @@
+"""`saywhy reproduce` on tiny data and a tiny network: every experiment, the report, and going on after a
+stop.
+"""
+
+import argparse
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import classification
+from common.errors import UserError
+from common.gradcam import gradcam
+from common.images import Preprocessing
+from scripts import reproduce
+from scripts.experiments import EXPERIMENTS, bias, faithfulness, grid, nouns, sanity
+from scripts.experiments.samples import right_samples, samples
+from scripts.experiments.scenes import Scene, grouped, scenes
+from scripts.lab import Absent, Lab, data_folders
+from scripts.report import Picture, Row, Section, Table, row_of, text_table, write_report
+from tests.nets import seeded
+from tests.test_ilsvrc import BOX_XML
+from tests.test_voc import XML
+
+WITHOUT_MODELS = tuple(
+    name for name in EXPERIMENTS if name not in ("fig1", "fig3", "fig10", "fig11", "fig12", "vqa", "sanity")
+)
+
+
+class Tiny(nn.Module):
+    """A thousand classes out of three convolutions; a ReLU stands behind the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU())
+        self.block = nn.Sequential(nn.Conv2d(6, 8, 3, 2, 1), nn.ReLU())
+        self.last = nn.Sequential(nn.Conv2d(8, 12, 3, 1, 1), nn.ReLU())
+        self.fc = nn.Linear(12, 1000)
+
+    def forward(self, images):
+        return self.fc(self.last(self.block(self.stem(images))).mean((-2, -1)))
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    preprocessing = Preprocessing((48, 48), (0.5,) * 3, (0.5,) * 3)
+    return classification.load(seeded(Tiny, 3), preprocessing=preprocessing)
+
+
+def picture(seed: int) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)).resize((64, 48))
+
+
+@pytest.fixture(scope="module")
+def sample_folder(classifier, tmp_path_factory):
+    """Photographs named by what the tiny network takes them for, but for one."""
+    folder = tmp_path_factory.mktemp("samples")
+    for seed in range(9):
+        image = picture(seed)
+        best = classifier.predict(image, top=1)[0].index
+        label = (best + 1) % 1000 if seed == 8 else best
+        image.save(folder / f"{classifier.labels.wnid(label)}_thing{seed}.png")
+    (folder / "n01440764_broken.JPEG").write_bytes(b"no photograph")
+    return folder
+
+
+CAPTIONS = (
+    ("dog", "grass"), ("child", "water"), ("dog", "water"), ("child", "grass"),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def flickr_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("flickr8k")
+    photographs, text = folder / "Flicker8k_Dataset", folder / "Flickr8k_text"
+    notes = folder / "flickr30k_entities"
+    for place in (photographs, text, notes / "Annotations", notes / "Sentences"):
+        place.mkdir(parents=True)
+    lines, names = [], [f"{1000 + i}_{i:04x}.jpg" for i in range(24)]
+    for i, name in enumerate(names):
+        subject, place = CAPTIONS[i % 4]
+        picture(100 + i).save(photographs / name)
+        lines.append(f"{name}#0\tA {subject} in the {place} .")
+        stem = name.partition("_")[0]
+        (notes / "Sentences" / f"{stem}.txt").write_text(
+            f"[/EN#1/animals A {subject}] in [/EN#2/scene the {place}] .\n"
+        )
+        boxes = "".join(
+            f"<object><name>{n}</name><bndbox><xmin>{x}</xmin><ymin>5</ymin><xmax>{x + 25}</xmax>"
+            "<ymax>40</ymax></bndbox></object>"
+            for n, x in ((1, 2), (2, 30))
+        )
+        (notes / "Annotations" / f"{stem}.xml").write_text(
+            f"<annotation><size><width>64</width><height>48</height></size>{boxes}</annotation>"
+        )
+    (text / "Flickr8k.token.txt").write_text("\n".join(lines) + "\n")
+    (text / "Flickr_8k.trainImages.txt").write_text("\n".join(names[:16]) + "\n")
+    (text / "Flickr_8k.devImages.txt").write_text("\n".join(names[16:]) + "\n")
+    return folder
+
+
+@pytest.fixture
+def lab(classifier, sample_folder, flickr_folder, tmp_path):
+    data = {"samples": sample_folder, "flickr8k": flickr_folder}
+    return Lab(tmp_path / "report", data, 4, True, "tiny", shared={"classifier": classifier})
+
+
+class Outline(HTMLParser):
+    """The headings, links and images' sources of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses, self.headings, self.depth = [], 0, 0
+
+    def handle_starttag(self, tag, attributes):
+        self.addresses += [value for name, value in attributes if name in ("src", "href")]
+        self.headings += tag == "h2"
+        self.depth += tag not in ("meta", "img", "br")
+
+    def handle_endtag(self, tag):
+        self.depth -= 1
+
+
+@pytest.mark.parametrize("name", WITHOUT_MODELS)
+def test_every_experiment_gives_tables_that_name_their_data(lab, name):
+    section = EXPERIMENTS[name](lab)
+    assert section.tables or section.pictures
+    for table in section.tables:
+        assert table.substitute and "substitute: " in table.heading
+        assert any(row.ours is not None for row in table.rows)
+        assert all(row.ours is None or np.isfinite(row.ours) for row in table.rows)
+    for shown in section.pictures:
+        with Image.open(shown.path) as image:
+            assert min(image.size) > 50
+
+
+def test_the_report_is_one_page_without_a_network(lab):
+    chosen = {name: EXPERIMENTS[name] for name in ("table1", "fig6", "fig9")}
+    assert reproduce.experiment_all(chosen, lab, quiet=True) == 0
+    page = (lab.out / "index.html").read_text()
+    outline = Outline()
+    outline.feed(page)
+    assert outline.headings == 3 and outline.depth == 0
+    assert all(address.startswith(("#", "data:image/jpeg;base64,")) for address in outline.addresses)
+    assert "http" not in page and str(lab.out) not in page
+    record = json.loads((lab.out / "results.json").read_text())
+    assert list(record["sections"]) == list(chosen)
+    rows = record["sections"]["fig6"]["tables"][0]["rows"]
+    assert rows[0]["n"] == 9 and rows[0]["left_out"] == 1 and rows[0]["ours"] == pytest.approx(8 / 9)
+    assert record["about"]["versions"]["torch"]
+
+
+def test_a_second_run_measures_nothing_again_and_another_limit_does(lab):
+    faithfulness.faithfulness(lab)
+    cells = {path: path.stat().st_mtime_ns for path in (lab.out / "cells").iterdir()}
+    faithfulness.faithfulness(lab)
+    assert cells == {path: path.stat().st_mtime_ns for path in (lab.out / "cells").iterdir()}
+    lab.limit = 3
+    faithfulness.faithfulness(lab)
+    changed = [path.name for path, time in cells.items() if path.stat().st_mtime_ns != time]
+    assert changed == ["occlusion-ranks.json"]
+
+
+def test_a_stopped_run_goes_on_where_it_was(lab):
+    calls = []
+
+    def measure(fails):
+        calls.append(fails)
+        if fails:
+            raise KeyboardInterrupt
+        return {"mean": 1.0}
+
+    lab.cell("first", lambda: measure(False))
+    with pytest.raises(KeyboardInterrupt):
+        lab.cell("second", lambda: measure(True))
+    assert lab.cell("first", lambda: measure(True)) == {"mean": 1.0}
+    assert lab.cell("second", lambda: measure(False)) == {"mean": 1.0}
+    assert calls == [False, True, False]
+    (lab.out / "cells" / "first.json").write_text("{ half")
+    assert lab.cell("first", lambda: measure(False)) == {"mean": 1.0}
+    assert not list((lab.out / "cells").glob(".*"))
+
+
+def test_other_data_is_measured_again(lab, tmp_path):
+    on = lab.on("samples")
+    assert on.cell("cell", lambda: {"n": 1}) == {"n": 1}
+    on.data["samples"] = tmp_path
+    assert on.cell("cell", lambda: {"n": 2}) == {"n": 2}
+
+
+def test_an_experiment_without_its_data_is_named_in_the_report(lab, capsys):
+    lab.data = {}
+    assert reproduce.experiment_all({"fig9": EXPERIMENTS["fig9"]}, lab, quiet=True) == 0
+    assert (
+        "Left out: no flickr8k data; give its folder with --flickr8k PATH"
+        in (lab.out / "index.html").read_text()
+    )
+    with pytest.raises(Absent):
+        lab.on("voc")
+
+
+def test_an_experiment_that_fails_does_not_stop_the_others(lab, capsys):
+    def broken(lab):
+        """A title."""
+        raise UserError("the file is broken")
+
+    status = reproduce.experiment_all({"bad": broken, "fig6": EXPERIMENTS["fig6"]}, lab, quiet=True)
+    assert status == 2 and "error: bad: the file is broken" in capsys.readouterr().err
+    page = (lab.out / "index.html").read_text()
+    assert "Failed: the file is broken" in page and "top-1 accuracy" in page
+
+
+def test_ilsvrcs_protocol_runs_on_its_layout(lab, classifier, tmp_path):
+    photographs, boxes = tmp_path / "val", tmp_path / "bbox_val_v3" / "val"
+    photographs.mkdir()
+    boxes.mkdir(parents=True)
+    for n in range(1, 4):
+        name, image = f"ILSVRC2012_val_{n:08d}", picture(n)
+        image.save(photographs / f"{name}.JPEG", quality=100)
+        wnid = classifier.predict(photographs / f"{name}.JPEG", top=1)[0].wnid
+        whole = BOX_XML.format(name=name, wnid=wnid)
+        (boxes / f"{name}.xml").write_text(whole if n < 3 else whole[:200])
+    lab.data["imagenet"] = tmp_path
+    section = EXPERIMENTS["table1"](lab)
+    top1, top5 = section.tables
+    assert not top1.substitute and top1.heading == "Table 1, top-1 localisation error; ILSVRC val"
+    rows = {row.what: row for row in top1.rows}
+    assert (
+        rows["Grad-CAM"].published == "56.51" and rows["Grad-CAM"].n == 2 and rows["Grad-CAM"].left_out == 1
+    )
+    assert all(a.ours >= b.ours for a, b in zip(top1.rows, top5.rows, strict=True))
+
+
+def test_vocs_masks_are_used_where_they_are(lab, tmp_path):
+    for place in ("Annotations", "JPEGImages", "ImageSets/Segmentation", "SegmentationClass"):
+        (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "Annotations" / "a.xml").write_text(XML)
+    picture(0).resize((486, 500)).save(tmp_path / "JPEGImages" / "a.jpg")
+    labels = np.zeros((500, 486), np.uint8)
+    labels[100:300, 100:300] = 12  # a dog
+    Image.fromarray(labels, mode="P").save(tmp_path / "SegmentationClass" / "a.png")
+    (tmp_path / "ImageSets" / "Segmentation" / "val.txt").write_text("a\n")
+    lab.data["voc"] = tmp_path
+    (table,) = EXPERIMENTS["fig4"](lab).tables
+    assert not table.substitute and all(0 <= row.ours <= 1 for row in table.rows)
+
+
+def test_mosaics_are_the_same_for_every_method_and_of_right_samples(lab):
+    lab = lab.on("samples")
+    one, two = grid.mosaics(lab, 2, 3), grid.mosaics(lab, 2, 3)
+    assert one == two and all(
+        len({s.path for s in parts}) == 4 and all(s.right for s in parts) for parts in one
+    )
+    known, broken = samples(lab)
+    assert len(known) == 9 and broken == 1
+    assert len(right_samples(lab)) == 8 and len(right_samples(lab, 3)) == 3
+
+
+def test_training_sets_are_of_one_size_and_differ_in_what_goes_with_what(lab):
+    kinds = bias.by_kind(scenes(lab, "train")[0])
+    assert [len(kinds[kind]) for kind in bias.KINDS] == [4, 4, 4, 4]
+    sets = bias.training_sets(kinds, 4)
+    assert len(sets["biased"]) == len(sets["balanced"]) == 8
+    aligned = [sum(bias.kind_of(scene) in bias.ALIGNED for scene in chosen) for chosen in sets.values()]
+    assert aligned == [6, 4]
+
+
+def test_the_linear_head_separates_what_can_be_separated():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0.0, 1.0]).repeat(20)
+    features = torch.randn(40, 5, generator=generator) * 0.3
+    features[:, 2] += 3 * labels
+    weight, offset = bias.train_head(features, labels)
+    assert (((features @ weight + offset) > 0).float() == labels).all()
+    assert weight.abs().argmax() == 2
+
+
+def test_groups_of_nouns_name_imagenets_classes():
+    labels = classification.imagenet()
+    assert (
+        labels[nouns.GROUPS["dog"][0]] == "Chihuahua"
+        and labels[nouns.GROUPS["dog"][-1]] == "Mexican hairless"
+    )
+    expected = {
+        "aeroplane": "airliner", "bicycle": "mountain bike", "boat": "speedboat", "bottle": "wine bottle",
+        "bus": "school bus", "car": "convertible", "cat": "tabby", "chair": "folding chair", "cow": "ox",
+        "diningtable": "dining table", "horse": "sorrel", "motorbike": "moped", "pottedplant": "pot",
+        "sheep": "ram", "sofa": "studio couch", "train": "bullet train", "tvmonitor": "television",
+        "ball": "soccer ball", "bench": "park bench", "bird": "goldfinch",
+    }  # fmt: skip
+    for group, name in expected.items():
+        assert labels.find(name) in nouns.GROUPS[group], (group, name)
+    indices = [index for group in nouns.GROUPS.values() for index in group]
+    assert len(indices) == len(set(indices)) and max(indices) < 1000
+
+
+def test_group_scores_are_the_best_classes(lab):
+    scores = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    names, best, indices = nouns.group_scores(scores)
+    for name, value, index in zip(names, best.tolist(), indices.tolist(), strict=True):
+        assert index == max(nouns.GROUPS[name], key=lambda i: float(scores[i])) and value == float(
+            scores[index]
+        )
+
+
+def test_a_table_tells_what_was_left_out_and_escapes_names(tmp_path):
+    row = row_of("<b>", {"mean": 0.5, "error": float("nan"), "n": 3, "left_out": 2}, "0.4", "net")
+    assert row == Row("<b>", 0.5, None, 3, "0.4", "net", 2)
+    table = Table("A", "B", "share", [row, row_of("none", None)], True)
+    Image.new("RGB", (9, 9)).save(tmp_path / "p.png")
+    section = Section("S", [table], [Picture(tmp_path / "p.png", "shows")], ["a note"])
+    page, figures = write_report(tmp_path, {"s": section}, {"model": "net"})
+    text = page.read_text()
+    assert (
+        "A; substitute: B" in text and "3 (2 left out)" in text and "&lt;b&gt;" in text and "<b>" not in text
+    )
+    assert "data:image/png;base64," in text
+    record = json.loads(figures.read_text())["sections"]["s"]
+    assert record["pictures"] == [{"file": "p.png", "caption": "shows"}]
+    assert (
+        "not defined for this network" in text_table(table)
+        or table.rows[1].note == "not defined for this network"
+    )
+
+
+def parsed(*arguments):
+    parser = argparse.ArgumentParser()
+    reproduce.add_parser(parser.add_subparsers())
+    return parser.parse_args(["reproduce", *arguments])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "table9"], "no experiment 'table9'; known: fig1, .*appendix_b"),
+        (["--only", ","], "no experiment"),
+        (["--limit", "0"], "--limit is 0"),
+        (["--voc", "/nowhere"], "--voc: '/nowhere' is not a folder"),
+        (["--datasets", "/nowhere"], "--datasets: '/nowhere' is not a folder"),
+    ],
+)
+def test_what_a_user_gets_wrong_is_said_in_a_line(arguments, message, tmp_path):
+    args = parsed("--out", str(tmp_path), *arguments)
+    with pytest.raises(UserError, match=message):
+        args.run(args)
+
+
+def test_experiments_are_chosen_in_the_reports_order():
+    assert reproduce.chosen("FIG9, table1", ("table1", "fig4", "fig9")) == ("table1", "fig9")
+    assert reproduce.chosen(None, ("a", "b")) == ("a", "b")
+
+
+def test_data_is_found_in_a_folder_of_data_sets(tmp_path, monkeypatch):
+    (tmp_path / "flickr8k").mkdir()
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setenv("SAYWHY_DATASETS", str(tmp_path))
+    found = data_folders({"flickr8k": None, "samples": str(tmp_path / "mine")}, None)
+    assert found == {"flickr8k": tmp_path / "flickr8k", "samples": tmp_path / "mine"}
+
+
+def test_boxes_of_nouns_of_one_group_belong_together(tmp_path):
+    one, two = (0.0, 0.0, 0.5, 0.5), (0.5, 0.5, 1.0, 1.0)
+    scene = Scene(tmp_path, {"dog": (one,), "puppy": (two,), "idea": (one,)}, frozenset({"dog", "puppy"}))
+    assert grouped(scene) == {"dog": [one, two]}
+
+
+def test_sanity_curves_end_lower_than_they_start_and_tell_what_is_missing(lab, monkeypatch):
+    def missing(lab):
+        raise UserError("no checkpoint")
+
+    def speaking(lab):
+        module = seeded(Tiny, 1)
+        return module, lambda file: gradcam(module, lab.classifier.images(file), 5)[:, 0]
+
+    def no_words(lab, count):
+        raise UserError("none")
+
+    monkeypatch.setattr(sanity, "replaced_words", no_words)
+    monkeypatch.setattr(sanity, "SPEAKERS", {"captioner": missing, "VQA model": speaking})
+    section = sanity.sanity(lab)
+    assert list(section.notes) == ["Left out: captioner (no checkpoint)", "Left out: randomised words (none)"]
+    table, labels = section.tables
+    assert labels.rows[0].what == "head trained on shuffled labels"
+    assert all(-1 <= row.ours <= 1 for row in labels.rows)
+    last = table.rows[-1]
+    assert last.what == "Grad-CAM, VQA model" and last.n + last.left_out == 2
+    assert all(row.ours is None or row.ours < 0.99 for row in table.rows)
+
+
+def test_shares_of_a_map_on_a_mask():
+    maps = torch.tensor([[[1.0, 3.0]], [[0.0, 0.0]], [[1.0, 1.0]]])
+    masks = torch.tensor([[[False, True]], [[True, True]], [[False, False]]])
+    found = bias.share_inside(maps, masks).tolist()
+    assert found[0] == 0.75 and np.isnan(found[1:]).all()
+
+
+def test_a_head_that_looks_at_the_ground_is_found_out(tmp_path):
+    """Channel 0 fires at the subject (left half), channel 1 at the ground (right half)."""
+    features = torch.zeros(4, 2, 2, 2)
+    kinds = list(bias.KINDS)
+    for n, (subject, place) in enumerate(kinds):
+        features[n, 0, :, 0] = 1.0 if subject == "dog" else -1.0
+        features[n, 1, :, 1] = 1.0 if place == "grass" else -1.0
+    left, right = (0.0, 0.0, 0.5, 1.0), (0.0, 0.0, 1.0, 1.0)
+    seen = [
+        Scene(tmp_path, {subject: (left,), place: (right,)}, frozenset({subject, place}))
+        for subject, place in kinds
+    ]
+    good = bias.judged(features, torch.tensor([1.0, 0.0]), torch.zeros(1), seen)
+    bad = bias.judged(features, torch.tensor([0.0, 1.0]), torch.zeros(1), seen)
+    assert good["accuracy"]["mean"] == 1 and bad["accuracy"]["mean"] == 0.5 and bad["against"]["mean"] == 0
+    assert good["subject"]["mean"] > 0.8 and bad["nuisance"]["mean"] > 0.8
+    assert good["nuisance"]["mean"] < 0.2 and good["subject_area"]["mean"] == 0.5

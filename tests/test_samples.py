@@ -1,0 +1,55 @@
+"""The bundled photographs: small, described, and shown right."""
+
+from pathlib import Path
+
+import pytest
+
+import classification
+from common.images import open_image
+
+EXPECTED = {"cat": "Egyptian cat", "espresso": "espresso", "espresso_and_cat": "Egyptian cat"}
+
+
+@pytest.fixture(scope="module")
+def classifier() -> classification.Classifier:
+    return classification.load()
+
+
+def test_each_photograph_is_small_and_in_the_readme(sample_images: list[Path]) -> None:
+    readme = (sample_images[0].parent / "README.md").read_text()
+    assert len(sample_images) >= 5
+    for path in sample_images:
+        assert path.stat().st_size < 150_000 and min(open_image(path).size) >= 300
+        assert f"| `{path.name}` |" in readme
+
+
+@pytest.mark.parametrize("stem", list(EXPECTED))
+def test_the_default_model_knows_what_they_show(
+    classifier: classification.Classifier, sample_images: list[Path], stem: str
+) -> None:
+    path = next(path for path in sample_images if path.stem == stem)
+    assert classifier.predict(path, top=1)[0].label == EXPECTED[stem]
+
+
+def test_the_predictions_in_the_readme_are_the_models(
+    classifier: classification.Classifier, sample_images: list[Path]
+) -> None:
+    readme = (sample_images[0].parent / "README.md").read_text()
+    for path in sample_images:
+        first = classifier.predict(path, top=1)[0]
+        row = next(
+            line for line in readme.splitlines() if line.startswith(f"| `{path.name}` | {first.label} ")
+        )
+        written = row.split("|")[2].removeprefix(f" {first.label} ").split(",")[0]
+        assert abs(float(written) - first.probability) < 0.05
+
+
+def test_two_classes_are_found_where_each_is(
+    classifier: classification.Classifier, sample_images: list[Path]
+) -> None:
+    """The cup is the upper half of the montage, the cat the lower."""
+    path = next(path for path in sample_images if path.stem == "espresso_and_cat")
+    cup, cat = classifier.explain(path, targets=["espresso", "Egyptian cat"]).heatmaps[:, 0]
+    assert float(cup[:3].sum() / cup.sum()) > 0.85
+    assert float(cat[4:].sum() / cat.sum()) > 0.7 and float(cat[3:].sum() / cat.sum()) > 0.9
+    assert int(cup.argmax()) // 7 < 3 and int(cat.argmax()) // 7 > 3

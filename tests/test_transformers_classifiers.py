@@ -1,0 +1,184 @@
+"""Image classifiers of `transformers`: built tiny, saved, and loaded from their folder."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import classification
+from common.errors import UserError
+from common.gradcam import gradcam
+from common.trunks import load_network
+
+transformers = pytest.importorskip("transformers")
+
+SIDE = 64
+VIT: dict[str, Any] = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
+    "image_size": SIDE, "patch_size": 16,
+}  # fmt: skip
+SWIN: dict[str, Any] = {
+    "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "image_size": SIDE, "patch_size": 4,
+    "window_size": 4,
+}  # fmt: skip
+CONV: dict[str, Any] = {"depths": [1, 1], "hidden_sizes": [16, 32]}
+# model type -> options, the map's shape, the layer (None: whatever the last convolutional one is)
+KINDS: dict[str, tuple[dict[str, Any], tuple[int, ...], str | None]] = {
+    "resnet": (CONV | {"embedding_size": 16, "layer_type": "basic"}, (32, 8, 8), None),
+    "convnext": (CONV | {"num_stages": 2}, (32, 8, 8), None),
+    "vit": (VIT, (32, 4, 4), "layernorm_before"),
+    "deit": (VIT, (32, 4, 4), "layernorm_before"),
+    "beit": (VIT, (32, 4, 4), "layernorm_before"),
+    "swin": (SWIN, (32, 8, 8), "swin.layernorm"),
+    "swinv2": (SWIN, (32, 8, 8), "swinv2.layernorm"),
+}
+NAMES = {0: "cat", 1: "dog", 2: "boat", 3: "tree", 4: "house"}
+
+
+def saved(folder: Path, kind: str, processor: Any = True, **options: Any) -> str:
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(kind, **KINDS[kind][0] | {"id2label": NAMES} | options)
+    config.architectures = ["DeiTForImageClassification"] if kind == "deit" else None  # it has two kinds
+    model = transformers.AutoModelForImageClassification.from_config(config)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(folder)
+    if processor is True:
+        processor = transformers.ViTImageProcessor(
+            size={"height": SIDE, "width": SIDE}, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4]
+        )
+    if processor:
+        processor.save_pretrained(folder)
+    return f"hf:{folder}"
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_a_saved_classifier_is_explained(tmp_path: Path, kind: str) -> None:
+    classifier = classification.load(saved(tmp_path, kind))
+    _, shape, layer = KINDS[kind]
+    assert classifier.labels[2] == "boat" and len(classifier.labels) == 5
+    assert layer is None or classifier.layer.endswith(layer)
+    assert classifier.layer in {found.name for found in classifier.layers()}
+    images = torch.randn(2, 3, SIDE, SIDE)
+    A, output = classifier.explainable.split(images)
+    assert A.shape == (2, *shape)
+    original = transformers.AutoModelForImageClassification.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        expected = original(pixel_values=images).logits
+    torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-4)
+    explanation = classifier.explain(images, targets=["boat", 0])
+    assert explanation.heatmaps.shape == (2, 2, *shape[1:]) and bool((explanation.heatmaps > 0).any())
+    torch.testing.assert_close(explanation.scores, expected.T[[2, 0]], atol=1e-5, rtol=1e-4)
+
+
+def test_vit_tokens_lie_on_the_grid_where_their_patches_are(tmp_path: Path) -> None:
+    """Before any block has mixed the tokens, a change of one patch changes one cell."""
+    network = load_network(saved(tmp_path, "vit", num_hidden_layers=1))
+    explainable = network.explainable()  # the first norm of the only block
+    images = torch.randn(1, 3, SIDE, SIDE)
+    changed = images.clone()
+    changed[:, :, 16:32, 48:64] += 1  # row 1, column 3 of the 4x4 patches
+    difference = (explainable.features(images) - explainable.features(changed)).abs().sum(1)[0]
+    assert difference.nonzero().tolist() == [[1, 3]]
+
+
+def test_vit_gradcam_equals_a_float64_twin(tmp_path: Path) -> None:
+    network = load_network(saved(tmp_path, "vit"))
+    module = network.module.double()
+    images = torch.randn(1, 3, SIDE, SIDE, dtype=torch.float64)
+    kept = {}
+    norm = module.get_submodule(network.default_layer())
+    handle = norm.register_forward_hook(lambda part, inputs, output: kept.setdefault("tokens", output))
+    logits = module(pixel_values=images).logits
+    handle.remove()
+    (gradient,) = torch.autograd.grad(logits[0, 1], kept["tokens"])
+    tokens, gradient = kept["tokens"][0, 1:].detach(), gradient[0, 1:]
+    twin = torch.zeros(4, 4, dtype=torch.float64)
+    for row in range(4):
+        for column in range(4):
+            twin[row, column] = max(0.0, float(gradient.mean(0) @ tokens[row * 4 + column]))
+    ours = gradcam(network.explainable(), images, [1])
+    torch.testing.assert_close(ours[0, 0], twin)
+
+
+def test_swin_gradcam_of_a_pooled_linear_head_is_cam(tmp_path: Path) -> None:
+    network = load_network(saved(tmp_path, "swin"))
+    images = torch.randn(1, 3, SIDE, SIDE)
+    explainable = network.explainable()
+    A = explainable.features(images)
+    weights = network.module.classifier.weight  # type: ignore[union-attr]
+    cam = torch.einsum("k,khw->hw", weights[3], A[0]).relu() / 64
+    torch.testing.assert_close(gradcam(explainable, images, [3])[0, 0], cam, atol=1e-6, rtol=1e-4)
+
+
+def test_the_saved_image_processor_is_followed(tmp_path: Path) -> None:
+    name = saved(tmp_path, "vit")
+    image = Image.effect_noise((90, 50), 60).convert("RGB")
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    theirs = processor(image, return_tensors="pt")["pixel_values"]
+    ours = load_network(name).preprocessing(image)
+    assert ours.shape == theirs.shape
+    assert (ours - theirs).abs().mean() < 0.02  # two resizers; a wrong mean or deviation would be far off
+
+
+def test_a_processor_that_crops_gives_its_crop_size_and_scale(tmp_path: Path) -> None:
+    processor = transformers.ConvNextImageProcessor(size={"shortest_edge": 48}, do_normalize=False)
+    preprocessing = load_network(saved(tmp_path, "convnext", processor)).preprocessing
+    assert preprocessing.size == (48, 48) and preprocessing.crop is None
+    assert preprocessing.mean == (0, 0, 0) and preprocessing.std == (1, 1, 1)
+
+
+def test_without_an_image_processor_the_assumption_is_said(tmp_path: Path) -> None:
+    name = saved(tmp_path, "vit", processor=None)
+    with pytest.warns(UserWarning, match=f"no preprocessor_config.json: assuming {SIDE}x{SIDE}"):
+        network = load_network(name)
+    assert network.preprocessing.size == (SIDE, SIDE) and network.preprocessing.mean == (0.5, 0.5, 0.5)
+
+
+def test_weights_are_never_random_unless_asked_for(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "a", "vit").removeprefix("hf:")
+    config = transformers.AutoConfig.from_pretrained(folder)
+    transformers.ViTModel(config, add_pooling_layer=False).save_pretrained(folder)  # a trunk without its head
+    with pytest.raises(UserError, match="no weights for 'classifier"):
+        load_network(f"hf:{folder}")
+    (Path(folder) / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="could not be loaded from the local files"):
+        load_network(f"hf:{folder}")
+    assert load_network(f"hf:{folder}", random_weights=True).source == "random weights"
+
+
+def test_nan_weights_and_empty_folders_are_refused(tmp_path: Path) -> None:
+    name = saved(tmp_path / "a", "vit")
+    model = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "a")
+    model.classifier.bias.data[0] = float("nan")
+    model.save_pretrained(tmp_path / "a")
+    with pytest.raises(UserError, match="'classifier.bias' holds NaN"):
+        load_network(name)
+    with pytest.raises(UserError, match="no config.json"):
+        load_network(f"hf:{tmp_path}")
+
+
+def test_a_model_of_ones_own_is_explained_without_a_folder() -> None:
+    config = transformers.ViTConfig(**VIT, id2label=NAMES)
+    classifier = classification.load(transformers.ViTForImageClassification(config).train())
+    assert classifier.network.module.training and classifier.labels[1] == "dog"
+    assert classifier.explain(torch.randn(1, 3, SIDE, SIDE)).heatmaps.shape == (1, 1, 4, 4)
+    assert classifier.network.module.training
+
+
+def test_a_wrong_layer_of_a_transformer_gets_the_candidates(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"vit\.layers\.1.*32x4x4"):
+        classification.load(saved(tmp_path, "vit"), layer="classifier")
+
+
+def test_nothing_but_errors_is_said_while_loading(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    name = saved(tmp_path, "resnet")
+    capfd.readouterr()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_network(name)
+    assert capfd.readouterr() == ("", "")

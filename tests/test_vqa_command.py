@@ -1,0 +1,166 @@
+"""`saywhy vqa`, `train vqa`, `evaluate vqa` and the scripts of figure 12 and section 8.2, end to end at small size."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.easyvqa import read_easyvqa
+from scripts import saywhy
+from vqa import train as training
+
+pytest.importorskip("easy_vqa")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tiny = dataclasses.replace(training.EASY, hidden=24, joint=48, embedding=16, answer_epochs=1)
+    training.train_vqa(["easyvqa"], folder, tiny, limit=24)
+    return str(folder / "vqa")
+
+
+@pytest.fixture
+def photo():
+    return str(read_easyvqa("test")[0].image)
+
+
+def test_one_question_gives_a_panel_a_record_and_maps(model, photo, tmp_path, capsys):
+    status = saywhy.main(
+        [
+            "vqa",
+            photo,
+            "what color is the shape?",
+            "--model",
+            model,
+            "--answer",
+            "red",
+            "--answer",
+            "blue",
+            "--contrast",
+            "red",
+            "blue",
+            "--methods",
+            "gradcam,occlusion",
+            "--out",
+            str(tmp_path),
+            "--json",
+        ]
+    )
+    record = json.loads(capsys.readouterr().out)
+    assert status == 0 and record["task"] == "vqa" and record["question"] == "what color is the shape?"
+    assert record["prediction"] == record["predictions"][0]["answer"]
+    assert [t["name"] for t in record["targets"]] == ["red", "blue", "red rather than blue"]
+    assert record["words"] == ["what", "color", "is", "the", "shape"]
+    assert len(record["word_attribution"][0]["gradient_times_embedding"]) == 5
+    with np.load(tmp_path / "0.vqa.npz") as maps:
+        assert maps["heatmaps"].shape == (3, 8, 8) and maps["word_drops"].shape == (3, 5)
+    assert Image.open(tmp_path / "0.vqa.png").width > 400
+
+
+def test_many_questions_from_a_file_and_a_bad_one_among_them(model, photo, tmp_path, capsys):
+    rows = [
+        {"image": photo, "question": "is there a circle?"},
+        {"image": photo, "question": "what shape?", "answers": ["nonsense"]},
+        {"image": photo, "question": "what shape?", "answers": ["circle"]},
+    ]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    status = saywhy.main(
+        [
+            "vqa",
+            "--questions",
+            str(tmp_path / "q.jsonl"),
+            "--model",
+            model,
+            "--json",
+            "--out",
+            str(tmp_path / "o"),
+        ]
+    )
+    said = capsys.readouterr()
+    assert status == 2 and len(said.out.splitlines()) == 2
+    assert "no answer 'nonsense'" in said.err and "1 of 3 failed" in said.err
+
+
+def test_answers_only_write_no_files(model, photo, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert saywhy.main(["vqa", photo, "is there a circle?", "--model", model, "--no-explain", "--json"]) == 0
+    assert "prediction" in json.loads(capsys.readouterr().out) and not list(tmp_path.iterdir())
+
+
+def test_unknown_words_are_named_and_the_question_is_answered(model, photo, tmp_path, capsys):
+    assert saywhy.main(["vqa", photo, "what is the zebra?", "--model", model, "--no-explain"]) == 0
+    assert "'zebra'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["", ], "empty"), (["word " * 10_000], "10000 words"), (["what?", "--answer", "yelow"], "nearest: yellow"),
+    (["what?", "--answer", " "], "answer"), (["what?", "--top", "0"], "--top"),
+    (["what?", "--layer", "nowhere"], "no layer"),
+    (["what?", "--methods", "magic"], "unknown method"),
+    (["what?", "--model", "hf:./nowhere"], "hf:./nowhere"), ([], "a question"),
+])  # fmt: skip
+def test_what_a_user_gets_wrong_is_one_line_and_status_2(model, photo, tmp_path, capsys, arguments, message):
+    given = [] if "--model" in arguments else ["--model", model]
+    status = saywhy.main(["vqa", photo, *arguments, *given, "--out", str(tmp_path)])
+    error = capsys.readouterr().err
+    assert status == 2 and message in error and error.count("\n") == 1 and "Traceback" not in error
+
+
+def test_evaluate_gives_accuracy_baselines_and_the_truth_of_the_maps(model, tmp_path, capsys):
+    status = saywhy.main(
+        [
+            "evaluate",
+            "vqa",
+            "--data",
+            "easyvqa",
+            "--model",
+            model,
+            "--limit",
+            "30",
+            "--maps",
+            "4",
+            "--baselines",
+            "--out",
+            str(tmp_path),
+            "--json",
+        ]
+    )
+    found = json.loads(capsys.readouterr().out)["sets"]["easyvqa"]
+    assert status == 0 and found["accuracy"]["all"]["n"] == 30
+    assert {"commonest", "commonest_of_type", "without_image"} <= set(found)
+    assert -1 <= found["maps"]["occlusion"]["gradcam"]["mean"] <= 1 and "other words" in found["maps"]["swap"]
+
+
+def test_train_takes_its_settings_from_the_command_line(tmp_path, capsys):
+    assert (
+        saywhy.main(
+            [
+                "train",
+                "vqa",
+                "--data",
+                "easyvqa",
+                "--out",
+                str(tmp_path),
+                "--limit",
+                "8",
+                "--answer-epochs",
+                "1",
+                "--hidden",
+                "8",
+                "--joint",
+                "8",
+                "--seed",
+                "5",
+            ]
+        )
+        == 0
+    )
+    config = json.loads((tmp_path / "vqa.json").read_text())
+    assert (config["settings"]["hidden"], config["settings"]["seed"], config["settings"]["trunk"]) == (
+        8,
+        5,
+        "small_cnn",
+    )

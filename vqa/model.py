@@ -1,0 +1,238 @@
+"""The VQA model: 'deeper LSTM Q + norm I' (Lu et al. 2015) on the last feature map, no attention.
+
+A two-layer LSTM reads the question; the image is the L2-normalised mean of the feature map, together with
+word evidence: a linear classifier on every position of the map, pooled (as in the captioner; Fang et al.
+2015, Wu et al. 2016). Their element-wise product is classified over the answers.
+Source: Lu, Lin, Batra and Parikh, github.com/GT-Vision-Lab/VQA_LSTM_CNN, 2015; Antol et al., ICCV 2015.
+
+Letters: B images, K channels, h,w map, L tokens, V vocabulary, D hidden, E evidence words, N answers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.errors import UserError
+from data.question import MAX_QUESTION_WORDS
+from data.vocabulary import PAD, Vocabulary, tokenize
+
+
+class QuestionEncoder(nn.Module):
+    """Two-layer LSTM over the words of a question: (B,L) tokens -> the last states of both layers (B,4D), and
+    beside them the sum of the words' embeddings, which few questions suffice to learn from.
+
+    `forward` runs the fused LSTM; `encode` the same weights as a loop of cells, because its backward pass works in
+    eval mode on every device and under `torch.vmap`. Padding (0, at the end) changes nothing in either.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        embedding: int = 200,
+        hidden: int = 384,
+        dropout: float = 0.3,
+        word_dropout: float = 0.1,
+    ):
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, embedding)
+        self.lstm = nn.LSTM(embedding, hidden, num_layers=2, dropout=dropout, batch_first=True)
+        self.dropout, self.word_dropout = dropout, word_dropout
+        nn.init.normal_(self.embedding.weight, std=0.5)
+        for bias in (
+            self.lstm.bias_ih_l0,
+            self.lstm.bias_ih_l1,
+        ):  # remember at first: the cells start as bags of words
+            nn.init.constant_(cast(Tensor, bias)[hidden : 2 * hidden], 1.0)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """(B,L) -> (B,L,embedding); in training, whole words are dropped now and then."""
+        embedded = self.embedding(tokens)
+        if self.training and self.word_dropout:
+            keep = torch.rand(tokens.shape, device=tokens.device) >= self.word_dropout
+            embedded = embedded * keep[..., None]
+        return F.dropout(embedded, self.dropout, self.training)
+
+    def encode(self, embedded: Tensor, mask: Tensor) -> Tensor:
+        """(B,L,embedding) and which of the places hold a word (B,L) -> (B,4D+embedding), without dropout."""
+        states = []
+        below = list(embedded.unbind(1))
+        for layer in ("l0", "l1"):
+            parts = ("weight_ih", "bias_ih", "weight_hh", "bias_hh")
+            weights = {part: getattr(self.lstm, f"{part}_{layer}") for part in parts}
+            h = c = embedded.new_zeros(len(embedded), self.lstm.hidden_size)
+            for place, there in enumerate(mask.unbind(1)):
+                h, c = _step(weights, below[place], h, c, there)
+                below[place] = h
+            states += [h, c]
+        return torch.cat([*states, _bag(embedded, mask)], 1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        lengths = (tokens != PAD).sum(1).clamp(min=1).cpu()
+        embedded = self.embed(tokens)
+        packed = nn.utils.rnn.pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
+        _, (h, c) = self.lstm(packed)
+        return torch.cat([h[0], c[0], h[1], c[1], _bag(embedded, tokens != PAD)], 1)
+
+
+def _bag(embedded: Tensor, mask: Tensor) -> Tensor:
+    """The sum of a question's words over the root of their number (B,embedding)."""
+    kept = mask[..., None].to(embedded)
+    return (embedded * kept).sum(1) / kept.sum(1).clamp(min=1).sqrt()
+
+
+def _step(
+    weights: dict[str, Tensor], x: Tensor, h: Tensor, c: Tensor, there: Tensor
+) -> tuple[Tensor, Tensor]:
+    gates = F.linear(x, weights["weight_ih"], weights["bias_ih"])
+    gates = gates + F.linear(h, weights["weight_hh"], weights["bias_hh"])
+    i, f, g, o = gates.chunk(4, -1)
+    new_c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    new_h = o.sigmoid() * new_c.tanh()
+    kept = there[:, None]
+    return torch.where(kept, new_h, h), torch.where(kept, new_c, c)
+
+
+class ImageEncoder(nn.Module):
+    """The map A (B,K,h,w) -> (B,joint): tanh of a linear layer on three views of it.
+
+    The L2-normalised mean (K), the probabilities of the pooled evidence words (E), and the roots of the
+    probabilities that the trunk's own ImageNet classifier gives to the mean (C; none where the trunk brings none).
+    Each is scaled to a comparable size.
+    """
+
+    def __init__(self, channels: int, joint: int, evidence: int, classes: int = 0, dropout: float = 0.3):
+        super().__init__()
+        self.classes = nn.Linear(channels, classes) if classes else None
+        self.evidence = nn.Conv2d(channels, evidence, 1) if evidence else None
+        self.project = nn.Linear(channels + evidence + classes, joint)
+        self.dropout = dropout
+        if self.evidence is not None:
+            nn.init.constant_(cast(Tensor, self.evidence.bias), -3.0)  # a word is true of few images
+
+    def pooled_evidence(self, features: Tensor) -> Tensor:
+        """(B,E): log-mean-exp over the map: the mean where the evidence is flat, nearly the maximum where it peaks."""
+        if self.evidence is None:
+            return features.new_zeros(len(features), 0)
+        maps = self.evidence(features).flatten(2)
+        return maps.logsumexp(2) - math.log(maps.shape[2])
+
+    def join(self, mean: Tensor, evidence: Tensor) -> Tensor:
+        """Mean feature (B,K) and pooled evidence (B,E) -> (B,joint)."""
+        views = [F.normalize(mean, dim=1) * math.sqrt(mean.shape[1]), 4 * evidence.sigmoid()]
+        if self.classes is not None:
+            views.append(8 * (self.classes(mean).softmax(1) + 1e-8).sqrt())
+        seen = torch.cat(views, 1)
+        return self.project(F.dropout(seen, self.dropout, self.training)).tanh()
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.join(features.mean((2, 3)), self.pooled_evidence(features))
+
+
+class VqaModel(nn.Module):
+    """A trunk and a head with the seam between them: `head(features(images), tokens)` -> (B, answers).
+
+    `trunk` is the network itself, so that any layer in it can be hooked by name (`trunk.blocks.6`);
+    `trunk_features(trunk, images)` gives A. The answer scores are pre-softmax.
+    The question's encoding doesn't depend on the image.
+    """
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        vocabulary: Vocabulary,
+        answers: Sequence[str],
+        channels: int,
+        *,
+        evidence_words: Sequence[str] = (),
+        classes: int = 0,
+        embedding: int = 200,
+        hidden: int = 384,
+        joint: int = 768,
+        dropout: float = 0.5,
+        word_dropout: float = 0.1,
+        trunk_features: Callable[[nn.Module, Tensor], Tensor] | None = None,
+        config: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        self.trunk, self.vocabulary, self.answers = trunk, vocabulary, tuple(answers)
+        self.answer_index = {answer: i for i, answer in enumerate(self.answers)}
+        self.evidence_words = tuple(evidence_words)
+        self.question = QuestionEncoder(len(vocabulary), embedding, hidden, word_dropout=word_dropout)
+        self.image = ImageEncoder(channels, joint, len(self.evidence_words), classes)
+        self.query = nn.Linear(4 * hidden + embedding, joint)
+        self.classifier = nn.Linear(joint, len(self.answers))
+        self.dropout = dropout
+        self.trunk_features, self.config = trunk_features or _forward_features, config or {}
+
+    def features(self, images: Tensor) -> Tensor:
+        """The last feature map A (B,K,h,w) of images (B,3,H,W), after its activation."""
+        return self.trunk_features(self.trunk, images)
+
+    def head(self, features: Tensor, tokens: Tensor) -> Tensor:
+        """Answer scores (B,N), pre-softmax, of the map (B,K,h,w) and tokens (B,L).
+
+        One map may be given for several questions, and one question for several maps (B=1).
+        """
+        check_tokens(tokens, len(self.vocabulary))
+        return self.answer_scores(self.image(features), self.question(tokens))
+
+    def head_from_words(self, features: Tensor, embedded: Tensor, mask: Tensor) -> Tensor:
+        """As `head`, from embedded words (B,L,embedding), for gradients with respect to them."""
+        return self.answer_scores(self.image(features), self.question.encode(embedded, mask))
+
+    def answer_scores(self, seen: Tensor, asked: Tensor) -> Tensor:
+        """Encoded image (B,joint) and question (B,4D+embedding) -> (B,N)."""
+        query = self.query(F.dropout(asked, self.dropout, self.training)).tanh()
+        return self.classifier(F.dropout(seen * query, self.dropout, self.training))
+
+    def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
+        return self.head(self.features(images), tokens)
+
+    def encode(self, question: str) -> list[int]:
+        """Numbers of a question's words; unknown words become `UNKNOWN`. Raises `UserError` without a word."""
+        return self.vocabulary.encode(question_words(question))
+
+
+SPELLINGS = {
+    "colour": "color",
+    "colours": "colors",
+    "coloured": "colored",
+    "grey": "gray",
+    "tyre": "tire",
+    "favourite": "favorite",
+}
+
+
+def question_words(question: str) -> list[str]:
+    """The words of a question (see `data.vocabulary.tokenize`); `UserError` when there is none, or too many."""
+    if not isinstance(question, str):
+        raise UserError(f"a question is a string; received {question!r}")
+    words = [SPELLINGS.get(word, word) for word in tokenize(question)]
+    if not words:
+        raise UserError(f"the question {question!r} is empty; ask something such as 'what color is the hat?'")
+    if len(words) > MAX_QUESTION_WORDS:
+        raise UserError(f"the question has {len(words)} words; at most {MAX_QUESTION_WORDS} are read")
+    return words
+
+
+def check_tokens(tokens: Tensor, vocabulary: int) -> None:
+    """Raises `UserError` unless `tokens` is (B, at least 1) with numbers inside the vocabulary."""
+    if tokens.ndim != 2 or tokens.shape[1] == 0:
+        raise UserError(
+            f"tokens are (questions, words) with at least one word; received {tuple(tokens.shape)}"
+        )
+    if int(tokens.max()) >= vocabulary or int(tokens.min()) < 0:
+        raise UserError(
+            f"token {int(tokens.max())} is outside this model's vocabulary of {vocabulary} words; "
+            "encode the question with the model's own vocabulary"
+        )
+
+
+def _forward_features(trunk: nn.Module, images: Tensor) -> Tensor:
+    return trunk.forward_features(images)  # type: ignore[operator]
