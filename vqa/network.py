@@ -87,8 +87,10 @@ class LstmVqaNetwork:
             shorter, mask = _left_out(model.question.embedding(tokens).detach())
             rows = torch.cat([embedded, shorter])
             full = torch.ones(T, L, dtype=torch.bool, device=rows.device)
-            encoded = model.question.encode(rows, torch.cat([full, mask]))
-            scores = model.answer_scores(model.image(features.detach()), encoded)
+            encoded = model.question.run(rows, torch.cat([full, mask]))
+            with torch.no_grad():
+                seen = model.image(features.detach())
+            scores = model.answer_scores(seen, encoded)
             own = score_table(targets, scores[:T], T).diagonal()
             (gradient,) = torch.autograd.grad(own.sum(), embedded)
         without = score_table(targets, scores[T:].detach(), L)

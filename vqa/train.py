@@ -3,7 +3,7 @@
 The trunk's early blocks stay as they are: their output, for a few views of each photograph, is stored once.
 Three stages, each resumable: `evidence` (the late blocks learn which words are true of an image), `answers`
 (soft cross-entropy over the answers, late blocks and head together), `head` (the head alone, on each image's
-summary). Weights are averaged over steps. The last epoch is kept: nothing is chosen by the validation questions,
+summary). Weights are averaged over steps. The last epoch is kept: no epoch is chosen by the validation questions,
 and no question about one of their images is trained on. The same head is trained without the image as well:
 the language-only baseline.
 """
