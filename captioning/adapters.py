@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -100,45 +99,17 @@ def load(
     Raises `UserError` where it cannot be had, is of another kind, or has incomplete weights.
     """
     name = name.removeprefix("hf:")
-    auto, local = _located(name)
-    with hub._quiet(f"hf:{name}", local["local_files_only"]):
-        config = auto.AutoConfig.from_pretrained(name, **local)
-        if config.model_type not in FAMILIES:
-            raise UserError(
-                f"hf:{name}: is a '{config.model_type}' model; captioners that can be explained:"
-                f" {', '.join(FAMILIES)}"
-            )
-        family = FAMILIES[config.model_type]
-        module, info = getattr(auto, family.loader).from_pretrained(name, output_loading_info=True, **local)
-        tokenizer = auto.AutoTokenizer.from_pretrained(name, **local)
-    vision = getattr(config, "encoder", None) or config.vision_config
-    preprocessing = hub._saved_preprocessing(auto, name, vision, local)
-    absent = [*info["missing_keys"], *info["mismatched_keys"]]
-    if absent:
-        raise UserError(f"hf:{name}: has no weights for '{sorted(map(str, absent))[0]}'; get it again")
-    source = f"{'folder' if Path(name).is_dir() else 'model hub'} {name}"
-    hub.check_module(module, source)
+    loaders = {kind: family.loader for kind, family in FAMILIES.items()}
+    found = hub.transformers_pretrained(name, loaders, "captioners")
     network = TransformersNetwork(
-        module.eval().to(device), tokenizer, preprocessing, family, f"hf:{name}", source
+        found.module.to(device),
+        found.tokenizer,
+        found.preprocessing,
+        FAMILIES[found.family],
+        f"hf:{name}",
+        found.source,
     )
     return Captioner(network, layer, beam or 3)
-
-
-def _located(name: str) -> tuple[Any, dict[str, Any]]:
-    """The library and how to load: `UserError`, at once, for what is neither here nor can be fetched."""
-    auto = hub.library("transformers")
-    folder = Path(name).expanduser()
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise UserError(f"hf:{name}: the folder has no config.json; give one that save_pretrained wrote")
-    offline = folder.is_dir() or hub._cached_config(name)
-    if not offline and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise UserError(f"hf:{name}: no such folder; give the folder that save_pretrained wrote")
-    if not offline and not hub._hub_reachable():
-        raise UserError(
-            f"hf:{name}: no such folder, not in the local cache, and the model hub cannot be reached;"
-            " download model, tokenizer and image processor elsewhere (save_pretrained), then hf:FOLDER"
-        )
-    return auto, {"local_files_only": offline, "trust_remote_code": False}
 
 
 class TransformersNetwork:

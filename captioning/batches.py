@@ -6,32 +6,16 @@ Letters: B images, C captions of the batch, L tokens, E evidence words.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from captioning.model import pad
-from common.training import seed_of
 from data.features import FeatureStore
 from data.flickr8k import CaptionedImage
-from data.vocabulary import END, SPECIAL, Vocabulary
-
-# Words that say nothing of what an image shows: no evidence is learned for them.
-_FUNCTION_WORDS = """
-a an the and or but of in on at by to for from with without into onto over under up down out off through
-across along around behind between near next beside past above below against toward towards is are was were
-be being been has have having had do does doing did it its 's he she they them his her their him himself
-herself themselves itself that this these those there here who which what while as if so some something
-someone other another each one two three four five six several many few both all others not no than then
-very about during after before where when how can n't just like looks looking appears seen shown i you we
-my your our more most only same own get gets getting go goes going also still such
-"""
-FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
+from data.vocabulary import END, FUNCTION_WORDS, SPECIAL, Vocabulary
 
 
 @dataclass
@@ -62,63 +46,6 @@ def evidence_targets(images: Sequence[CaptionedImage], words: Sequence[str]) -> 
             for word in set(tokens) & index.keys():
                 targets[row, index[word]] += 1 / len(image.captions)
     return targets
-
-
-def view(image: Tensor, name: str, number: int) -> Tensor:
-    """View `number` of a preprocessed image (3,H,W): 0 as it is, 1 mirrored, the rest random crops.
-
-    A crop keeps 60 to 100 % of either side, is scaled back to the image's size, and mirrored at an even
-    chance; it depends on the image's name and the number alone.
-    """
-    if number < 2:
-        return image.flip(-1) if number else image
-    generator = torch.Generator().manual_seed(seed_of(name, number))
-    low, high = 0.6, 1.0
-    shares = low + (high - low) * torch.rand(2, generator=generator)
-    size = [int(round(float(s) * n)) for s, n in zip(shares, image.shape[1:], strict=True)]
-    top, left = (
-        int(torch.randint(0, n - s + 1, (), generator=generator))
-        for s, n in zip(size, image.shape[1:], strict=True)
-    )
-    crop = image[None, :, top : top + size[0], left : left + size[1]]
-    scaled = F.interpolate(crop, image.shape[1:], mode="bilinear", antialias=True, align_corners=False)[0]
-    return scaled.flip(-1) if float(torch.rand((), generator=generator)) < 0.5 else scaled
-
-
-def store_features(
-    path: Path,
-    images: Sequence[CaptionedImage],
-    front: nn.Module,
-    preprocess: Callable[[Path], Tensor],
-    views: int,
-    fingerprint: str,
-    progress: Callable[[int, int], None] | None = None,
-) -> FeatureStore:
-    """A complete store of `views` views of each image (see `view`); goes on where an earlier call stopped."""
-    names = [image.name for image in images]
-    if path.exists():
-        store = FeatureStore(path, fingerprint)
-        if store.names == names and not store.missing():
-            return store  # complete: several trainings may read it at once
-        store.close()
-    paths = {image.name: image.path for image in images}
-    device = next(front.parameters()).device
-
-    @torch.no_grad()
-    def compute(names: list[str]) -> np.ndarray:
-        loaded = [(name, preprocess(paths[name])) for name in names]
-        batch = torch.stack([view(image, name, number) for name, image in loaded for number in range(views)])
-        batch = batch.to(device).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(
-            device.type, torch.bfloat16, enabled=views > 1
-        ):  # twice as fast, and exact enough
-            maps = front(batch).float()
-        return maps.unflatten(0, (len(names), views)).cpu().half().numpy()
-
-    shape = compute([images[0].name]).shape[1:]
-    with FeatureStore.open(path, names, shape, fingerprint) as store:
-        store.fill(compute, max(1, 32 // views), progress)
-    return FeatureStore(path, fingerprint)
 
 
 class Loader:

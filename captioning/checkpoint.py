@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from captioning.model import CaptionModel
-from captioning.trunk import channels_of, load_trunk
 from common.checkpoints import load_checkpoint, load_weights, stem_of
 from common.errors import UserError
 from common.images import Preprocessing
+from common.split import channels_of, load_trunk
 from data.vocabulary import Vocabulary
 
 SHIPPED = Path(__file__).parent.parent / "data" / "checkpoints" / "captioner"

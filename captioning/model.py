@@ -18,8 +18,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from captioning.trunk import feature_map
 from common.errors import UserError
+from common.split import feature_map
 from data.vocabulary import PAD, START, Vocabulary
 
 

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -21,13 +21,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from captioning import decoding, metrics
-from captioning.batches import Batch, Loader, evidence_vocabulary, store_features
+from captioning.batches import Batch, Loader, evidence_vocabulary
 from captioning.model import CaptionModel, State
-from captioning.trunk import channels_of, fingerprint, load_trunk, split_trunk
 from common.checkpoints import save_checkpoint
 from common.errors import UserError
-from common.training import Run, Stage, seed_everything, train
+from common.settings import TrainingSettings
+from common.split import channels_of, fingerprint, load_trunk, split_trunk
+from common.training import Run, Stage, parameter_groups, seed_everything, show_progress, train
+from common.views import views_encoder
 from data import flickr8k
+from data.features import complete_store
 from data.flickr8k import CaptionedImage
 from data.vocabulary import END, PAD, SPECIAL, Vocabulary
 
@@ -35,50 +38,27 @@ _END = SPECIAL[END]
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(TrainingSettings):
     """All that a training depends on besides the data; the defaults are the shipped checkpoint's."""
 
-    trunk: str = "efficientnet_lite0"
-    train_blocks: int | None = 5  # train the trunk from this block on; None: not at all
     views: int = 4
     hidden: int = 512
     evidence_words: int = 600
     minimum_count: int = 5
     longest: int = 22
-    batch: int = 32
-    dropout: float = 0.5
     word_dropout: float = 0.3
-    feature_dropout: float = 0.2
-    label_smoothing: float = 0.1
     evidence_epochs: int = 3
     caption_epochs: int = 8
     reward_epochs: int = 3
-    trunk_rate: float = 2e-4
     caption_trunk_rate: float = 1e-4
     decoder_rate: float = 1e-3
     reward_rate: float = 5e-5
     reward_entropy: float = 0.3  # weight of cross-entropy beside the reward
-    evidence_weight: float = 0.02
     samples: int = 5
-    weight_decay: float = 0.01
     beam: int = 10
     length_penalty: float = 0.85
-    seed: int = 1
 
-    def __post_init__(self) -> None:
-        counts = ("views", "hidden", "evidence_words", "minimum_count", "batch", "beam")
-        for name, low in {**dict.fromkeys(counts, 1), "samples": 2, "longest": 4}.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < low:
-                raise UserError(f"{name} is a whole number above {low - 1}; received {value}")
-        for name in ("evidence_epochs", "caption_epochs", "reward_epochs"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 0:
-                raise UserError(
-                    f"{name} is a whole number, 0 to leave the stage out; received {getattr(self, name)}"
-                )
-        for name in ("dropout", "word_dropout", "feature_dropout", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} is in [0, 1); received {getattr(self, name)}")
+    least: ClassVar = {**TrainingSettings.least, "evidence_words": 1, "beam": 1, "samples": 2, "longest": 4}
 
 
 def train_captioner(
@@ -162,14 +142,13 @@ class Training:
     ) -> Loader:
         views = self.settings.views if split == "train" else 1
         key = fingerprint(self.network.module, self.network.preprocessing, front.blocks, layer, views)
-        store = store_features(
+        store = complete_store(
             stores / f"{split}-{key}-{len(images)}.h5",
-            images,
-            front,
-            lambda path: self.network.preprocessing(path)[0],
-            views,
+            {image.name: image.path for image in images},
             key,
-            _progress(f"features of {split} images"),
+            views_encoder(front, lambda path: self.network.preprocessing(path)[0], views),
+            max(1, 32 // views),
+            show_progress(f"features of {split} images"),
         )
         return Loader(
             images,
@@ -186,15 +165,6 @@ class Training:
         tail = self.tail.trained()
         rest = [p for n, p in decoder.named_parameters() if not n.startswith("evidence.")]
 
-        def groups(*pairs: tuple[list, float]) -> Callable[[], list[dict[str, Any]]]:
-            def make() -> list[dict[str, Any]]:
-                chosen = {id(p) for parameters, _ in pairs for p in parameters}
-                for parameter in self.model.parameters():
-                    parameter.requires_grad_(id(parameter) in chosen)
-                return [{"params": parameters, "lr": rate} for parameters, rate in pairs if parameters]
-
-            return make
-
         evidence = list(decoder.evidence.parameters())
         common: dict[str, Any] = {
             "steps": self.train_loader.steps,
@@ -207,21 +177,23 @@ class Training:
             Stage(
                 "evidence",
                 s.evidence_epochs,
-                parameters=groups((tail, s.trunk_rate), (evidence, s.decoder_rate)),
+                parameters=parameter_groups(self.model, (tail, s.trunk_rate), (evidence, s.decoder_rate)),
                 loss=self.evidence_loss,
                 **{**common, "evaluate": self.dev_evidence},
             ),
             Stage(
                 "captions",
                 s.caption_epochs,
-                parameters=groups((tail, s.caption_trunk_rate), ([*evidence, *rest], s.decoder_rate)),
+                parameters=parameter_groups(
+                    self.model, (tail, s.caption_trunk_rate), ([*evidence, *rest], s.decoder_rate)
+                ),
                 loss=self.caption_loss,
                 **common,
             ),
             Stage(
                 "reward",
                 s.reward_epochs,
-                parameters=groups((rest, s.reward_rate)),
+                parameters=parameter_groups(self.model, (rest, s.reward_rate)),
                 loss=self.reward_loss,
                 **common,
             ),
@@ -372,14 +344,6 @@ def evaluate(
 def _fast(device: torch.device, enabled: bool = True) -> torch.autocast:
     """bfloat16 matrix products, where they are several times as fast."""
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
-
-
-def _progress(what: str) -> Callable[[int, int], None]:
-    def show(done: int, total: int) -> None:
-        if done == total or done % 480 == 0:
-            print(f"{what}: {done}/{total}", flush=True)
-
-    return show
 
 
 def parse_data(value: str) -> Path:

@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,61 @@ def transformers_classifier(name: str, random_weights: bool) -> tuple[nn.Module,
             " load a model that was saved with its classification head"
         )
     return module, preprocessing, f"{'folder' if Path(name).is_dir() else 'model hub'} {name}"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A `transformers` model of images and text: with its tokeniser, preprocessing, family and where it is from."""
+
+    module: nn.Module
+    tokenizer: Any
+    preprocessing: Preprocessing
+    family: str
+    source: str
+
+
+def transformers_pretrained(name: str, loaders: dict[str, str], what: str) -> Pretrained:
+    """The model `name`: a folder, in the local cache, or on the model hub.
+
+    `loaders` maps each model type that is accepted to the class that loads it; `what` names such models in
+    errors. Raises `UserError` where it cannot be had, is of another kind, or has incomplete weights.
+    """
+    auto, local = _located(name)
+    with _quiet(f"hf:{name}", local["local_files_only"]):
+        config = auto.AutoConfig.from_pretrained(name, **local)
+        family = config.model_type
+        if family not in loaders:
+            raise UserError(
+                f"hf:{name}: is a '{family}' model; {what} that can be explained: {', '.join(loaders)}"
+            )
+        loader = getattr(auto, loaders[family])
+        module, info = loader.from_pretrained(name, output_loading_info=True, **local)
+        tokenizer = auto.AutoTokenizer.from_pretrained(name, **local)
+    vision = getattr(config, "encoder", None) or getattr(config, "vision_config", None) or config
+    preprocessing = _saved_preprocessing(auto, name, vision, local)
+    absent = [*info["missing_keys"], *info["mismatched_keys"]]
+    if absent:
+        raise UserError(f"hf:{name}: has no weights for '{sorted(map(str, absent))[0]}'; get it again")
+    source = f"{'folder' if Path(name).is_dir() else 'model hub'} {name}"
+    check_module(module, source)
+    return Pretrained(module.eval(), tokenizer, preprocessing, family, source)
+
+
+def _located(name: str) -> tuple[Any, dict[str, Any]]:
+    """The library and how to load: `UserError`, at once, for what is neither here nor can be fetched."""
+    auto = library("transformers")
+    folder = Path(name).expanduser()
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise UserError(f"hf:{name}: the folder has no config.json; give one that save_pretrained wrote")
+    offline = folder.is_dir() or _cached_config(name)
+    if not offline and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise UserError(f"hf:{name}: no such folder; give the folder that save_pretrained wrote")
+    if not offline and not _hub_reachable():
+        raise UserError(
+            f"hf:{name}: no such folder, not in the local cache, and the model hub cannot be reached;"
+            " download model, tokenizer and image processor elsewhere (save_pretrained), then hf:FOLDER"
+        )
+    return auto, {"local_files_only": offline, "trust_remote_code": False}
 
 
 def _saved_preprocessing(auto: Any, name: str, config: Any, local: dict[str, Any]) -> Preprocessing:

@@ -116,6 +116,30 @@ class Stage:
     mode: Callable[[], None] = field(default=lambda: None)
 
 
+def parameter_groups(
+    module: nn.Module, *pairs: tuple[list[nn.Parameter], float]
+) -> Callable[[], list[dict[str, Any]]]:
+    """For `Stage.parameters`: optimiser groups of (parameters, learning rate); the rest of `module` is frozen."""
+
+    def make() -> list[dict[str, Any]]:
+        chosen = {id(p) for parameters, _ in pairs for p in parameters}
+        for parameter in module.parameters():
+            parameter.requires_grad_(id(parameter) in chosen)
+        return [{"params": parameters, "lr": rate} for parameters, rate in pairs if parameters]
+
+    return make
+
+
+def show_progress(what: str, every: int = 480) -> Callable[[int, int], None]:
+    """A callback (done, total) that prints a line now and then, and one at the end."""
+
+    def show(done: int, total: int) -> None:
+        if done == total or done % every == 0:
+            print(f"{what}: {done}/{total}", flush=True)
+
+    return show
+
+
 class Run:
     """A training's folder: its log, its state, its picture."""
 

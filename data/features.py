@@ -151,6 +151,30 @@ class FeatureStore:
         return {**self.__dict__, "_file": None}
 
 
+def complete_store(
+    path: Path,
+    files: dict[str, Path],
+    fingerprint: str,
+    encode: Callable[[Sequence[Path]], np.ndarray],
+    batch: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+) -> FeatureStore:
+    """A store with a row for each of `files` (name -> file); goes on where an earlier call stopped.
+
+    `encode` makes the rows of some files (len(files), *shape). The store comes back open for reading.
+    """
+    names = list(files)
+    if path.exists():
+        store = FeatureStore(path, fingerprint)
+        if store.names == names and not store.missing():
+            return store  # complete: several trainings may read it at once
+        store.close()
+    shape = encode([files[names[0]]]).shape[1:]
+    with FeatureStore.open(path, names, shape, fingerprint) as store:
+        store.fill(lambda wanted: encode([files[name] for name in wanted]), batch, progress)
+    return FeatureStore(path, fingerprint)
+
+
 def _create(path: Path, names: Sequence[str], shape: tuple[int, ...], fingerprint: str, dtype: str) -> None:
     if dtype not in _FLOATS:
         raise UserError(f"features are stored as {' or '.join(_FLOATS)}, not '{dtype}'")

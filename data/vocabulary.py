@@ -16,6 +16,17 @@ from common.errors import UserError
 
 PAD, START, END, UNKNOWN = 0, 1, 2, 3
 SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
+# Words that say nothing of what an image shows: no evidence is learned for them.
+_FUNCTION_WORDS = """
+a an the and or but of in on at by to for from with without into onto over under up down out off through
+across along around behind between near next beside past above below against toward towards is are was were
+be being been has have having had do does doing did it its 's he she they them his her their him himself
+herself themselves itself that this these those there here who which what while as if so some something
+someone other another each one two three four five six several many few both all others not no than then
+very about during after before where when how can n't just like looks looking appears seen shown i you we
+my your our more most only same own get gets getting go goes going also still such
+"""
+FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 
 _QUOTES = str.maketrans(
     {"\u2019": "'", "\u2018": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": " "}

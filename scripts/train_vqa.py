@@ -9,7 +9,7 @@ takes and the figures to expect. `--data easyvqa` alone trains easy-VQA's own sm
 import argparse
 from typing import Any
 
-# Settings of `vqa.train.Settings` that can be given on the command line.
+# Settings of `vqa.settings.Settings` that can be given on the command line.
 NUMBERS = {
     "evidence_epochs": "epochs of the evidence stage",
     "answer_epochs": "epochs of the answer stage",
@@ -74,7 +74,8 @@ def run_vqa(args: argparse.Namespace) -> int:
 
     import torch
 
-    from vqa.train import settings_for, train_vqa
+    from vqa.settings import settings_for
+    from vqa.train import train_vqa
 
     given = {
         name: getattr(args, name) for name in (*NUMBERS, "trunk", "seed") if getattr(args, name) is not None

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from captioning.model import CaptionModel
-from captioning.trunk import load_trunk
 from common.checkpoints import save_checkpoint
+from common.split import load_trunk
 from data.vocabulary import END, Vocabulary
 from scripts import figure10, figure11
 from scripts.saywhy import main

@@ -12,11 +12,12 @@ from torch import nn
 import captioning
 from captioning import batches, train
 from captioning.checkpoint import load_model
-from captioning.trunk import load_trunk, split_trunk
 from common.checkpoints import load_checkpoint, load_weights, save_checkpoint
 from common.errors import UserError
+from common.split import load_trunk, split_trunk
 from common.training import Average, Run, Stage, cosine, seed_of
 from common.training import train as train_stages
+from common.views import view
 from data import flickr8k
 from data.vocabulary import END
 from scripts import saywhy
@@ -132,11 +133,11 @@ def test_front_and_tail_make_the_whole_trunk():
 
 def test_views_depend_on_name_and_number_alone():
     image = torch.rand(3, 32, 32)
-    assert torch.equal(batches.view(image, "a.jpg", 0), image)
-    assert torch.equal(batches.view(image, "a.jpg", 1), image.flip(-1))
-    crop = batches.view(image, "a.jpg", 2)
-    assert crop.shape == image.shape and torch.equal(crop, batches.view(image, "a.jpg", 2))
-    assert not torch.equal(crop, batches.view(image, "b.jpg", 2)) and not torch.equal(crop, image)
+    assert torch.equal(view(image, "a.jpg", 0), image)
+    assert torch.equal(view(image, "a.jpg", 1), image.flip(-1))
+    crop = view(image, "a.jpg", 2)
+    assert crop.shape == image.shape and torch.equal(crop, view(image, "a.jpg", 2))
+    assert not torch.equal(crop, view(image, "b.jpg", 2)) and not torch.equal(crop, image)
 
 
 def test_evidence_targets_are_shares_of_an_images_captions(copy):

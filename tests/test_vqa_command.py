@@ -10,6 +10,7 @@ from PIL import Image
 from data.easyvqa import read_easyvqa
 from scripts import saywhy
 from vqa import train as training
+from vqa.settings import EASY
 
 pytest.importorskip("easy_vqa")
 
@@ -17,7 +18,7 @@ pytest.importorskip("easy_vqa")
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    tiny = dataclasses.replace(training.EASY, hidden=24, joint=48, embedding=16, answer_epochs=1)
+    tiny = dataclasses.replace(EASY, hidden=24, joint=48, embedding=16, answer_epochs=1)
     training.train_vqa(["easyvqa"], folder, tiny, limit=24)
     return str(folder / "vqa")
 

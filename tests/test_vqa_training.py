@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
 
 from common.errors import UserError
 from common.training import Run
@@ -15,10 +14,12 @@ from data.question_sets import QuestionSet
 from vqa import train as training
 from vqa.batches import answer_scores, answer_vocabulary, words_shown
 from vqa.checkpoint import load_model
+from vqa.corpus import Corpus
+from vqa.settings import EASY, Settings
 
 pytest.importorskip("easy_vqa")
 TINY = dataclasses.replace(
-    training.EASY,
+    EASY,
     hidden=24,
     joint=48,
     embedding=16,
@@ -107,17 +108,26 @@ def test_a_checkpoint_whose_answers_do_not_fit_is_refused(run, tmp_path):
         load_model(tmp_path)
 
 
-def test_no_question_about_a_validation_image_is_trained_on(shared_datasets, monkeypatch):
-    monkeypatch.setattr(
-        training.Training,
-        "_loader",
-        lambda *a, **k: type("L", (), {"evidence": torch.zeros(1, 0), "pictures": []})(),
-    )
+def test_no_question_about_a_validation_image_is_trained_on(shared_datasets):
     sets = [QuestionSet.parse(f"{kind}:{shared_datasets / 'coco'}") for kind in ("vqa2", "cocoqa")]
-    made = training.Training(sets, Path("nowhere"), dataclasses.replace(TINY, evidence_words=0))
+    made = Corpus.read(sets, Settings())
     ids = {q.image_id for q in made.train}
     listed = {
         f"coco:{int(i)}" for i in (shared_datasets / "coco/splits/val_image_ids.txt").read_text().split()
     }
     assert not ids & listed and not ids & {q.image_id for q in made.val}
     assert Counter(q.source for q in made.val) == {"vqa2": 373, "cocoqa": 522}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"embedding": 0}, "embedding is a whole number above 0; received 0"),
+        ({"dropout": 1.0}, r"dropout is in \[0, 1\); received 1.0"),
+        ({"head_epochs": -1}, "head_epochs is a whole number, 0 to leave the stage out; received -1"),
+        ({"head_rate": 0.0}, "head_rate is a learning rate above 0; received 0.0"),
+    ],
+)
+def test_settings_out_of_range_are_named(wrong, message):
+    with pytest.raises(UserError, match=message):
+        Settings(**wrong)

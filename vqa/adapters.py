@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from captioning.adapters import _located
 from common import hub
 from common.errors import UserError
 from common.explainable import Explainable, HookedModel, TokenGrid
@@ -255,25 +254,9 @@ def load(name: str, device: str | torch.device = "cpu", layer: str | None = None
     Raises `UserError` where it cannot be had, is of another kind, or has incomplete weights.
     """
     name = name.removeprefix("hf:")
-    auto, local = _located(name)
-    with hub._quiet(f"hf:{name}", local["local_files_only"]):
-        config = auto.AutoConfig.from_pretrained(name, **local)
-        if config.model_type not in FAMILIES:
-            raise UserError(
-                f"hf:{name}: is a '{config.model_type}' model; VQA models that can be explained: {', '.join(FAMILIES)}"
-            )
-        family = FAMILIES[config.model_type]
-        module, info = getattr(auto, family.loader).from_pretrained(name, output_loading_info=True, **local)
-        tokenizer = auto.AutoTokenizer.from_pretrained(name, **local)
-    preprocessing = hub._saved_preprocessing(
-        auto, name, getattr(config, "vision_config", None) or config, local
+    loaders = {kind: family.loader for kind, family in FAMILIES.items()}
+    found = hub.transformers_pretrained(name, loaders, "VQA models")
+    network: Any = FAMILIES[found.family](
+        found.module.to(device), found.tokenizer, found.preprocessing, f"hf:{name}", found.source
     )
-    absent = [*info["missing_keys"], *info["mismatched_keys"]]
-    if absent:
-        raise UserError(
-            f"hf:{name}: has no weights for '{sorted(map(str, absent))[0]}'; get the whole model again"
-        )
-    source = f"{'folder' if '/' in name or name.startswith('.') else 'model hub'} {name}"
-    hub.check_module(module, source)
-    network: Any = family(module.eval().to(device), tokenizer, preprocessing, f"hf:{name}", source)
     return Answerer(network, layer)

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from captioning.batches import FUNCTION_WORDS
 from data.features import FeatureStore
 from data.question import Question
-from data.vocabulary import PAD, Vocabulary, tokenize
+from data.vocabulary import FUNCTION_WORDS, PAD, Vocabulary, tokenize
 from vqa.metrics import accuracy_scores, normalise_answer
 
 ASKING = frozenset(
@@ -80,7 +79,7 @@ def words_shown(question: Question) -> set[str]:
     return {w for w in words if w.isalpha() and len(w) > 1} - FUNCTION_WORDS - ASKING - {"yes"}
 
 
-def evidence_vocabulary(shown: dict[str, Counter[str]], count: int) -> list[str]:
+def evidence_vocabulary(shown: Mapping[str, Collection[str]], count: int) -> list[str]:
     """The `count` words that are true of the most images (at least three)."""
     seen = Counter(word for words in shown.values() for word in words)
     return sorted((w for w in seen if seen[w] > 2), key=lambda w: (-seen[w], w))[:count]

@@ -121,6 +121,16 @@ def by_kind(predictions: Sequence[str], questions: Sequence[Question]) -> dict[s
     }
 
 
+def by_source(
+    predictions: Sequence[str], questions: Sequence[Question]
+) -> dict[str, dict[str, dict[str, float | int]]]:
+    """`by_kind` for each set that the questions are from."""
+    groups: dict[str, list[tuple[str, Question]]] = defaultdict(list)
+    for prediction, question in zip(predictions, questions, strict=True):
+        groups[question.source].append((prediction, question))
+    return {source: by_kind([p for p, _ in pairs], [q for _, q in pairs]) for source, pairs in groups.items()}
+
+
 def commonest_answer(train: Sequence[Question]) -> Callable[[Question], str]:
     """Baseline: always the commonest answer of the training questions."""
     counts = Counter(normalise_answer(question.answer) for question in train if question.answer)

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from captioning.trunk import channels_of, feature_map, load_trunk, split_trunk
 from common.images import Preprocessing
+from common.split import channels_of, feature_map, load_trunk, split_trunk
 from common.training import seed_everything
 from common.trunks import load_network
 from vqa.smallcnn import SmallCnn

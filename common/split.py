@@ -1,4 +1,4 @@
-"""The captioner's trunk: a network without its classifier, cut in a frozen front and a trained tail."""
+"""A trunk: a network without its classifier, cut in a front that stays frozen and a tail that is trained."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ def load_trunk(name: str, random_weights: bool = False) -> tuple[LoadedNetwork, 
     else:
         layer = network.default_layer()
     if network.grid is not None:
-        raise UserError(
-            f"'{name}' has tokens, not a feature map; a captioner's trunk is a convolutional network"
-        )
+        raise UserError(f"'{name}' has tokens, not a feature map; a trunk is a convolutional network")
     return network, layer
 
 

@@ -1,0 +1,66 @@
+"""What a training of the VQA model depends on besides the data, and the recipe of each kind of data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from common.settings import TrainingSettings
+from vqa import trunk
+
+
+@dataclass(frozen=True)
+class Settings(TrainingSettings):
+    """All that a training depends on besides the data; the defaults are the shipped checkpoint's."""
+
+    embedding: int = 128
+    joint: int = 512
+    minimum_answers: int = 2
+    per_image: int = 5
+    human_times: float = 2.0  # how often an epoch shows an image with questions that people wrote
+    derived_times: float = 0.5  # and one with derived questions only
+    derived_weight: float = 0.5  # weight of a derived question, beside 1
+    label_smoothing: float = 0.05
+    absent_weight: float = 0.2  # of a word not known to be true, where an image has no captions
+    answer_epochs: int = 0
+    head_epochs: int = 10
+    blind_epochs: int = 6
+    answer_trunk_rate: float = 1e-4
+    head_rate: float = 1e-3
+    evidence_weight: float = 0.01
+    weight_decay: float = 0.02
+    average: float = 0.999  # decay of the moving average of the weights
+    head_batch: int = 48  # images in a batch of the head stage
+    head_average: float = 0.995
+
+    least: ClassVar = {
+        **TrainingSettings.least,
+        **dict.fromkeys(("embedding", "joint", "minimum_answers", "per_image", "head_batch"), 1),
+    }
+
+
+EASY = Settings(
+    trunk=trunk.SMALL,
+    embedding=64,
+    hidden=96,
+    joint=256,
+    per_image=6,
+    human_times=1.0,
+    dropout=0.2,
+    word_dropout=0.0,
+    feature_dropout=0.0,
+    label_smoothing=0.0,
+    answer_epochs=14,
+    head_epochs=0,
+    blind_epochs=1,
+    answer_trunk_rate=2e-3,
+    head_rate=2e-3,
+    average=0.97,
+)
+"""Settings for easy-VQA, whose own small CNN is trained from nothing."""
+
+
+def settings_for(data: Sequence[str]) -> Settings:
+    """The recipe for the sets named in `data`: easy-VQA alone has one of its own."""
+    return EASY if {text.partition(":")[0] for text in data} == {"easyvqa"} else Settings()
