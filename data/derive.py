@@ -9,7 +9,7 @@ of work a photograph. They are *derived*: nobody was asked them, and what a capt
 1. `describe` gathers what five captions say of each entity: its name, colour, number, boxes, and who does what.
 2. `ask` (data/ask.py) fills question templates from that; an entity must be the only one of its name.
 3. yes/no questions come in complementary pairs: the same text on a second photograph where the answer is no,
-   drawn by how strongly what is in it co-occurs with the thing asked for (hard negatives).
+   drawn by how strongly what is in it co-occurs with the thing asked for (hard negatives; data/yesno.py).
 4. `balance` caps the share of the commonest answer of each question text and each template (VQA v2's lesson).
 
 The same seed gives the same questions. Source: Ren et al., NIPS 2015, section 3.3; Goyal et al., CVPR 2017.
@@ -28,10 +28,11 @@ from pathlib import Path
 
 from common.errors import UserError
 from data import entities, flickr8k
-from data.ask import ask, yes_no
+from data.ask import ask
 from data.question import Question
 from data.questions_file import write_questions_file
 from data.scenes import GroundedImage, Lexicon, Mention, describe
+from data.yesno import yes_no
 
 
 def balance(
