@@ -17,6 +17,8 @@ from data.entities import Box
 from data.flickr8k import CaptionedImage
 from data.vocabulary import tokenize
 
+YEARS = ("2014", "2017")
+
 
 @dataclass(frozen=True)
 class Instance:
@@ -82,6 +84,21 @@ def read_instances(path: str | os.PathLike[str]) -> dict[str, list[Instance]]:
         instance = Instance(classes[category], scaled, bool(note.get("iscrowd", 0)))
         found[str(names[image]["file_name"])].append(instance)
     return found
+
+
+def find_instances(folder: str | os.PathLike[str], split: str) -> tuple[Path, Path]:
+    """(instances JSON, folder of photographs) of 'train' or 'val', of 2014 or 2017, in a copy of COCO.
+
+    Raises `UserError` listing the files that were looked for.
+    """
+    looked = []
+    for year in YEARS:
+        notes = Path(folder) / "annotations" / f"instances_{split}{year}.json"
+        for photographs in (Path(folder) / f"{split}{year}", Path(folder) / "images" / f"{split}{year}"):
+            if notes.is_file() and photographs.is_dir():
+                return notes, photographs
+            looked.append(f"{notes} with {photographs}{os.sep}")
+    raise UserError(f"no instances of COCO in '{folder}'; looked for {', '.join(looked)}")
 
 
 def read_json(path: str | os.PathLike[str], keys: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -47,15 +47,6 @@ class Localised:
         """The boxes of one class."""
         return [thing.box for thing in self.things if thing.name == name]
 
-    def hard(self, name: str) -> bool:
-        """Whether a class is hard to point at: a small part of the image, and something else is in it too.
-
-        The 'difficult' subset of Zhang et al. (2016): its boxes cover less than a quarter, and there is at
-        least one other class.
-        """
-        area = sum((right - left) * (bottom - top) for left, top, right, bottom in self.boxes(name))
-        return area < 0.25 and len(self.classes) > 1
-
 
 @dataclass
 class Reading:

@@ -31,23 +31,43 @@ class MaskedInstance:
         return segmentation_mask(self.segmentation, self.size)
 
 
-def read_masks(path: str | os.PathLike[str]) -> dict[str, list[MaskedInstance]]:
-    """The masks of each image in an instances JSON, by file name; read lazily, an empty list for none."""
+def read_masks(
+    path: str | os.PathLike[str],
+) -> tuple[dict[str, list[MaskedInstance]], dict[str, str]]:
+    """The masks of each image in an instances JSON, by file name, and what is broken, by file name too.
+
+    Masks are read lazily; an image without objects has an empty list. An image with a broken annotation is
+    left out, since what is in it is not known. Raises `UserError` for a file without the layout, and with
+    the first problem when every image is broken.
+    """
     record = read_json(path, ("images", "annotations", "categories"))
     try:
         images = {image["id"]: image for image in record["images"]}
+        files = {key: str(image["file_name"]) for key, image in images.items()}
         names = {entry["id"]: str(entry["name"]) for entry in record["categories"]}
-        found: dict[str, list[MaskedInstance]] = {str(image["file_name"]): [] for image in images.values()}
-        for note in record["annotations"]:
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{Path(path)}: an entry lacks {error}; expected COCO's instances layout") from error
+    found: dict[str, list[MaskedInstance]] = {name: [] for name in files.values()}
+    problems: dict[str, str] = {}
+    for number, note in enumerate(record["annotations"]):
+        try:
             image = images[note["image_id"]]
             size = (int(image["height"]), int(image["width"]))
             instance = MaskedInstance(
                 names[note["category_id"]], note["segmentation"], size, bool(note.get("iscrowd", 0))
             )
-            found[str(image["file_name"])].append(instance)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{Path(path)}: an entry lacks {error}; expected COCO's instances layout") from error
-    return found
+        except (KeyError, TypeError, ValueError) as error:
+            place = f"annotations[{number}]"
+            known = files.get(note.get("image_id")) if isinstance(note, dict) else None
+            problems[known or place] = (
+                f"{Path(path)}: {place} lacks {error}; expected COCO's instances layout"
+            )
+            continue
+        found[files[note["image_id"]]].append(instance)
+    kept = {name: these for name, these in found.items() if name not in problems}
+    if problems and not kept:
+        raise UserError(next(iter(problems.values())))
+    return kept, problems
 
 
 def segmentation_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:

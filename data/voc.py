@@ -19,18 +19,29 @@ CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip  # class i of a segmentation is CLASSES[i - 1]
-ROOTS = ("", "VOC2012", "VOC2007", "VOCdevkit/VOC2012", "VOCdevkit/VOC2007")
+YEARS = ("2012", "2007")
 UNDECIDED = 255
 
 
-def find_root(folder: str | os.PathLike[str]) -> Path:
-    """The folder that holds Annotations and JPEGImages: `folder` itself or a VOCdevkit's inside it."""
-    for place in ROOTS:
+def find_root(folder: str | os.PathLike[str], years: tuple[str, ...] = YEARS) -> Path:
+    """The folder that holds Annotations and JPEGImages: `folder` itself or a VOCdevkit's inside it.
+
+    Of several years in one folder, that which comes first in `years`.
+    """
+    places = ["", *(f"{above}VOC{year}" for year in years for above in ("", "VOCdevkit/"))]
+    for place in places:
         root = Path(folder) / place
         if (root / "Annotations").is_dir() and (root / "JPEGImages").is_dir():
             return root
-    looked = ", ".join(str(Path(folder) / place) for place in ROOTS)
+    looked = ", ".join(str(Path(folder) / place) for place in places)
     raise UserError(f"no Annotations and JPEGImages together in '{folder}'; looked in {looked}")
+
+
+def has_split(root: Path, split: str, task: str = "Main") -> bool:
+    """Whether a split has a list and its first photograph an annotation (VOC 2012's test split has none)."""
+    listing = root / "ImageSets" / task / f"{split}.txt"
+    first = listing.read_text(encoding="utf-8").split()[:1] if listing.is_file() else []
+    return bool(first) and (root / "Annotations" / f"{first[0]}.xml").is_file()
 
 
 def read(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from data import masks
+from data import coco, masks
 
 cocomask = pytest.importorskip("pycocotools.mask")
 
@@ -85,15 +85,32 @@ def test_instances_are_read_by_file_name(tmp_path):
         ],
     }  # fmt: skip
     path.write_text(json.dumps(record))
-    found = masks.read_masks(path)
+    found, problems = masks.read_masks(path)
+    assert not problems
     assert list(found) == ["a.jpg", "b.jpg"] and found["b.jpg"] == []
     one, crowd = found["a.jpg"]
     assert (one.name, one.crowd, one.mask().sum()) == ("dog", False, 6)
     assert crowd.crowd and crowd.mask().all()
     record["annotations"][0].pop("segmentation")
+    record["annotations"].append({"image_id": 99, "category_id": 18, "segmentation": []})
+    path.write_text(json.dumps(record))
+    found, problems = masks.read_masks(path)
+    assert list(found) == ["b.jpg"]  # what else is in a.jpg is not known
+    assert list(problems) == ["a.jpg", "annotations[2]"] and "lacks 'segmentation'" in problems["a.jpg"]
+    record["images"].pop()
     path.write_text(json.dumps(record))
     with pytest.raises(UserError, match="lacks 'segmentation'"):
         masks.read_masks(path)
+
+
+def test_a_copy_of_coco_without_instances_says_what_was_looked_for(tmp_path):
+    with pytest.raises(UserError, match=r"looked for .*instances_val2014\.json with .*val2014"):
+        coco.find_instances(tmp_path, "val")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "images" / "val2017").mkdir(parents=True)
+    notes = tmp_path / "annotations" / "instances_val2017.json"
+    notes.write_text("{}")
+    assert coco.find_instances(tmp_path, "val") == (notes, tmp_path / "images" / "val2017")
 
 
 @pytest.mark.parametrize(

@@ -118,9 +118,68 @@ def test_pointing_tolerates_the_given_distance_and_no_more():
     assert localisation.pointing_hits(values * 0, torch.ones(1, 30, 30, dtype=torch.bool)).item() == 0
 
 
-def test_class_mean_weighs_classes_not_images():
+def slow_pointing(values: np.ndarray, region: np.ndarray, tolerance: float) -> float:
+    """A twin on a map of the region's size: every pixel's distance to the peak, one by one."""
+    H, W = region.shape
+    peak = max(((y, x) for y in range(H) for x in range(W)), key=lambda at: values[at])
+    distances = [
+        math.hypot(y - peak[0], x - peak[1]) for y in range(H) for x in range(W) if bool(region[y, x])
+    ]
+    return math.nan if not distances else float(min(distances) <= tolerance)
+
+
+def test_pointing_equals_a_slow_twin():
+    generator = torch.Generator().manual_seed(1)
+    maps = torch.rand(40, 21, 34, generator=generator)
+    regions = torch.rand(40, 21, 34, generator=generator) > torch.linspace(0.9, 1.0, 40)[:, None, None]
+    found = localisation.pointing_hits(maps, regions, 4.0).tolist()
+    expected = [
+        slow_pointing(values, region, 4.0)
+        for values, region in zip(maps.double().numpy(), regions.numpy(), strict=True)
+    ]
+    assert {0.0, 1.0} <= set(found) and math.isnan(found[-1])
+    assert found[:-1] == expected[:-1] and math.isnan(expected[-1])
+
+
+def test_tolerance_is_in_pixels_of_the_image_not_of_the_map():
+    values = torch.zeros(1, 7, 7)
+    values[0, 3, 3] = 1
+    for size, hit in ((70, 1.0), (700, 0.0)):  # the peak is at the centre; the region's edge 3/70 of it away
+        region = torch.zeros(1, size, size, dtype=torch.bool)
+        region[0, :, size * 38 // 70 :] = True
+        assert localisation.pointing_hits(values, region).item() == hit
+
+
+def test_hard_classes_are_small_and_not_alone():
+    assert localisation.hard_to_point(torch.tensor([0.1, 0.25, 0.7])).tolist() == [True, False, False]
+    assert localisation.hard_to_point(torch.tensor([0.1])).tolist() == [False]
+    assert localisation.hard_to_point(torch.zeros(0)).tolist() == []
+
+
+def test_the_mean_over_classes_weighs_classes_not_images():
     values = torch.tensor([1.0, 1.0, 1.0, 0.0, math.nan])
-    assert localisation.class_mean(values, ["dog", "dog", "dog", "cat", "cat"]) == 0.5
+    found = localisation.class_summary(values, ["dog", "dog", "dog", "cat", "cat"])
+    assert (found.mean, found.n, found.left_out) == (0.5, 4, 1)
+    empty = localisation.class_summary(torch.tensor([math.nan]), ["dog"])
+    assert math.isnan(empty.mean) and (empty.n, empty.left_out) == (0, 1)
+
+
+def test_the_mean_over_classes_equals_a_slow_twin():
+    generator = torch.Generator().manual_seed(2)
+    values, classes = torch.rand(50, generator=generator).double(), [n % 7 for n in range(50)]
+    means, parts = [], []
+    for label in range(7):
+        group = [v for v, known in zip(values.tolist(), classes, strict=True) if known == label]
+        mean = sum(group) / len(group)
+        means.append(mean)
+        parts.append(sum((v - mean) ** 2 for v in group) / (len(group) - 1) / len(group))
+    found = localisation.class_summary(values, classes)
+    assert found.mean == pytest.approx(sum(means) / 7, abs=1e-12)
+    assert found.error == pytest.approx(math.sqrt(sum(parts)) / 7, abs=1e-12)
+    assert found.median == sorted(means)[3]
+    # A class seen once is taken to vary as the others do.
+    once = localisation.class_summary(torch.tensor([0.0, 1.0, 1.0]), ["a", "a", "b"])
+    assert once.error == pytest.approx(math.sqrt(0.5 / 2 + 0.5) / 2)
 
 
 def test_rejecting_is_right_for_what_is_not_there():

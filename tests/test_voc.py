@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from common.errors import UserError
+from common.metrics.localisation import hard_to_point
 from data import voc
 
 XML = """\
@@ -111,7 +113,8 @@ def test_objects_and_not_their_parts_are_read(folder):
 
 def test_a_small_class_beside_another_is_hard_to_point_at(folder):
     item = voc.read(folder).items[0]
-    assert item.hard("person") and not item.hard("dog")
+    areas = [sum((r - left) * (b - t) for left, t, r, b in item.boxes(name)) for name in item.classes]
+    assert item.classes == ("person", "dog") and hard_to_point(torch.tensor(areas)).tolist() == [True, False]
 
 
 def test_segmentations_are_the_palettes_numbers(folder):
@@ -155,3 +158,19 @@ def test_a_folder_without_the_layout_says_what_was_looked_for(tmp_path, folder):
         voc.read(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="no list .*test.txt.*the splits there are: val"):
         voc.read(folder, "test")
+
+
+def test_a_split_counts_when_its_photographs_are_annotated(folder):
+    root = voc.find_root(folder)
+    (root / "ImageSets/Main/test.txt").write_text("2008_000001\n")
+    (root / "ImageSets/Main/empty.txt").write_text("")
+    found = [voc.has_split(root, split) for split in ("val", "test", "empty", "absent")]
+    assert found == [True, False, False, False]
+
+
+def test_of_two_years_the_first_asked_for_is_found(tmp_path):
+    for year in ("2007", "2012"):
+        for place in ("Annotations", "JPEGImages"):
+            (tmp_path / "VOCdevkit" / f"VOC{year}" / place).mkdir(parents=True)
+    assert voc.find_root(tmp_path).name == "VOC2012"
+    assert voc.find_root(tmp_path, ("2007", "2012")).name == "VOC2007"

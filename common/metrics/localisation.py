@@ -17,11 +17,12 @@ from scipy import ndimage
 from torch import Tensor
 
 from common.errors import UserError
-from common.metrics.grounding import SIZE, Boxes, _boxes, _sized, energy_inside, peak, pointing
+from common.metrics.grounding import SIZE, Boxes, Summary, _boxes, _sized, energy_inside, peak, pointing
 
 SHARE = 0.15  # of a map's maximum: what is above belongs to the object (paper, section 4.1)
 OVERLAP = 0.5  # intersection over union at which a box counts as found (ILSVRC)
 TOLERANCE = 15.0  # pixels, of the pointing game (Zhang et al. 2016)
+HARD_SHARE = 0.25  # of the image: classes that cover less, beside another class, are their 'difficult' subset
 
 
 def pixel_strength(maps: Tensor) -> Tensor:
@@ -139,14 +140,35 @@ def _near(point: Tensor, region: Tensor, tolerance: float) -> float:
     return float((places - torch.tensor([y, x], dtype=torch.float64)).square().sum(1).min() <= tolerance**2)
 
 
-def class_mean(values: Tensor, classes: Sequence[Hashable]) -> float:
-    """The mean over classes of the mean of their finite values, as pointing accuracies are published."""
+def hard_to_point(shares: Tensor) -> Tensor:
+    """Which classes of one image are in the 'difficult' subset of Zhang et al. (2016): (C,), boolean.
+
+    `shares` (C,) is the total area of each class's objects as a share of the image: it has to be below a
+    quarter, and at least one other class has to be in the image.
+    """
+    return (shares < HARD_SHARE) & (len(shares) > 1)
+
+
+def class_summary(values: Tensor, classes: Sequence[Hashable]) -> Summary:
+    """The mean over classes of the mean of their finite values, as pointing accuracies are published.
+
+    `values` (N,) with a class each. The error is that of a mean of independent means, the root of
+    sum_c s_c^2 / n_c over the number of classes; a class with a single value is taken to vary as the others
+    do. `n` counts values, not classes; the median is that of the classes' means.
+    """
     groups: dict[Hashable, list[float]] = {}
     for value, label in zip(values.tolist(), classes, strict=True):
         if math.isfinite(value):
             groups.setdefault(label, []).append(value)
-    means = [sum(group) / len(group) for group in groups.values()]
-    return sum(means) / len(means) if means else math.nan
+    n = sum(map(len, groups.values()))
+    if not groups:
+        return Summary(math.nan, math.nan, 0, len(values))
+    means = np.array([np.mean(group) for group in groups.values()])
+    varied = [float(np.var(group, ddof=1)) for group in groups.values() if len(group) > 1]
+    usual = float(np.mean(varied)) if varied else math.nan
+    parts = [(np.var(g, ddof=1) if len(g) > 1 else usual) / len(g) for g in groups.values()]
+    error = math.sqrt(sum(parts)) / len(groups)
+    return Summary(float(means.mean()), error, n, len(values) - n, float(np.median(means)))
 
 
 def hits_with_reject(hits: Tensor, strengths: Tensor, present: Tensor, threshold: float) -> Tensor:

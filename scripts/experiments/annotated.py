@@ -1,0 +1,136 @@
+"""VOC and COCO as the experiments see them: photographs, the classes in them and where these are.
+
+H,W a photograph's own size in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from common.errors import UserError
+from common.metrics.grounding import box_mask
+from data import coco, voc
+from data.localised import Localised, check_image
+from data.masks import MaskedInstance, read_masks
+from scripts.experiments.multilabel import Labelled
+from scripts.lab import Lab
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """A photograph, and of each class in it the total area of its objects as a share, and where they are."""
+
+    path: Path
+    regions: Callable[[], dict[str, tuple[float, Tensor]]]  # Tensor (H, W), boolean; reads when called
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """The photographs that are measured on, how many were broken, and those to train a classifier on."""
+
+    title: str
+    names: Sequence[str]
+    items: list[Annotated]
+    left_out: int
+    training: Callable[[int], list[Labelled]]  # at most so many
+
+
+def voc_annotations(lab: Lab, count: int) -> Annotations:
+    """VOC's boxes: the test split of 2007 where there is one, else val of the year at hand."""
+    root = voc.find_root(lab.need("voc"), ("2007", "2012"))
+    split = "test" if voc.has_split(root, "test") else "val"
+    reading = voc.read(root, split, "Main", count)
+    year = "2007" if split == "test" else "2007/2012"
+    return Annotations(
+        f"VOC {year} {split}",
+        voc.CLASSES,
+        [Annotated(item.path, partial(_boxed, item)) for item in reading.items],
+        len(reading.problems),
+        lambda most: voc_training(root, "trainval" if split == "test" else "train", most),
+    )
+
+
+def voc_training(root: Path, split: str, most: int) -> list[Labelled]:
+    """Photographs of a split with the classes in them, without those of the segmentation's val split."""
+    listing = root / "ImageSets" / "Segmentation" / "val.txt"
+    held = set(listing.read_text(encoding="utf-8").split()) if listing.is_file() else set()
+    items = [
+        item for item in voc.read(root, split, "Main").items if split != "train" or item.name not in held
+    ]
+    chosen = spread(items, most)
+    return [Labelled(item.path, frozenset(map(voc.CLASSES.index, item.classes))) for item in chosen]
+
+
+def coco_annotations(lab: Lab, count: int) -> Annotations:
+    """COCO's masks, of its val split."""
+    folder = lab.need("coco")
+    notes, photographs = coco.find_instances(folder, "val")
+    known, problems = read_masks(notes)
+    names = sorted({str(entry["name"]) for entry in coco.read_json(notes, ("categories",))["categories"]})
+    items: list[Annotated] = []
+    left_out = len(problems)
+    for file, instances in sorted(known.items()):
+        if len(items) >= count:
+            break
+        if not instances:
+            continue
+        try:
+            check_image(photographs / file)
+        except UserError:
+            left_out += 1
+            continue
+        items.append(Annotated(photographs / file, partial(_masked, instances)))
+    if not items:
+        raise UserError(f"no photograph in '{photographs}' goes with '{notes}'")
+    return Annotations(
+        f"COCO {photographs.name}", names, items, left_out, lambda most: coco_training(folder, names, most)
+    )
+
+
+def coco_training(folder: Path, names: Sequence[str], most: int) -> list[Labelled]:
+    """Photographs of the train split with the classes in them."""
+    notes, photographs = coco.find_instances(folder, "train")
+    found = [
+        Labelled(photographs / file, frozenset(names.index(each.name) for each in instances))
+        for file, instances in sorted(coco.read_instances(notes).items())
+        if instances and (photographs / file).is_file()
+    ]
+    return spread(found, most)
+
+
+def spread(items: Sequence[Item], most: int) -> list[Item]:
+    """At most so many items, evenly over all."""
+    if len(items) <= most:
+        return list(items)
+    return [items[place] for place in torch.linspace(0, len(items) - 1, most).round().int().tolist()]
+
+
+def _boxed(item: Localised) -> dict[str, tuple[float, Tensor]]:
+    with Image.open(item.path) as image:
+        size = (image.height, image.width)
+    found = {}
+    for name in item.classes:
+        boxes = item.boxes(name)
+        area = sum((right - left) * (bottom - top) for left, top, right, bottom in boxes)
+        found[name] = (area, box_mask(boxes, size))
+    return found
+
+
+def _masked(instances: list[MaskedInstance]) -> dict[str, tuple[float, Tensor]]:
+    """Raises `UserError` for a segmentation that is none."""
+    found: dict[str, tuple[float, Tensor]] = {}
+    for each in instances:
+        mask = torch.from_numpy(each.mask())
+        area, region = found.get(each.name, (0.0, torch.zeros_like(mask)))
+        found[each.name] = (area + float(mask.double().mean()), region | mask)
+    return found
