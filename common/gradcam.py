@@ -61,13 +61,14 @@ def explain(
 ) -> Explanation:
     """Explain targets by the named methods; see `METHODS` for these.
 
-    Maps at the feature map's resolution are (T, B, h, w), those at the image's (T, B, 3, H, W). `features` is
-    A as `model.features(images)` gave it, when the caller has it already. Raises `MethodError` for an unknown
-    method or one that the model cannot be explained with.
+    Maps at the feature map's resolution are (T, B, h, w), those at the image's (T, B, 3, H, W). The method
+    'importance' gives alpha (T, B, K), what each channel adds to the score (eq. 1; section 7), and no picture.
+    `features` is A as `model.features(images)` gave it, when the caller has it already. Raises `MethodError` for
+    an unknown method or one that the model cannot be explained with.
     """
-    unknown = [method for method in methods if method not in METHODS]
+    unknown = [method for method in methods if method not in _KNOWN]
     if unknown or not methods:
-        raise MethodError(f"unknown method {', '.join(unknown) or 'list ()'}; known: {', '.join(METHODS)}")
+        raise MethodError(f"unknown method {', '.join(unknown) or 'list ()'}; known: {', '.join(_KNOWN)}")
     images = ordinary(_checked(images))
     explainable = as_explainable(model, images, query=query)
     kept = None if features is None else ordinary(features)
@@ -172,7 +173,7 @@ class _Run:
 
     def map(self, method: str) -> Tensor:
         if method not in self._maps:
-            self._maps[method] = METHODS[method](self)
+            self._maps[method] = _KNOWN[method](self)
         return self._maps[method]
 
     @property
@@ -219,6 +220,8 @@ METHODS: dict[str, Callable[[_Run], Tensor]] = {
     "deconv_gradcam": lambda run: guided_localisation(run.map("gradcam"), run.map("deconv")),
     "occlusion": lambda run: run.occlusion(),
 }
+# What is asked for like a map but is none: it cannot be drawn.
+_KNOWN = {**METHODS, "importance": lambda run: run.alpha}
 
 
 def _checked(images: Tensor) -> Tensor:

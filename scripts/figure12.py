@@ -9,6 +9,7 @@ early layers show edges, late ones the object. To expect: the shipped model's cu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from scripts.figures import TWO_CLASSES, figure_parser, run_figure
@@ -16,7 +17,7 @@ from scripts.figures import TWO_CLASSES, figure_parser, run_figure
 QUESTION, ANSWERS = "what is on the table?", ("cat", "cup", "plate")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Draw both parts into one picture."""
     parser = figure_parser(__doc__, "saywhy-out/figure12.png")
     parser.add_argument("--image", default=str(TWO_CLASSES), help="photograph")
@@ -27,15 +28,17 @@ def main() -> None:
     parser.add_argument(
         "--model", default=None, help="a checkpoint, or hf:PATH_OR_NAME (default: the shipped one)"
     )
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     draw(args)
     print(args.out)
 
 
 def draw(args: Any) -> None:
     """Part (a) in the first rows, part (b) below it."""
+    from PIL import Image
+
     import vqa
-    from common.draw import Tile, draw_map, fitted, panel, save_picture
+    from common.draw import PAPER, Tile, draw_map, fitted, panel, save_picture
     from common.images import open_image
 
     answerer = vqa.load(args.model, device=args.device)
@@ -44,11 +47,13 @@ def draw(args: Any) -> None:
     answers = list(args.answer or ANSWERS)
     best = answerer.answer(seen, args.question, top=3)
     likely = "; ".join(f"{a.text} {a.probability:.0%}" for a in (best, *best.runners_up))
+    columns = 1 + len(answers)
     tiles = [Tile(shown, "Photograph", likely)]
     found = answerer.explain(seen, args.question, answers, methods=("gradcam", "guided_gradcam"))
     for row, name in enumerate(found.names):
         score = f"score {float(found.scores[row, 0]):.2f}"
         tiles.append(Tile(draw_map("gradcam", shown, found.heatmaps[row, 0]), f"(a) {name}", score))
+    tiles.append(Tile(Image.new("RGB", shown.size, PAPER), ""))
     for row, name in enumerate(found.names):
         tiles.append(
             Tile(draw_map("guided_gradcam", shown, found.guided_gradcam[row, 0]), f"Guided Grad-CAM: {name}")
@@ -58,7 +63,8 @@ def draw(args: Any) -> None:
         tiles.append(Tile(draw_map("gradcam", shown, one.heatmaps[0, 0]), f"(b) {one.names[0]} at {layer}"))
     note = f"{answerer.name}; after figure 12 of Selvaraju et al."
     save_picture(
-        panel(args.question, tiles, columns=4, width=220, legends=["heat", "gradient"], note=note), args.out
+        panel(args.question, tiles, columns=columns, width=220, legends=["heat", "gradient"], note=note),
+        args.out,
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ from scripts import cli
 from scripts.report import Picture
 
 DATASETS = Path(__file__).resolve().parents[2] / "shared" / "datasets"
-KINDS = ("imagenet", "voc", "coco", "flickr8k", "vqa2", "samples")
+KINDS = ("imagenet", "voc", "coco", "flickr8k", "vqa2", "vqahat", "samples")
+# The models that speak: the package that loads them, and what trains them.
+_SPEAKERS = {"captioner": ("captioning", "captioner"), "VQA model": ("vqa", "vqa")}
 # Where each kind of data lies in a folder of data sets.
 PLACES = {"flickr8k": "flickr8k", "vqa2": "coco", "samples": "imagenet_samples"}
 
@@ -37,7 +41,10 @@ class Lab:
     quick: bool = False
     model: str = "efficientnet_lite0"
     device: str = "cpu"
+    ten_crop: bool = False  # classes of table 1 from ten crops
     source: str = ""  # the kind of data that cells are measured on
+    neuron_names: Path | None = None  # a CSV of names for the classifier's units
+    neuron_layer: str | None = None  # which layer's names to take of it
     shared: dict[str, Any] = field(default_factory=dict)
 
     def on(self, kind: str) -> Lab:
@@ -68,11 +75,13 @@ class Lab:
         known = _read(path)
         if known is not None and known.get("settings") == wanted:
             return known["result"]
-        start = time.monotonic()
+        start, used = time.monotonic(), time.process_time()
         result = _plain(measure())
-        seconds = round(time.monotonic() - start, 2)
-        write_json(path, {"settings": wanted, "result": result, "seconds": seconds})
-        cli.report(f"measured {name} in {seconds:.1f} s")
+        seconds, used = round(time.monotonic() - start, 2), round(time.process_time() - used, 2)
+        write_json(
+            path, {"settings": wanted, "result": result, "seconds": seconds, "processor_seconds": used}
+        )
+        cli.report(f"measured {name} in {seconds:.1f} s ({used:.1f} s of processor time)")
         return result
 
     def attempt(
@@ -102,6 +111,24 @@ class Lab:
             (self.out / "cells" / f"{name}.picture.json").unlink(missing_ok=True)
         self.cell(f"{name}.picture", make, **settings)
         return Picture(path, caption)
+
+    def speaker(self, task: str) -> Any:
+        """The shipped captioner or VQA model, loaded once. Raises `Absent` when there is none."""
+        if task not in self.shared:
+            package, command = _SPEAKERS[task]
+            try:
+                self.shared[task] = import_module(package).load(device=self.device)
+            except UserError as problem:
+                raise Absent(f"no {task} ({problem}); train one with `saywhy train {command}`") from problem
+        return self.shared[task]
+
+    def mark(self, task: str) -> str:
+        """What tells the weights of a speaker from others, for the settings of cells."""
+        digest = hashlib.sha256()
+        for name, values in sorted(self.speaker(task).network.module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(values.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:12]
 
     @property
     def classifier(self) -> Any:

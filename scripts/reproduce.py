@@ -33,6 +33,7 @@ def add_parser(subparsers: Any) -> None:
         "--flickr8k", metavar="PATH", help="Flickr8k, with flickr30k_entities beside its text"
     )
     parser.add_argument("--vqa2", metavar="PATH", help="VQA v2 questions, annotations and photographs")
+    parser.add_argument("--vqahat", metavar="PATH", help="VQA-HAT: PNGs of human attention by question id")
     parser.add_argument("--samples", metavar="PATH", help="photographs named n01440764_tench.JPEG")
     parser.add_argument("--datasets", metavar="PATH", help="folder with flickr8k, coco and imagenet_samples")
     parser.add_argument(
@@ -40,7 +41,16 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--only", metavar="A,B", help="experiments to do (default: all)")
     parser.add_argument("--limit", type=int, metavar="N", help="images an experiment takes at most")
+    parser.add_argument(
+        "--ten-crop", action="store_true", help="table 1: classes from ten crops, as published"
+    )
     parser.add_argument("--quick", action="store_true", help="few images: under 5 minutes in all")
+    parser.add_argument(
+        "--neuron-names",
+        metavar="CSV",
+        help="names of the classifier's units, by NetDissect or CLIP-Dissect; left out, figure 9 finds them",
+    )
+    parser.add_argument("--neuron-layer", metavar="NAME", help="which layer's names to take of that file")
     parser.add_argument("--quiet", action="store_true", help="no tables on standard output")
     cli.add_model_arguments(parser, "efficientnet_lite0", "classifier (default: %(default)s)")
     parser.set_defaults(run=run)
@@ -48,6 +58,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do the experiments, writing the report after each."""
+    from common.dissection import read_names
     from scripts.experiments import EXPERIMENTS
     from scripts.lab import KINDS, Lab, data_folders
 
@@ -57,7 +68,10 @@ def run(args: argparse.Namespace) -> int:
     cli.device_of(args)
     folder = cli.output_folder(args)
     data = data_folders({kind: getattr(args, kind) for kind in KINDS}, args.datasets)
-    lab = Lab(folder, data, args.limit, args.quick, args.model, args.device)
+    lab = Lab(folder, data, args.limit, args.quick, args.model, args.device, args.ten_crop)
+    if args.neuron_names is not None:
+        read_names(args.neuron_names, args.neuron_layer)  # its faults are named before an hour of work
+        lab.neuron_names, lab.neuron_layer = Path(args.neuron_names), args.neuron_layer
     return experiment_all({name: EXPERIMENTS[name] for name in names}, lab, args.quiet)
 
 

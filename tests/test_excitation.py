@@ -176,3 +176,21 @@ def test_a_layer_with_no_weights_behind_it_is_refused(images):
 
     with pytest.raises(MethodError, match="no linear layer"):
         excitation(seeded(Bare), images.float(), 0, layer="conv")
+
+
+def test_behind_pooling_and_one_layer_contrastive_excitation_is_a_cam_that_sums_to_zero():
+    """ReLU(P / sum P - N / sum N), P and N the maps of the class's positive and negative weights: the closed form
+    that the report's note on c-MWP rests on.
+    """
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+    )
+    network = seeded(lambda: network, 4).double()
+    images = torch.rand(1, 3, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    found = excitation(network, images, [2], layer="1", contrastive=True)[0, 0]
+    A, weights = network[:2](images)[0].detach(), network[4].weight[2].detach()
+    halves = [torch.einsum("k,khw->hw", (sign * weights).clamp(min=0), A) for sign in (1, -1)]
+    signed = halves[0] / halves[0].sum() - halves[1] / halves[1].sum()
+    assert abs(float(signed.sum())) < 1e-12
+    torch.testing.assert_close(found, signed.clamp(min=0))
+    assert found.max() > 0

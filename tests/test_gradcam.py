@@ -353,3 +353,17 @@ def test_cuda_gives_the_maps_of_the_cpu_and_leaves_them_there(build) -> None:
     assert found.heatmaps.is_cuda
     assert torch.allclose(found.heatmaps.cpu(), expected.heatmaps, atol=1e-5)
     assert torch.allclose(found.guided.cpu(), expected.guided, atol=1e-5)
+
+
+def test_importance_is_the_mean_gradient_of_each_target() -> None:
+    network, images = seeded(Plain), images_of(side=48)
+    found = explain(
+        HookedModel(network, "features.5"), images, None, [0, 1], methods=("importance", "gradcam")
+    )
+    A, output = HookedModel(network, "features.5").split(images)
+    with torch.enable_grad():
+        twin = torch.stack([torch.autograd.grad(output[:, c].sum(), A, retain_graph=True)[0] for c in (0, 1)])
+    torch.testing.assert_close(found.importance, twin.mean((-2, -1)))
+    torch.testing.assert_close(
+        found.heatmaps, torch.einsum("tbk,bkhw->tbhw", found.importance, A.detach()).relu()
+    )

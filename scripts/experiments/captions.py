@@ -7,8 +7,7 @@ import io
 import json
 from typing import Any
 
-from common.errors import UserError
-from scripts.lab import Absent, Lab
+from scripts.lab import Lab
 from scripts.report import Row, Section, Table
 
 LABELS = {"guided": "Guided Backprop", "gradcam": "Grad-CAM", "guided_gradcam": "Guided Grad-CAM"}
@@ -28,16 +27,20 @@ def figure10(lab: Lab) -> Section:
     """Figure 10, captions."""
     from scripts import figure10 as script
 
-    _need_captioner()
+    mark = lab.mark("captioner")
     data = f"flickr8k:{lab.need('flickr8k')}"
     limit = lab.count(100, 5)
     drawn = lab.picture(
-        "figure10", "Captions, and what in the image they speak of", lambda: _drawn(lab, script, [])
+        "figure10",
+        "Captions, and what in the image they speak of",
+        lambda: _drawn(lab, script, []),
+        mark=mark,
     )
     cell = lab.cell(
         "figure10-table",
         lambda: _measured(lab, script, ["--data", data, "--limit", str(limit), "--quiet"]),
         limit=limit,
+        mark=mark,
     )
     rows = [Row("uniform", 1.0, None, 0, "1.0")]
     rows += [
@@ -55,13 +58,15 @@ def figure11(lab: Lab) -> Section:
     """Figure 11, words of captions point at things."""
     from scripts import figure11 as script
 
-    _need_captioner()
+    mark = lab.mark("captioner")
     coco = lab.data.get("coco")
     on_coco = coco is not None and (coco / "annotations" / "instances_val2014.json").is_file()
     data = f"coco:{coco}" if on_coco else f"flickr8k:{lab.need('flickr8k')}"
     limit = lab.count(200, 10)
     arguments = ["--data", data, "--limit", str(limit), "--quiet"]
-    cell = lab.cell("figure11-table", lambda: _measured(lab, script, arguments), limit=limit, coco=on_coco)
+    cell = lab.cell(
+        "figure11-table", lambda: _measured(lab, script, arguments), limit=limit, coco=on_coco, mark=mark
+    )
     together = cell["types"]["all"]
     rows = [
         Row(
@@ -80,15 +85,6 @@ def figure11(lab: Lab) -> Section:
     note = "The map of each word of a generated caption has to be largest in a box of what the word names."
     table = Table("Figure 11, words point at things", where, "pointing accuracy", rows, not on_coco, 3, note)
     return Section("Figure 11: words of captions", [table])
-
-
-def _need_captioner() -> None:
-    import captioning
-
-    try:
-        captioning.load()
-    except UserError as problem:
-        raise Absent("no captioner; train one with `saywhy train captioner`") from problem
 
 
 def _run(lab: Lab, script: Any, arguments: list[str], stem: str) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from common.ablations import variants
@@ -15,6 +16,7 @@ from common.excitation import excitation
 from common.gradcam import explain
 from common.metrics.localisation import pixel_strength
 from common.occlusion import OcclusionOptions
+from common.targets import Contrast, Index, Target, logits
 
 LABELS = {
     "gradcam": "Grad-CAM",
@@ -27,6 +29,8 @@ LABELS = {
     "guided_gradcam": "Guided Grad-CAM",
     "deconv_gradcam": "Deconv Grad-CAM",
     "occlusion": "Occlusion",
+    "gradcam_centred": "Grad-CAM less its mean",
+    "gradcam_contrast": "Grad-CAM against the 5 likeliest others",
 }
 PIXELS = ("gradient", "guided", "deconv", "guided_gradcam", "deconv_gradcam")
 WINDOW = 32  # pixels, of occlusion
@@ -42,8 +46,38 @@ def method_maps(classifier: Any, images: Tensor, targets: Any, method: str, stri
     return pixel_strength(maps) if method in PIXELS else maps
 
 
+def centred(classifier: Any, images: Tensor, targets: Any) -> Tensor:
+    """ReLU(sum_k alpha_k A_k less its mean over positions) (T, B, h, w): Grad-CAM whose sum before the ReLU is 0.
+
+    At the last map of a network that ends in average pooling and one linear layer, c-MWP is nearly this: its two
+    halves are CAMs of the positive and of the negative weights, each scaled to a sum of 1.
+    """
+    signed = variants(classifier.explainable, images, targets, ("no_relu",))["no_relu"]
+    return (signed - signed.mean((-2, -1), keepdim=True)).relu()
+
+
+def contrasted(classifier: Any, images: Tensor, targets: Any, others: int = 5) -> Tensor:
+    """Grad-CAM (T, B, h, w) of each class's logit less the mean logit of the likeliest other classes."""
+    several = [targets] if isinstance(targets, int) else list(targets)
+    against = [Contrast(Index(label), likeliest_others(label, others)) for label in several]
+    return explain(classifier.explainable, images, None, against).heatmaps
+
+
+def likeliest_others(label: int, count: int) -> Target:
+    """The mean logit (B,) of the `count` likeliest classes without `label`."""
+
+    def score(output: Any) -> Tensor:
+        scores = logits(output)
+        rest = torch.cat([scores[:, :label], scores[:, label + 1 :]], 1)
+        return rest.topk(min(count, rest.shape[1])).values.mean(1)
+
+    return score
+
+
 _OTHERS: dict[str, Callable[[Any, Tensor, Any], Tensor]] = {
     "mwp": lambda c, images, targets: excitation(c.explainable, images, targets),
     "cmwp": lambda c, images, targets: excitation(c.explainable, images, targets, contrastive=True),
     "no_relu": lambda c, images, targets: variants(c.explainable, images, targets, ("no_relu",))["no_relu"],
+    "gradcam_centred": centred,
+    "gradcam_contrast": contrasted,
 }

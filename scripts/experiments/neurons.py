@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
-from torch import Tensor
 
 from common.dissection import (
     LEAST_OVERLAP,
@@ -15,63 +16,89 @@ from common.dissection import (
     Overlaps,
     firing_thresholds,
     name_units,
+    read_names,
     reasons,
 )
-from common.gradcam import importance
 from common.metrics.grounding import box_mask
-from common.state import untouched
-from common.targets import as_targets, score_table
+from scripts.experiments.deciders import DECIDERS, Decider, Decision
 from scripts.experiments.scenes import NAME, Scene, scenes
-from scripts.lab import Lab, summarised
-from scripts.report import Row, Section, Table, row_of
+from scripts.lab import Absent, Lab, summarised
+from scripts.report import Picture, Row, Section, Table, row_of
 
 MASK = (56, 56)
 LEAST_IMAGES = 8  # a concept needs boxes in so many photographs
+NOTE = (
+    "Network Dissection: each unit of the explained layer fires at the top 0.5 % of its values; a unit is named by"
+    f" the concept with the largest IoU, if that is at least {LEAST_OVERLAP}. Concepts are the nouns of captions,"
+    " their masks people's boxes. Sentences name the five named units of largest and of smallest importance (eq. 1);"
+    " a word stands once for several units of its name."
+)
+CAPTION = "Where the neurons fire that speak most for it (first row) and most against it (second row)"
 
 
 def figure9(lab: Lab) -> Section:
     """Figure 9, textual explanations."""
     lab = lab.on("flickr8k")
-    count = lab.count(600, 40)
-    cell = lab.cell("neurons", lambda: dissect(lab, count), count=count)
+    count, shown = lab.count(600, 40), lab.count(2, 1)
+    tables: list[Table] = []
+    pictures: list[Picture] = []
+    notes: list[str] = []
+    for task, build in DECIDERS.items():
+        try:
+            decider = build(lab)
+        except Absent as absent:
+            notes.append(f"Left out: {absent}")
+            continue
+        names, table = named(lab, task, decider, count)
+        tables.append(table)
+        settings = {"count": count, "shown": shown, "mark": decider.mark, "names": _mark(names)}
+        told = lab.cell(f"sentences-{task}", partial(_told, lab, decider, names, shown), **settings)
+        for number, scene in enumerate(_shown(lab, shown)):
+            for part, line in enumerate(told["rows"][number]):
+                pictures.append(
+                    lab.picture(
+                        f"neurons-{task}-{number}-{part}",
+                        f"{task.capitalize()}, {line}. {CAPTION}",
+                        partial(draw, decider, scene, names, part),
+                        **settings,
+                    )
+                )
+    return Section("Figure 9: words for neurons", tables, pictures, notes)
+
+
+def named(lab: Lab, task: str, decider: Decider, count: int) -> tuple[dict[int, NeuronName], Table]:
+    """Names of a model's units, found in the photographs or read from the file that the user gave, and a table."""
+    if task == "classifier" and lab.neuron_names is not None:
+        return _from_file(lab, decider)
+    cell = lab.cell(f"neurons-{task}", partial(dissect, lab, decider, count), count=count, mark=decider.mark)
     rows = [
-        Row("named units", cell["named"] / cell["units"], None, cell["units"], "", lab.model, cell["broken"]),
-        row_of("IoU of the best concept, all units", cell["best"], "", lab.model),
-        Row("concepts with boxes", float(cell["concepts"]), None, count),
+        Row("named units", cell["named"] / cell["units"], None, cell["units"], "", decider.name, 0),
+        row_of("IoU of the best concept, all units", cell["best"], "", decider.name),
+        Row("concepts with boxes", float(cell["concepts"]), None, cell["images"], "", "", cell["broken"]),
     ]
-    note = (
-        "Network Dissection: each unit fires at the top 0.5 % of its values; a unit is named by the"
-        " concept with the"
-        f" largest IoU, if that is at least {LEAST_OVERLAP}. Concepts are the nouns of captions, their"
-        " masks people's"
-        " boxes. Most frequent names: " + ", ".join(f"{word} ({n})" for word, n in cell["words"]) + "."
-    )
-    table = Table("Figure 9, words for neurons", NAME, "ours", rows, True, 3, note)
-    names = {int(unit): NeuronName(int(unit), word, score) for unit, word, score in cell["names"]}
-    shown = lab.count(3, 2)
-    told = lab.cell("sentences", lambda: {"rows": sentences(lab, names, shown)}, count=count, shown=shown)[
-        "rows"
-    ]
-    caption = "The neurons that speak most for the decision (first row) and most against it (second row)"
-    pictures = []
-    for number, scene in enumerate(_shown(lab, shown)):
-        pictures.append(
-            lab.picture(
-                f"neurons-{number}",
-                f"{told[number]} - {caption}",
-                partial(draw, lab, scene, names),
-                count=count,
-            )
-        )
-    return Section("Figure 9: words for neurons", [table], pictures, [f"{line}." for line in told])
+    words = ", ".join(f"{word} ({n})" for word, n in cell["words"])
+    title = f"Figure 9, words for the {task}'s neurons (layer {decider.layer})"
+    table = Table(title, NAME, "ours", rows, True, 3, f"{NOTE} Most frequent names: {words or 'none'}.")
+    return {int(unit): NeuronName(int(unit), word, score) for unit, word, score in cell["names"]}, table
 
 
-def dissect(lab: Lab, count: int) -> dict[str, Any]:
+def _from_file(lab: Lab, decider: Decider) -> tuple[dict[int, NeuronName], Table]:
+    file = cast(Path, lab.neuron_names)
+    names = read_names(file, lab.neuron_layer)
+    rows = [Row("units with a name", float(len(names)), None, len(names), "", decider.name)]
+    common = Counter(name.concept for name in names.values()).most_common(12)
+    words = ", ".join(f"{word} ({n})" for word, n in common)
+    title = f"Figure 9, words for the classifier's neurons (layer {decider.layer})"
+    note = f"Names are read from the file and belong to the layer by its word. Most frequent names: {words}."
+    return names, Table(title, f"names from {file.name}", "ours", rows, True, 0, note)
+
+
+def dissect(lab: Lab, decider: Decider, count: int) -> dict[str, Any]:
     """Names of the units of the explained layer, from photographs of the training split."""
     known, broken = scenes(lab, "train", count)
     frequent = Counter(noun for scene in known for noun in scene.boxes)
     concepts = {noun for noun, images in frequent.items() if images >= min(LEAST_IMAGES, max(2, count // 20))}
-    activations = torch.cat([_features(lab, scene) for scene in known])
+    activations = torch.cat([decider.features(scene.path) for scene in known])
     counts = Overlaps(firing_thresholds(activations))
     for scene, A in zip(known, activations, strict=True):
         masks = {noun: box_mask(boxes, MASK) for noun, boxes in scene.boxes.items() if noun in concepts}
@@ -86,56 +113,51 @@ def dissect(lab: Lab, count: int) -> dict[str, Any]:
         "concepts": len(counts.concepts),
         "best": summarised(overlaps.amax(1)) if overlaps.shape[1] else summarised([]),
         "words": words.most_common(12),
+        "images": len(known),
         "broken": broken,
     }
-
-
-def _features(lab: Lab, scene: Scene) -> Tensor:
-    with untouched(lab.classifier.network.module):
-        return lab.classifier.explainable.features(lab.classifier.images(scene.path)).float().cpu()
 
 
 def _shown(lab: Lab, count: int) -> list[Scene]:
     return scenes(lab, "dev", count)[0]
 
 
-def decision(lab: Lab, scene: Scene) -> tuple[str, Tensor, Tensor]:
-    """The prediction for a photograph, the importance (K,) of each unit for it, and A (K, h, w)."""
-    classifier = lab.classifier
-    image = classifier.images(scene.path)
-    best = int(classifier.logits(image)[0].argmax())
-    with untouched(classifier.network.module):
-        A, output = classifier.explainable.split(image)
-        with torch.enable_grad():
-            alpha = importance(score_table(as_targets(best), output, 1), A)[0, 0]
-    return classifier.labels[best], alpha.detach(), A[0].detach()
+def _mark(names: dict[int, NeuronName]) -> str:
+    text = repr(sorted((unit, name.concept) for unit, name in names.items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def sentences(lab: Lab, names: dict[int, NeuronName], count: int) -> list[str]:
-    """The textual explanation of each photograph's prediction."""
-    found = []
-    for scene in _shown(lab, count):
-        said, alpha, _ = decision(lab, scene)
-        found.append(reasons(alpha, names).sentence(said))
-    return found
+def _decisions(decider: Decider, scene: Scene, names: dict[int, NeuronName]) -> list[Decision]:
+    nouns = {name.concept for name in names.values()} | set(scene.boxes)
+    return decider.decide(scene.path, nouns)
 
 
-def draw(lab: Lab, scene: Scene, names: dict[int, NeuronName]) -> Any:
-    """The photograph, and where the top and the bottom neurons fire."""
+def _told(lab: Lab, decider: Decider, names: dict[int, NeuronName], count: int) -> dict[str, Any]:
+    """The textual explanations of each photograph's decisions."""
+    rows = [
+        [f"{found.context}: {reasons(found.alpha, names).sentence(found.said)}"
+         for found in _decisions(decider, scene, names)]
+        for scene in _shown(lab, count)
+    ]  # fmt: skip
+    return {"rows": rows}
+
+
+def draw(decider: Decider, scene: Scene, names: dict[int, NeuronName], part: int) -> Any:
+    """The photograph, and where the top and the bottom neurons of one decision fire."""
     from PIL import Image
 
     from common.draw import Tile, draw_map, fitted, panel
     from common.images import open_image
 
     image = fitted(open_image(scene.path), 320)
-    said, alpha, A = decision(lab, scene)
-    found = reasons(alpha, names)
+    decision = _decisions(decider, scene, names)[part]
+    found = reasons(decision.alpha, names)
     blank = Image.new("RGB", image.size, "white")
     tiles = []
     for side, rows in (("for it", found.for_it), ("against it", found.against_it)):
-        tiles.append(Tile(image, said, side))
+        tiles.append(Tile(image, "Photograph", side))
         for name, weight in rows:
             note = f"unit {name.unit}, importance {weight:.2g}"
-            tiles.append(Tile(draw_map("gradcam", image, A[name.unit]), name.concept, note))
+            tiles.append(Tile(draw_map("gradcam", image, decision.A[name.unit]), name.concept, note))
         tiles += [Tile(blank, "")] * (5 - len(rows))
-    return panel(f"Why '{said}'", tiles, 6, (), 150)
+    return panel(f"Why '{decision.said}' ({decision.context})", tiles, 6, (), 150)

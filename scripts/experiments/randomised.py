@@ -51,10 +51,9 @@ def _maps(features: Tensor, pooled: Tensor, labels: Tensor) -> Tensor:
 
 def replaced_words(lab: Lab, count: int, seed: int = 0) -> dict[str, Any]:
     """Correlation of a word's map with that of a word of another photograph put in its place."""
-    import captioning
     from scripts.figures import SAMPLES
 
-    captioner = captioning.load(device=lab.device)
+    captioner = lab.speaker("captioner")
     photographs = sorted(SAMPLES.glob("*.jpg"))[:count]
     seen = [captioner.see(file) for file in photographs]
     said = [captioner.caption(one).words for one in seen]

@@ -36,7 +36,11 @@ def sanity(lab: Lab) -> Section:
     for task, speaker in SPEAKERS.items():
         try:
             found = lab.cell(
-                f"sanity-{task}", partial(spoken, lab, speaker, count), count=count, stages=STAGES
+                f"sanity-{task}",
+                partial(spoken, lab, speaker, count),
+                count=count,
+                stages=STAGES,
+                mark=lab.mark(task),
             )
         except UserError as problem:
             notes.append(f"Left out: {task} ({problem})")
@@ -72,7 +76,7 @@ def other_tables(lab: Lab, notes: list[str]) -> list[Table]:
     except UserError as problem:
         notes.append(f"Left out: randomised labels ({problem})")
     try:
-        cell = lab.cell("sanity-words", partial(replaced_words, lab, 6), count=6)
+        cell = lab.cell("sanity-words", partial(replaced_words, lab, 6), count=6, mark=lab.mark("captioner"))
         rows = [row_of("another word in its place", cell["replaced"], "", "captioner")]
         found.append(Table("Sanity, randomised words", "bundled photographs", "rank correlation", rows, True))
     except UserError as problem:
@@ -117,9 +121,7 @@ def _maps(lab: Lab, image: Tensor, label: int, method: str) -> Tensor:
 
 def captioned(lab: Lab) -> tuple[Any, Callable[[Any], Tensor]]:
     """The captioner's module, and its map (1, h, w) of a photograph's caption, the one it gave at first."""
-    import captioning
-
-    captioner = captioning.load(device=lab.device)
+    captioner = lab.speaker("captioner")
     said: dict[Any, Any] = {}
 
     def maps(photograph: Any) -> Tensor:
@@ -133,9 +135,7 @@ def captioned(lab: Lab) -> tuple[Any, Callable[[Any], Tensor]]:
 
 def answered(lab: Lab) -> tuple[Any, Callable[[Any], Tensor]]:
     """The VQA model's module, and its map (1, h, w) of a photograph's answer, the one it gave at first."""
-    import vqa
-
-    answerer = vqa.load(device=lab.device)
+    answerer = lab.speaker("VQA model")
     said: dict[Any, Any] = {}
 
     def maps(photograph: Any) -> Tensor:

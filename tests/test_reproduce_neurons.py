@@ -1,0 +1,108 @@
+"""Figure 9 for all three tasks on tiny models, and names of neurons from published files."""
+
+import pytest
+import torch
+
+from captioning.captioner import Captioner, LstmNetwork
+from common.dissection import NeuronName
+from common.errors import UserError
+from common.images import Preprocessing
+from scripts.experiments import deciders, neurons
+from scripts.lab import Absent
+from tests.captioners import small
+from tests.test_reproduce import classifier, flickr_folder, lab, parsed, sample_folder  # noqa: F401
+from tests.test_vqa_explain import answerer  # noqa: F401
+
+HALF = (0.5, 0.5, 0.5)
+
+
+@pytest.fixture
+def speaking(lab, answerer):  # noqa: F811
+    """The lab with a tiny captioner and a tiny VQA model."""
+    network = LstmNetwork(small(dtype=torch.float32), Preprocessing((32, 32), HALF, HALF))
+    lab.shared["captioner"], lab.shared["VQA model"] = Captioner(network), answerer
+    return lab.on("flickr8k")
+
+
+def test_all_three_tasks_are_explained_in_words(speaking):
+    section = neurons.figure9(speaking)
+    titles = [table.title for table in section.tables]
+    assert [title.split("'s")[0].rpartition(" ")[2] for title in titles] == [
+        "classifier",
+        "captioner",
+        "model",
+    ]
+    assert all(table.rows[0].n > 0 and table.substitute for table in section.tables)
+    captions = [picture.caption for picture in section.pictures]
+    for context in ("Classifier, the class: ", "Captioner, the caption: ", "Vqa model, the answer to "):
+        assert any(caption.startswith(context) for caption in captions), context
+    assert not section.notes
+
+
+def test_a_model_that_is_missing_is_named_and_the_others_are_done(speaking, monkeypatch):
+    def missing(_):
+        raise Absent("no captioner (no checkpoint)")
+
+    monkeypatch.setitem(deciders.DECIDERS, "captioner", missing)
+    section = neurons.figure9(speaking)
+    assert section.notes == ["Left out: no captioner (no checkpoint)"] and len(section.tables) == 2
+
+
+def test_importance_of_a_word_is_the_mean_gradient_of_its_log_probability(speaking):
+    decider = deciders.captioner(speaking)
+    scene = neurons._shown(speaking, 1)[0]
+    model = speaking.shared["captioner"]
+    seen = model.see(scene.path)
+    caption = model.caption(seen)
+    whole, *word = decider.decide(scene.path, set(caption.words))
+    assert whole.said == caption.text and word[0].said == caption.words[0]
+    # The log-probability of the first word changes with each unit's mean as its importance says (a central
+    # difference; the head reads the map through its mean).
+    A, step = seen.features, 1e-2
+    units = range(A.shape[1])
+    shifted = torch.cat(
+        [A + sign * step * torch.eye(len(units))[k][None, :, None, None] for k in units for sign in (1, -1)]
+    )
+    scores = [
+        model.score(type(seen)(seen.pixels, one[None], True), caption.text).log_probabilities[0]
+        for one in shifted
+    ]
+    slopes = torch.tensor([(scores[2 * k] - scores[2 * k + 1]) / (2 * step) for k in units])
+    positions = A.shape[-1] * A.shape[-2]
+    torch.testing.assert_close(word[0].alpha * positions, slopes, atol=2e-3, rtol=2e-2)
+
+
+def test_published_names_are_used_instead_of_dissection(speaking, tmp_path):
+    file = tmp_path / "tally.csv"
+    file.write_text("unit,category,label,score\n1,object,dog,0.3\n3,object,cat,0.2\n4,object,sky,0.01\n")
+    speaking.neuron_names = file
+    decider = deciders.classifier(speaking)
+    names, table = neurons.named(speaking, "classifier", decider, 8)
+    assert names == {0: NeuronName(0, "dog", 0.3, "object"), 2: NeuronName(2, "cat", 0.2, "object")}
+    assert table.rows[0].ours == 2 and table.data == "names from tally.csv"
+    assert not (speaking.out / "cells" / "neurons-classifier.json").exists()
+
+
+def test_names_of_a_larger_layer_are_refused(speaking, tmp_path):
+    file = tmp_path / "names.csv"
+    file.write_text(
+        "layer,unit,description,similarity\nlayer4,0,dog,0.3\nlayer4,99,cat,0.2\nlayer3,0,sky,0.2\n"
+    )
+    speaking.neuron_names, speaking.neuron_layer = file, "layer4"
+    with pytest.raises(UserError, match="unit 99 has a name, but the layer has units 0 to 11"):
+        neurons.figure9(speaking)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n", "columns a, b"),
+        ("layer,unit,description,similarity\nx,0,d,1\ny,0,d,1\n", "name one of them"),
+    ],
+)
+def test_names_that_cannot_be_read_stop_the_command_at_once(text, message, tmp_path):
+    (tmp_path / "names.csv").write_text(text)
+    args = parsed("--out", str(tmp_path / "report"), "--neuron-names", str(tmp_path / "names.csv"))
+    with pytest.raises(UserError, match=message):
+        args.run(args)
+    assert not (tmp_path / "report" / "cells").exists()
