@@ -9,7 +9,6 @@ Letters: B images, K channels, h,w map, L tokens, V vocabulary, D hidden, E evid
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.errors import UserError
+from common.pooling import log_mean_exp, pooled_importance
 from common.split import feature_map
 from data.vocabulary import PAD, START, Vocabulary
 
@@ -97,19 +97,13 @@ class Decoder(nn.Module):
 
         Evidence is pooled by log-mean-exp: nearly the mean when it is flat, nearly the maximum when it peaks.
         """
-        maps = _full(self.evidence_maps(features).flatten(2))
-        pooled = maps.logsumexp(2) - math.log(maps.shape[2])
-        return features.mean((2, 3)), pooled
+        return features.mean((2, 3)), log_mean_exp(_full(self.evidence_maps(features)))
 
     def importance(self, gradients: Tensor, positions: int) -> Tensor:
-        """Mean over positions of d y / d A (..., K), from d y / d seen (..., K+E) (paper, eq. 1), in closed form.
-
-        The mean feature passes its gradient to every position alike. Log-mean-exp passes on shares that sum to 1
-        over the positions, and the evidence is linear in A: summed over positions, its weights times the gradient.
-        """
+        """Mean over positions of d y / d A (..., K), from d y / d seen (..., K+E); see `pooled_importance`."""
         weight = self.evidence.weight.flatten(1)
         mean, evidence = gradients.split([weight.shape[1], weight.shape[0]], -1)
-        return (mean + evidence @ weight) / positions
+        return pooled_importance(mean, evidence, weight, positions)
 
     def begin(self, pooled: Tensor, evidence: Tensor) -> State:
         """The state after the image, which the LSTM reads as its first input."""

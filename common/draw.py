@@ -105,18 +105,18 @@ def panel(
     legends: Sequence[str] = (),
     width: int = 280,
     note: str = "",
-    above: Image.Image | None = None,
+    above: Callable[[int], Image.Image] | None = None,
 ) -> Image.Image:
     """A panel: a heading, tiles of `width` pixels in reading order, `columns` in a row, and the legends.
 
-    `above` is a picture drawn between the heading and the tiles (such as `shaded_words`). Long texts are
-    wrapped, so nothing is cut off.
+    `above` draws what stands between the heading and the tiles (such as `shaded_words`) for the panel's width.
+    Long texts are wrapped, so nothing is cut off.
     """
     columns = max(1, min(columns, len(tiles)))
     total = max(columns * (width + GAP) - GAP, 420)
     blocks = [_text(title, 21, total, bold=True)]
     blocks += [_text(note, 14, total, MUTED)] if note else []
-    blocks += [above] if above is not None else []
+    blocks += [above(total)] if above is not None else []
     for start in range(0, len(tiles), columns):
         blocks.append(_row([_tile(tile, width) for tile in tiles[start : start + columns]]))
     blocks += [_legend(name, total) for name in legends]
@@ -128,8 +128,8 @@ def tile_row(tiles: Sequence[Tile], width: int = 280) -> Image.Image:
     return _row([_tile(tile, width) for tile in tiles])
 
 
-def shaded_words(words: Sequence[str], weights: Sequence[float], width: int = 860) -> Image.Image:
-    """Words on one or more lines, each shaded by its weight: red raises the score, blue lowers it."""
+def shaded_words(words: Sequence[str], weights: Sequence[float], width: int) -> Image.Image:
+    """Words on lines of at most `width` pixels, each shaded by its weight: red raises the score, blue lowers it."""
     peak = max((abs(weight) for weight in weights), default=0.0) or 1.0
     font = _font(18)
     boxes = [
@@ -142,13 +142,27 @@ def shaded_words(words: Sequence[str], weights: Sequence[float], width: int = 86
             x, y = 0, y + 36
         places.append((x, y))
         x += wide + 4
-    strip = Image.new("RGB", (width, y + 34), PAPER)
+    used = max(left + box[2] for (left, _), box in zip(places, boxes, strict=True)) + 1
+    strip = Image.new("RGB", (min(used, width), y + 34), PAPER)
     draw = ImageDraw.Draw(strip)
     for (word, weight, wide), (left, top) in zip(boxes, places, strict=True):
         shade = _colours("RdBu_r", np.array(0.5 + 0.33 * weight))
         draw.rounded_rectangle((left, top, left + wide, top + 30), 5, fill=tuple(int(v) for v in shade))
         draw.text((left + 7, top + 15), word, INK, font, anchor="lm")
     return strip
+
+
+def attributed_words(
+    words: Sequence[str], names: Sequence[str], weights: Sequence[Sequence[float]], width: int
+) -> Image.Image:
+    """The words once for each target, shaded by how much each raises its score (T, L), with the target's name."""
+    return _column(
+        [
+            shaded_words([*words, f"({name})"], [*values, 0.0], width)
+            for name, values in zip(names, weights, strict=True)
+        ],
+        4,
+    )
 
 
 def save_picture(picture: Image.Image, path: str | Path) -> None:

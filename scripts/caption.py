@@ -130,7 +130,7 @@ def draw(image: Any, record: dict[str, Any], explanation: Any, whose: str = "the
     about += "" if unit == "log p" else f"; the maps are of the words' {unit}s"
     return panel(
         f"“{record['caption']}”", tiles, columns=COLUMNS, width=150, legends=legends_of(list(maps)), note=about,
-        above=tile_row(top, 312 if len(top) > 2 else 474),
+        above=lambda width: tile_row(top, 312 if len(top) > 2 else 474),
     )  # fmt: skip
 
 

@@ -98,7 +98,7 @@ def draw(image: Any, record: dict[str, Any], explanation: Any) -> Any:
     """The panel of one question: its words shaded, the photograph with the answers, a map for each target
     and method.
     """
-    from common.draw import Tile, explanation_tiles, fitted, legends_of, panel
+    from common.draw import Tile, attributed_words, explanation_tiles, fitted, legends_of, panel
 
     maps = {method: values[:, 0] for method, values in explanation.maps.items()}
     likely = "; ".join(f"{a['answer']} {a['probability']:.0%}" for a in record["predictions"][:3])
@@ -112,28 +112,16 @@ def draw(image: Any, record: dict[str, Any], explanation: Any) -> Any:
     ]
     where = f"{record['model']}, explained at layer {record['layer']}"
     note = f"{where}; words: gradient times embedding; score: pre-softmax"
+    weights = explanation.word_gradients.tolist()
+
+    def words(width: int) -> Any:
+        return attributed_words(explanation.words, explanation.names, weights, width)
+
     return panel(
         f"{record['question']} {record['prediction']}", tiles, columns=min(4, len(tiles)),
         legends=legends_of(list(maps)),
-        note=note, above=word_rows(explanation, record),
+        note=note, above=words,
     )  # fmt: skip
-
-
-def word_rows(explanation: Any, record: dict[str, Any], width: int = 860) -> Any:
-    """The question's words once for each target, shaded by how much each raises the target's score."""
-    from PIL import Image
-
-    from common.draw import PAPER, shaded_words
-
-    rows = []
-    for name, weights in zip(explanation.names, explanation.word_gradients.tolist(), strict=True):
-        rows.append(shaded_words([*explanation.words, f"   ({name})"], [*weights, 0.0], width))
-    picture = Image.new("RGB", (width, sum(row.height for row in rows)), PAPER)
-    top = 0
-    for row in rows:
-        picture.paste(row, (0, top))
-        top += row.height
-    return picture
 
 
 def _check(args: argparse.Namespace) -> None:

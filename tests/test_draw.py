@@ -6,6 +6,7 @@ from PIL import Image
 
 from common.draw import (
     Tile,
+    attributed_words,
     draw_map,
     explanation_tiles,
     gradient_picture,
@@ -78,6 +79,16 @@ def test_words_are_shaded_by_their_weight_and_wrapped() -> None:
     first_row = warmth(picture)[4]
     assert first_row.max() > 20 and first_row.min() < -20
     assert shaded_words(["word"] * 40, [0.0] * 40, width=400).height > picture.height
+
+
+def test_words_above_the_tiles_make_a_panel_no_wider() -> None:
+    tiles = [Tile(GREY, "photograph"), Tile(GREY, "cat")]
+    words, weights = ["what", "animal", "is", "this", "then"] * 4, [[1.0] * 20, [-1.0] * 20]
+    plain = panel("t", tiles)
+    with_words = panel(
+        "t", tiles, above=lambda width: attributed_words(words, ["cat", "dog"], weights, width)
+    )
+    assert with_words.width == plain.width and with_words.height > plain.height + 4 * 30
 
 
 def test_pictures_are_saved_whole(tmp_path) -> None:

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from common import gradcam
 from common.errors import UserError
 from common.images import Preprocessing
 from data.vocabulary import SPECIAL, Vocabulary
@@ -85,6 +86,31 @@ def test_maps_are_those_of_a_twin_with_one_backward_pass_for_each_answer(answere
             expected += slope[0, k].mean().item() * A[0, k].detach().numpy()
         np.testing.assert_allclose(found.heatmaps[row, 0].numpy(), expected.clip(min=0), rtol=1e-3, atol=1e-6)
         assert found.scores[row, 0].item() == pytest.approx(score.item(), rel=1e-4)
+
+
+def test_the_short_way_to_importance_gives_the_mean_gradient_of_the_map(answerer, photo):
+    network, pixels = answerer.network, answerer.see(photo).pixels.double()
+    network.module.double()
+    features = network.encode(pixels)
+    seam, query, _ = network.explainable(None, answerer.read(QUESTION), None)
+    leaf, output = seam.split(None, query, features)
+    scores = output[0, :3, None]
+    found = seam.importance(scores, leaf)
+    torch.testing.assert_close(found, gradcam.importance(scores, leaf), rtol=1e-9, atol=1e-12)
+    assert found.abs().max() > 1e-6
+
+
+def test_what_is_kept_of_an_image_and_a_question_is_made_again_for_other_weights(answerer, photo):
+    seen, asked = answerer.see(photo), answerer.read(QUESTION)
+    first = answerer.explain(seen, asked, "red")
+    with torch.no_grad():
+        answerer.network.module.question.lstm.weight_hh_l0.mul_(-2)
+        answerer.network.module.image.project.weight.mul_(3)
+    second = answerer.explain(seen, asked, "red")
+    again = answerer.explain(photo, QUESTION, "red")
+    for values in ("scores", "heatmaps", "word_gradients", "word_drops"):
+        assert not torch.allclose(getattr(first, values), getattr(second, values))
+        torch.testing.assert_close(getattr(second, values), getattr(again, values))
 
 
 def test_word_gradients_are_those_of_the_twin_and_words_left_out_are_run_again(answerer, photo):

@@ -124,6 +124,8 @@ class Seen:
         return len(self.pixels)
 
     def one(self, index: int) -> Seen:
+        if len(self) == 1 and self.single:
+            return self
         return Seen(self.pixels[index : index + 1], self.features[index : index + 1], True)
 
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.pooling import log_mean_exp, pooled_importance
 from data.question import MAX_QUESTION_WORDS
 from data.vocabulary import PAD, Vocabulary, tokenize
 
@@ -122,8 +123,19 @@ class ImageEncoder(nn.Module):
         """(B,E): log-mean-exp over the map: the mean where the evidence is flat, nearly the maximum where it peaks."""
         if self.evidence is None:
             return features.new_zeros(len(features), 0)
-        maps = self.evidence(features).flatten(2)
-        return maps.logsumexp(2) - math.log(maps.shape[2])
+        return log_mean_exp(self.evidence(features))
+
+    def summary(self, features: Tensor) -> Tensor:
+        """All that is seen of the map: mean feature and pooled evidence (B,K+E)."""
+        return torch.cat([features.mean((2, 3)), self.pooled_evidence(features)], 1)
+
+    def importance(self, gradients: Tensor, positions: int) -> Tensor:
+        """Mean over positions of d y / d A (...,K), from d y / d `summary` (...,K+E); see `pooled_importance`."""
+        if self.evidence is None:
+            return gradients / positions
+        weight = self.evidence.weight.flatten(1)
+        mean, evidence = gradients.split([weight.shape[1], weight.shape[0]], -1)
+        return pooled_importance(mean, evidence, weight, positions)
 
     def join(self, mean: Tensor, evidence: Tensor) -> Tensor:
         """Mean feature (B,K) and pooled evidence (B,E) -> (B,joint)."""
@@ -133,8 +145,13 @@ class ImageEncoder(nn.Module):
         seen = torch.cat(views, 1)
         return self.project(F.dropout(seen, self.dropout, self.training)).tanh()
 
+    def encode(self, summary: Tensor) -> Tensor:
+        """`summary` (B,K+E) -> (B,joint)."""
+        count = 0 if self.evidence is None else self.evidence.out_channels
+        return self.join(*summary.split([summary.shape[1] - count, count], 1))
+
     def forward(self, features: Tensor) -> Tensor:
-        return self.join(features.mean((2, 3)), self.pooled_evidence(features))
+        return self.encode(self.summary(features))
 
 
 class VqaModel(nn.Module):

@@ -1,26 +1,29 @@
 """The project's own VQA model as `Answerer` needs it, split at the last feature map of its trunk.
 
-Letters: B images, K channels, h,w map, L words, N answers, T targets, D hidden.
+Letters: B images, K channels, h,w map, L words, N answers, T targets, D hidden, X embedding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from common import gradcam
 from common.explainable import Explainable, HookedModel, SplitModel
 from common.images import Preprocessing
 from common.targets import Target, score_table
 from vqa.explain import Answer, Asked, find_answer
 from vqa.model import VqaModel, question_words
+from vqa.reading import Reader, Reading
 from vqa.targets import AnswerScore
 
 
 class LstmVqaNetwork:
-    """A `VqaModel` behind an `Answerer`. Its query is the encoded question (B, 4D): it does not depend on the image."""
+    """A `VqaModel` behind an `Answerer`. Its query is the encoded question (B, 4D+X), whatever the image."""
 
     def __init__(
         self,
@@ -37,6 +40,9 @@ class LstmVqaNetwork:
             source,
             layer,
         )
+        self._look: tuple[tuple, Look] | None = None
+        self._reader: tuple[tuple, Reader] | None = None
+        self._reading: tuple[Asked, Reading] | None = None
 
     def read(self, question: str) -> Asked:
         words = question_words(question)
@@ -47,80 +53,110 @@ class LstmVqaNetwork:
         return self.module.features(images)
 
     def best(self, features: Tensor, asked: Asked, top: int) -> list[Answer]:
-        scores = self.module.head(features, asked.tokens.to(features.device))[0]
+        seen = self.look(features).joint.detach()
+        scores = self.module.answer_scores(seen, self.reading(asked).whole)[0]
         shares = scores.softmax(0)
         order = scores.argsort(descending=True, stable=True)[:top].tolist()
         return [Answer(self.module.answers[i], float(scores[i]), float(shares[i])) for i in order]
+
+    def look(self, features: Tensor) -> Look:
+        """What the head sees of a map (B, K, h, w); kept for the answer and explanations of the same map."""
+        stamp = (features, *_stamp(self.module.image))
+        if self._look is None or not _same(self._look[0], stamp):
+            with torch.enable_grad():
+                leaf = features.detach().requires_grad_()
+                summary = self.module.image.summary(leaf)
+                self._look = stamp, Look(leaf, summary, self.module.image.encode(summary))
+        return self._look[1]
+
+    def reading(self, asked: Asked) -> Reading:
+        """The question, read once for its answer and all that is explained of it."""
+        device = next(self.module.parameters()).device
+        stamp = (device, *_stamp(self.module.question))
+        if self._reader is None or not _same(self._reader[0], stamp):
+            self._reader, self._reading = (stamp, Reader(self.module.question)), None
+        if self._reading is None or self._reading[0] is not asked:
+            self._reading = asked, self._reader[1].read(asked.tokens[0].to(device))
+        return self._reading[1]
 
     def targets(self, answers: Sequence[str]) -> tuple[list[Target], Any]:
         numbers = [find_answer(answer, self.module.answer_index) for answer in answers]
         return [AnswerScore(number, self.module.answers[number]) for number in numbers], None
 
     def explainable(self, layer: str | None, asked: Asked, told: Any) -> tuple[Explainable, Tensor, bool]:
-        device = next(self.module.parameters()).device
-        with torch.no_grad():
-            query = self.module.question(asked.tokens.to(device))
+        query = self.reading(asked).whole
         if layer in (None, self.layer):
-            return _Seam(self.module, self.layer), query, True
-        return (
-            HookedModel(
-                self.module,
-                layer,
-                forward=lambda images, q: _answer(self.module, self.module.features(images), q),
-            ),
-            query,
-            False,
-        )
+            return _Seam(self), query, True
+        forward = self._forward
+        return HookedModel(self.module, layer, forward=forward), query, False
+
+    def _forward(self, images: Tensor, query: Tensor) -> Tensor:
+        return self.module.answer_scores(self.module.image(self.module.features(images)), query)
 
     def words(
         self, features: Tensor, asked: Asked, told: Any, targets: Sequence[Target]
     ) -> tuple[Tensor, Tensor]:
-        """Question attribution (T, L), twice: gradient times embedding, and leaving out each word.
-
-        One pass of the question encoder for all: the question once for each target, so that one backward pass gives
-        every target's gradient, and once without each of its words.
-        """
+        """Question attribution (T, L), twice: gradient times embedding, and leaving out each word."""
         model, T, L = self.module, len(targets), len(asked.words)
-        tokens = asked.tokens.to(features.device)
+        seen, reading = self.look(features).joint.detach(), self.reading(asked)
         with torch.enable_grad():
-            embedded = model.question.embedding(tokens).detach().expand(T, L, -1).clone().requires_grad_()
-            shorter, mask = _left_out(model.question.embedding(tokens).detach())
-            rows = torch.cat([embedded, shorter])
-            full = torch.ones(T, L, dtype=torch.bool, device=rows.device)
-            encoded = model.question.run(rows, torch.cat([full, mask]))
-            with torch.no_grad():
-                seen = model.image(features.detach())
-            scores = model.answer_scores(seen, encoded)
+            # The question once for each target, so that one backward pass gives every target's gradient.
+            whole = reading.whole.expand(T, -1).requires_grad_()
+            scores = model.answer_scores(seen, torch.cat([whole, reading.shorter]))
             own = score_table(targets, scores[:T], T).diagonal()
-            (gradient,) = torch.autograd.grad(own.sum(), embedded)
+            (slopes,) = torch.autograd.grad(own.sum(), whole)
         without = score_table(targets, scores[T:].detach(), L)
-        return (gradient * embedded).sum(-1).detach(), own.detach()[:, None] - without
+        assert self._reader is not None  # `reading` made it
+        return self._reader[1].words_gradients(reading, slopes), own.detach()[:, None] - without
 
 
-def _left_out(embedded: Tensor) -> tuple[Tensor, Tensor]:
-    """Embedded words (1, L, D) -> L questions that each lack one word (L, L, D), padded at the end, and their masks."""
-    L = embedded.shape[1]
-    keep = ~torch.eye(L, dtype=torch.bool, device=embedded.device)
-    rows = embedded.expand(L, L, -1)[keep].view(L, L - 1, embedded.shape[2])
-    padded = torch.cat([rows, torch.zeros_like(embedded[:, :1]).expand(L, -1, -1)], 1)
-    mask = torch.ones(L, L, dtype=torch.bool, device=embedded.device)
-    mask[:, -1] = False
-    return padded, mask
+@dataclass(frozen=True)
+class Look:
+    """A map as the head sees it: the map (B, K, h, w), a leaf; its summary (B, K+E); and that encoded (B, joint).
+
+    The graph from one to the other is kept, for every explanation of the same image.
+    """
+
+    leaf: Tensor
+    summary: Tensor
+    joint: Tensor
 
 
-def _answer(model: VqaModel, features: Tensor, encoded: Tensor) -> Tensor:
-    return model.answer_scores(model.image(features), encoded)
+def _stamp(module: nn.Module) -> tuple:
+    """What tells whether a module's weights are still those that they were."""
+    return tuple(each for p in module.parameters() for each in (p, p.data_ptr(), p._version))
+
+
+def _same(one: tuple, other: tuple) -> bool:
+    return len(one) == len(other) and all(
+        a is b or (isinstance(a, (int, torch.device)) and a == b) for a, b in zip(one, other, strict=True)
+    )
 
 
 class _Seam(SplitModel):
-    def __init__(self, module: VqaModel, layer: str) -> None:
-        self.network, self.layer = module, layer
-        self.module = module
+    def __init__(self, network: LstmVqaNetwork) -> None:
+        self.whole, self.layer = network, network.layer
+        self.network: VqaModel = network.module
+        self.look: Look | None = None
 
     def features(self, images: Tensor) -> Tensor:
-        return self.module.features(images)
+        return self.network.features(images)
 
     def head(self, features: Tensor, query: Tensor | None = None) -> Tensor:
         if query is None:
-            raise ValueError("a VQA model explains a question; give its encoding (B, 4D) as the query")
-        return _answer(self.module, features, query)
+            raise ValueError("a VQA model explains a question; give its encoding (B, 4D+X) as the query")
+        return self.network.answer_scores(self.network.image(features), query)
+
+    def split(self, images: Tensor, query: Any = None, features: Tensor | None = None) -> tuple[Tensor, Any]:
+        if features is None or query is None:
+            return super().split(images, query, features)
+        self.look = self.whole.look(features)
+        with torch.enable_grad():
+            return self.look.leaf, self.network.answer_scores(self.look.joint, query)
+
+    def importance(self, scores: Tensor, A: Tensor) -> Tensor:
+        """As `common.gradcam.importance`, by way of the map's summary: the map itself is left out."""
+        if self.look is None or self.look.leaf is not A:
+            return gradcam.importance(scores, A)
+        slopes = gradcam.gradients(scores, self.look.summary)
+        return self.network.image.importance(slopes, A[0, 0].numel())
