@@ -168,10 +168,11 @@ def test_the_map_follows_the_question_and_the_answer(answerer, photo):
 def test_the_trunk_runs_once_for_an_answer_its_maps_and_its_words(answerer, photo):
     runs = []
     answerer.network.module.trunk.body.register_forward_hook(lambda *_: runs.append(1))
-    seen = answerer.see(photo)
-    answerer.answer(seen, QUESTION)
-    answerer.explain(seen, QUESTION, answers=ANSWERS)
-    assert len(runs) == 1
+    seen, asked = answerer.see(photo), answerer.read(QUESTION)
+    answerer.network.module.image.project.register_forward_hook(lambda *_: runs.append(1))
+    answerer.answer(seen, asked)
+    answerer.explain(seen, asked, answers=ANSWERS)
+    assert len(runs) == 2  # the trunk, and the image's part of the head
 
 
 def test_explaining_leaves_the_model_as_it_was(answerer, photo):

@@ -77,7 +77,7 @@ class TransformersVqaNetwork:
         return HookedModel(self.module, layer or own, grid, forward), asked.tokens.to(device), False
 
     def words(
-        self, features: Tensor, asked: Asked, told: Any, targets: Sequence[Target]
+        self, features: Tensor, asked: Asked, told: Any, targets: Sequence[Target], explained: Explainable
     ) -> tuple[Tensor, Tensor]:
         """Question attribution (T, L), twice: gradient times embedding, and leaving out each word (one pass each)."""
         T, tokens = len(targets), asked.tokens.to(features.device)

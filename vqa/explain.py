@@ -85,9 +85,9 @@ class VqaExplanation(Explanation):
 class VqaNetwork(Protocol):
     """What `Answerer` needs of a model that answers questions.
 
-    `encode` makes features of images (B, ...), once; `best` their likeliest answers, best first; `words` the
-    question attribution (T, L) twice; `explainable` the model split at a layer, the query that it is explained
-    with, and whether `encode`'s features are the map at that layer.
+    `encode` makes features of images (B, ...), once; `best` their likeliest answers, best first; `explainable` the
+    model split at a layer, the query that it is explained with, and whether `encode`'s features are the map at
+    that layer; `words` the question attribution (T, L) twice, after the maps of `explained`.
     """
 
     module: Any
@@ -108,7 +108,7 @@ class VqaNetwork(Protocol):
     def explainable(self, layer: str | None, asked: Asked, told: Any) -> tuple[Explainable, Any, bool]: ...
 
     def words(
-        self, features: Tensor, asked: Asked, told: Any, targets: Sequence[Target]
+        self, features: Tensor, asked: Asked, told: Any, targets: Sequence[Target], explained: Explainable
     ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -124,8 +124,8 @@ class Seen:
         return len(self.pixels)
 
     def one(self, index: int) -> Seen:
-        if len(self) == 1 and self.single:
-            return self
+        if len(self) == 1:  # the same features, so that what is kept of them is found again
+            return Seen(self.pixels, self.features, True)
         return Seen(self.pixels[index : index + 1], self.features[index : index + 1], True)
 
 
@@ -222,17 +222,16 @@ class Answerer:
         targets = [by_name[name] for name in names] + [Contrast(by_name[a], by_name[b]) for a, b in pairs]
         with gradcam.untouched(self.network.module):
             explainable, query, same = self.network.explainable(layer or self.layer, asked, told)
-        found = gradcam.explain(
-            explainable,
-            seen.pixels,
-            query,
-            targets,
-            [methods] if isinstance(methods, str) else methods,
-            seen.features if same else None,
-            occlusion_options,
-        )
-        with gradcam.untouched(self.network.module):
-            gradients, drops = self.network.words(seen.features, asked, told, targets)
+            found = gradcam.explain(
+                explainable,
+                seen.pixels,
+                query,
+                targets,
+                [methods] if isinstance(methods, str) else methods,
+                seen.features if same else None,
+                occlusion_options,
+            )
+            gradients, drops = self.network.words(seen.features, asked, told, targets, explainable)
         about = {"task": "vqa", "model": self.name, "weights": self.network.source, "question": asked.text}
         return VqaExplanation(
             found.names,

@@ -43,6 +43,7 @@ class LstmVqaNetwork:
         self._look: tuple[tuple, Look] | None = None
         self._reader: tuple[tuple, Reader] | None = None
         self._reading: tuple[Asked, Reading] | None = None
+        self._heard: Heard | None = None
 
     def read(self, question: str) -> Asked:
         words = question_words(question)
@@ -53,8 +54,7 @@ class LstmVqaNetwork:
         return self.module.features(images)
 
     def best(self, features: Tensor, asked: Asked, top: int) -> list[Answer]:
-        seen = self.look(features).joint.detach()
-        scores = self.module.answer_scores(seen, self.reading(asked).whole)[0]
+        scores = self.heard(features, asked).output.detach()[0]
         shares = scores.softmax(0)
         order = scores.argsort(descending=True, stable=True)[:top].tolist()
         return [Answer(self.module.answers[i], float(scores[i]), float(shares[i])) for i in order]
@@ -68,6 +68,15 @@ class LstmVqaNetwork:
                 summary = self.module.image.summary(leaf)
                 self._look = stamp, Look(leaf, summary, self.module.image.encode(summary))
         return self._look[1]
+
+    def heard(self, features: Tensor, asked: Asked) -> Heard:
+        """The answer scores of a map and a question, with what they were made of; kept as `look` and `reading` are."""
+        look, reading = self.look(features), self.reading(asked)
+        if self._heard is None or self._heard.look is not look or self._heard.reading is not reading:
+            with torch.enable_grad():
+                whole = reading.whole.detach().requires_grad_()
+                self._heard = Heard(look, reading, whole, self.module.answer_scores(look.joint, whole))
+        return self._heard
 
     def reading(self, asked: Asked) -> Reading:
         """The question, read once for its answer and all that is explained of it."""
@@ -86,7 +95,7 @@ class LstmVqaNetwork:
     def explainable(self, layer: str | None, asked: Asked, told: Any) -> tuple[Explainable, Tensor, bool]:
         query = self.reading(asked).whole
         if layer in (None, self.layer):
-            return _Seam(self), query, True
+            return _Seam(self, asked), query, True
         forward = self._forward
         return HookedModel(self.module, layer, forward=forward), query, False
 
@@ -94,20 +103,19 @@ class LstmVqaNetwork:
         return self.module.answer_scores(self.module.image(self.module.features(images)), query)
 
     def words(
-        self, features: Tensor, asked: Asked, told: Any, targets: Sequence[Target]
+        self, features: Tensor, asked: Asked, told: Any, targets: Sequence[Target], explained: Explainable
     ) -> tuple[Tensor, Tensor]:
         """Question attribution (T, L), twice: gradient times embedding, and leaving out each word."""
-        model, T, L = self.module, len(targets), len(asked.words)
-        seen, reading = self.look(features).joint.detach(), self.reading(asked)
-        with torch.enable_grad():
-            # The question once for each target, so that one backward pass gives every target's gradient.
-            whole = reading.whole.expand(T, -1).requires_grad_()
-            scores = model.answer_scores(seen, torch.cat([whole, reading.shorter]))
-            own = score_table(targets, scores[:T], T).diagonal()
-            (slopes,) = torch.autograd.grad(own.sum(), whole)
-        without = score_table(targets, scores[T:].detach(), L)
+        heard = self.heard(features, asked)
+        own = score_table(targets, heard.output, 1)
+        slopes = explained.slopes if isinstance(explained, _Seam) else None
+        if slopes is None:
+            slopes = heard.slopes(own)[1]
+        with torch.no_grad():
+            rest = self.module.answer_scores(heard.look.joint, heard.reading.shorter)
+        without = score_table(targets, rest, len(asked.words))
         assert self._reader is not None  # `reading` made it
-        return self._reader[1].words_gradients(reading, slopes), own.detach()[:, None] - without
+        return self._reader[1].words_gradients(heard.reading, slopes), own.detach() - without
 
 
 @dataclass(frozen=True)
@@ -122,6 +130,23 @@ class Look:
     joint: Tensor
 
 
+@dataclass(frozen=True)
+class Heard:
+    """The answer scores `output` (B, N), with a graph from the image's summary and the encoded question `whole`."""
+
+    look: Look
+    reading: Reading
+    whole: Tensor
+    output: Tensor
+
+    def slopes(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """d scores (T, 1) / d the image's summary (T, 1, K+E) and / d the encoded question (T, 4D+X), in one pass."""
+        rows = torch.eye(len(scores), dtype=scores.dtype, device=scores.device)[:, :, None]
+        inputs = (self.look.summary, self.whole)
+        image, question = torch.autograd.grad(scores, inputs, rows, retain_graph=True, is_grads_batched=True)
+        return image, question[:, 0]
+
+
 def _stamp(module: nn.Module) -> tuple:
     """What tells whether a module's weights are still those that they were."""
     return tuple(each for p in module.parameters() for each in (p, p.data_ptr(), p._version))
@@ -134,10 +159,14 @@ def _same(one: tuple, other: tuple) -> bool:
 
 
 class _Seam(SplitModel):
-    def __init__(self, network: LstmVqaNetwork) -> None:
-        self.whole, self.layer = network, network.layer
+    """The model split at its own map, for the explanation of one question; `slopes` are d targets / d the encoded
+    question (T, 4D+X), once `importance` has run."""
+
+    def __init__(self, network: LstmVqaNetwork, asked: Asked) -> None:
+        self.whole, self.layer, self.asked = network, network.layer, asked
         self.network: VqaModel = network.module
-        self.look: Look | None = None
+        self.heard: Heard | None = None
+        self.slopes: Tensor | None = None
 
     def features(self, images: Tensor) -> Tensor:
         return self.network.features(images)
@@ -148,15 +177,14 @@ class _Seam(SplitModel):
         return self.network.answer_scores(self.network.image(features), query)
 
     def split(self, images: Tensor, query: Any = None, features: Tensor | None = None) -> tuple[Tensor, Any]:
-        if features is None or query is None:
+        if features is None or len(features) != 1:
             return super().split(images, query, features)
-        self.look = self.whole.look(features)
-        with torch.enable_grad():
-            return self.look.leaf, self.network.answer_scores(self.look.joint, query)
+        self.heard = self.whole.heard(features, self.asked)
+        return self.heard.look.leaf, self.heard.output
 
     def importance(self, scores: Tensor, A: Tensor) -> Tensor:
         """As `common.gradcam.importance`, by way of the map's summary: the map itself is left out."""
-        if self.look is None or self.look.leaf is not A:
+        if self.heard is None or self.heard.look.leaf is not A:
             return gradcam.importance(scores, A)
-        slopes = gradcam.gradients(scores, self.look.summary)
-        return self.network.image.importance(slopes, A[0, 0].numel())
+        image, self.slopes = self.heard.slopes(scores)
+        return self.network.image.importance(image, A[0, 0].numel())
