@@ -125,7 +125,7 @@ def dense_crf(f: Tensor, image: np.ndarray, scale: float = 1.0, iterations: int 
     unary = -f.detach().double().clamp(min=1e-10).log().reshape(classes, -1)
     field.setUnaryEnergy(np.ascontiguousarray(unary.cpu().numpy(), dtype=np.float32))
     field.addPairwiseGaussian(sxy=3 / scale, compat=3)
-    field.addPairwiseBilateral(sxy=80 / scale, srgb=13, rgbim=np.ascontiguousarray(image), compat=10)
+    field.addPairwiseBilateral(sxy=80 / scale, srgb=13, rgbim=np.array(image, order="C"), compat=10)
     refined = torch.from_numpy(np.array(field.inference(iterations), dtype=np.float32))
     return refined.reshape(classes, h, w).to(f.device, f.dtype)
 

@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import jaccard_score
 
 from common.errors import UserError
-from common.metrics.segmentation import UNDECIDED, confusion, overlaps, seeds
+from common.metrics.segmentation import UNDECIDED, confusion, mean_overlap, overlaps, seeds
 
 
 def test_seeds_of_a_literal_map():
@@ -55,3 +55,23 @@ def test_labels_that_do_not_fit_are_refused():
         confusion(torch.full((1, 1), 2), torch.zeros(1, 1), 1)
     with pytest.raises(UserError, match="class 0"):
         seeds({0: torch.ones(1, 1)}, (1, 1))
+
+
+def test_the_mean_overlap_is_over_the_true_classes_and_its_error_is_the_bootstraps():
+    generator = torch.Generator().manual_seed(1)
+    truth = torch.randint(0, 3, (30, 8, 9), generator=generator)  # class 3 is only ever given
+    given = torch.where(torch.rand(30, 8, 9, generator=generator) < 0.7, truth, torch.full_like(truth, 3))
+    counts = torch.stack([confusion(g, t, 3) for g, t in zip(given, truth, strict=True)])
+    found = mean_overlap(counts, resamples=400)
+    shares = jaccard_score(truth.flatten(), given.flatten(), average=None)
+    assert found.mean == pytest.approx(shares[:3].mean(), abs=1e-12) and found.n == 30
+    # A twin that draws images by another generator, and counts their pixels anew.
+    rng, means = np.random.default_rng(0), []
+    for _ in range(400):
+        rows = rng.integers(0, 30, 30)
+        t, g = truth[rows].numpy(), given[rows].numpy()
+        means.append(np.mean([((t == c) & (g == c)).sum() / ((t == c) | (g == c)).sum() for c in range(3)]))
+    assert found.error == pytest.approx(np.std(means), rel=0.15)
+    assert math.isnan(mean_overlap(counts[:1]).error)
+    with pytest.raises(UserError, match="one image or more"):
+        mean_overlap(counts[:0])

@@ -24,7 +24,6 @@ from scripts.lab import Absent, Lab, data_folders
 from scripts.report import Picture, Row, Section, Table, row_of, text_table, write_report
 from tests.nets import seeded
 from tests.test_ilsvrc import BOX_XML
-from tests.test_voc import XML
 
 WITHOUT_MODELS = tuple(
     name for name in EXPERIMENTS if name not in ("fig1", "fig3", "fig10", "fig11", "fig12", "vqa", "sanity")
@@ -234,20 +233,6 @@ def test_ilsvrcs_protocol_runs_on_its_layout(lab, classifier, tmp_path):
         rows["Grad-CAM"].published == "56.51" and rows["Grad-CAM"].n == 2 and rows["Grad-CAM"].left_out == 1
     )
     assert all(a.ours >= b.ours for a, b in zip(top1.rows, top5.rows, strict=True))
-
-
-def test_vocs_masks_are_used_where_they_are(lab, tmp_path):
-    for place in ("Annotations", "JPEGImages", "ImageSets/Segmentation", "SegmentationClass"):
-        (tmp_path / place).mkdir(parents=True)
-    (tmp_path / "Annotations" / "a.xml").write_text(XML)
-    picture(0).resize((486, 500)).save(tmp_path / "JPEGImages" / "a.jpg")
-    labels = np.zeros((500, 486), np.uint8)
-    labels[100:300, 100:300] = 12  # a dog
-    Image.fromarray(labels, mode="P").save(tmp_path / "SegmentationClass" / "a.png")
-    (tmp_path / "ImageSets" / "Segmentation" / "val.txt").write_text("a\n")
-    lab.data["voc"] = tmp_path
-    (table,) = EXPERIMENTS["fig4"](lab).tables
-    assert not table.substitute and all(0 <= row.ours <= 1 for row in table.rows)
 
 
 def test_mosaics_are_the_same_for_every_method_and_of_right_samples(lab):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.gradcam import upsample
+from common.metrics.grounding import Summary
 
 BACKGROUND, UNDECIDED = 0, 255
 FOREGROUND_SHARE = 0.2  # of a map's maximum (Kolesnikov and Lampert 2016, section 3.1)
@@ -76,3 +77,25 @@ def overlaps(counts: Tensor) -> Tensor:
     shared = square.diagonal()
     union = counts.double().sum(1) + square.sum(0) - shared
     return torch.where(union > 0, shared / union, torch.full_like(union, math.nan))
+
+
+def mean_overlap(counts: Tensor, resamples: int = 300, seed: int = 0) -> Summary:
+    """Mean of `overlaps` over the classes that occur in the truth, from the counts of N images (N, C + 1, C + 2).
+
+    As VOC has it: counts are added up over images first, so that no image has a value of its own; the error
+    is therefore the spread over `resamples` draws of N images with replacement (Efron's bootstrap).
+    """
+    if counts.dim() != 3 or not len(counts):
+        raise UserError(
+            f"counts are {tuple(counts.shape)}; give those of one image or more (N, C + 1, C + 2)"
+        )
+    mean = _mean_of_true(counts.sum(0))
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(len(counts), (resamples, len(counts)), generator=generator)
+    means = torch.tensor([_mean_of_true(counts[rows].sum(0)) for rows in drawn], dtype=torch.float64)
+    error = float(means.std()) if len(counts) > 1 else math.nan
+    return Summary(mean, error, len(counts))
+
+
+def _mean_of_true(counts: Tensor) -> float:
+    return float(overlaps(counts)[counts.sum(1) > 0].mean())
