@@ -117,7 +117,8 @@ table { border-collapse: collapse; margin: .8rem 0 } caption { text-align: left;
 .3rem 0 } th, td { padding: .25rem .8rem .25rem 0; text-align: right; border-bottom: 1px solid #e4e6ee }
 th:first-child, td:first-child, .text { text-align: left } thead th { color: #62666f; font-weight: 500 }
 img { max-width: 100%; height: auto } figure { margin: 1rem 0 } figcaption, .note { color: #62666f;
-font-size: .9rem } nav a { margin-right: .9rem }
+font-size: .9rem } nav ol { columns: 2; padding-left: 1.5rem; font-size: .9rem } .wide { font-size: .85rem }
+td, th { vertical-align: top }
 """
 
 
@@ -130,9 +131,19 @@ _ABOUT = (
 
 
 def _page(sections: dict[str, Section], about: dict[str, Any]) -> str:
-    links = "".join(f'<a href="#{_id(name)}">{html.escape(name)}</a> ' for name in sections)
+    links = "".join(
+        f'<li><a href="#{_id(name)}">{html.escape(section.title)}</a></li>'
+        for name, section in sections.items()
+    )
     parts = [_section(name, section) for name, section in sections.items()]
     simple = {key: value for key, value in about.items() if isinstance(value, (str, int, float))}
+    simple |= {
+        name: ", ".join(f"{k} {v}" for k, v in about[name].items()) for name in ("versions",) if name in about
+    }
+    if "seconds" in about:
+        simple["time of this run"] = (
+            f"{sum(about['seconds'].values()) / 60:.1f} minutes, cells kept from before left out"
+        )
     facts = "; ".join(f"{key}: {value}" for key, value in simple.items())
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -140,8 +151,54 @@ def _page(sections: dict[str, Section], about: dict[str, Any]) -> str:
         f"<title>Grad-CAM, reproduced</title><style>{_STYLE}</style></head>\n<body>"
         "<h1>Grad-CAM, reproduced</h1>"
         f"<p>{_ABOUT}</p>"
-        f'<p class="note">{html.escape(facts)}</p><nav>{links}</nav>\n{"".join(parts)}</body></html>\n'
+        f'<p class="note">{html.escape(facts)}</p><nav><ol>{links}</ol></nav>\n{_overview(sections)}\n'
+        f"{''.join(parts)}</body></html>\n"
     )
+
+
+def published_rows(sections: dict[str, Section]) -> list[tuple[str, Table, Row]]:
+    """(experiment, table, row) of all that was published, measured or not."""
+    return [
+        (name, table, row)
+        for name, section in sections.items()
+        for table in section.tables
+        for row in table.rows
+        if row.published and row.model
+    ]
+
+
+def _overview(sections: dict[str, Section]) -> str:
+    rows = "".join(
+        f'<tr><td><a href="#{_id(name)}">{html.escape(table.title)}</a></td>'
+        + "".join(f'<td class="text">{html.escape(part)}</td>' for part in (row.what, row.published))
+        + f"<td>{_with_error(row, table.digits)}</td><td>{_count(row)}</td>"
+        + "".join(f'<td class="text">{html.escape(part)}</td>' for part in (row.model, _data(table)))
+        + "</tr>"
+        for name, table, row in published_rows(sections)
+    )
+    if not rows:
+        return ""
+    heads = "".join(
+        f'<th class="text">{head}</th>' if head not in ("ours", "n") else f"<th>{head}</th>"
+        for head in ("", "of", "published", "ours", "n", "model", "data")
+    )
+    return (
+        f'<table class="wide"><caption>What was published, and what we measured</caption>'
+        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>\n"
+    )
+
+
+def _with_error(row: Row, digits: int) -> str:
+    error = "" if row.error is None else f" ± {row.error:.{digits}f}"
+    return _number(row.ours, digits) + error
+
+
+def _data(table: Table) -> str:
+    return f"substitute: {table.data}" if table.substitute else table.data
+
+
+def _count(row: Row) -> str:
+    return f"{row.n} ({row.left_out} left out)" if row.left_out else str(row.n or "")
 
 
 def _section(name: str, section: Section) -> str:
@@ -162,10 +219,9 @@ def _table(table: Table) -> str:
 
 
 def _row(row: Row, digits: int) -> str:
-    count = f"{row.n} ({row.left_out} left out)" if row.left_out else str(row.n or "")
     name = f"{row.what} ({row.note})" if row.note else row.what
     numbers = [_number(value, digits) for value in (row.ours, row.error)]
-    cells = [name, *numbers, count, row.published or "-", row.model]
+    cells = [name, *numbers, _count(row), row.published or "-", row.model]
     return "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
 
 
@@ -187,8 +243,8 @@ def _id(name: str) -> str:
 
 def text_table(table: Table) -> str:
     """The table for a terminal."""
-    lines = [table.heading, f"  {'':26}{table.measure:>14} {'error':>8} {'n':>6}  published"]
+    lines = [table.heading, f"  {'':42}{table.measure:>14} {'error':>8} {'n':>6}  published"]
     for row in table.rows:
         numbers = f"{_number(row.ours, table.digits):>14} {_number(row.error, table.digits):>8}"
-        lines.append(f"  {row.what:26.26}{numbers} {row.n:>6}  {row.published or '-'}")
+        lines.append(f"  {row.what:42.42}{numbers} {row.n:>6}  {row.published or '-'}")
     return "\n".join(lines)

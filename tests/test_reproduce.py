@@ -373,7 +373,7 @@ def test_sanity_curves_end_lower_than_they_start_and_tell_what_is_missing(lab, m
     assert labels.rows[0].what == "head trained on shuffled labels"
     assert all(-1 <= row.ours <= 1 for row in labels.rows)
     last = table.rows[-1]
-    assert last.what == "Grad-CAM, VQA model" and last.n + last.left_out == 2
+    assert last.what == "Grad-CAM before its ReLU, VQA model" and last.n + last.left_out == 2
     assert all(row.ours is None or row.ours < 0.99 for row in table.rows)
 
 
@@ -409,3 +409,29 @@ def test_a_head_that_looks_at_the_ground_is_found_out(tmp_path):
     assert good["nuisance"] < 0.2 and good["subject_area"] == 0.5
     # The surroundings' box is the whole picture: the first measure cannot tell the heads apart.
     assert good["first"] == bad["first"] == good["first_area"] == 1
+
+
+def test_the_page_opens_with_all_that_was_published(tmp_path):
+    rows = [
+        row_of("Grad-CAM", {"mean": 0.5, "error": 0.1, "n": 3, "left_out": 2}, "56.51 %", "net"),
+        row_of("CAM", {"mean": 0.4, "error": 0.1, "n": 3}, "", "net"),
+        row_of("c-MWP", None, "60.30 %", "net"),
+    ]
+    section = Section("S", [Table("4.3", "photographs", "share", rows, True, 2)])
+    page, _ = write_report(tmp_path, {"s": section}, {"seconds": {"s": 120.0}, "versions": {"torch": "2"}})
+    text = page.read_text()
+    overview = text[text.index("What was published, and what we measured") : text.index("<h2")]
+    assert "56.51 %" in overview and "0.50 ± 0.10" in overview and "3 (2 left out)" in overview
+    assert "substitute: photographs" in overview and "CAM</td>" in overview and "60.30 %" in overview
+    assert overview.count("<tr>") == 3  # the heading and the two rows that were published
+    assert "2.0 minutes" in text and "torch 2" in text
+
+
+def test_windows_of_occlusion_are_ranked_by_each_method(lab, sample_folder):
+    preprocessing = Preprocessing((128, 128), (0.5,) * 3, (0.5,) * 3)
+    lab.shared["classifier"] = classification.load(seeded(Tiny, 3), preprocessing=preprocessing)
+    small, windows = faithfulness.faithfulness(lab).tables
+    names = ["Grad-CAM, window 32", "c-MWP, window 32", "Grad-CAM, window 64", "c-MWP, window 64"]
+    assert [row.what for row in windows.rows] == names and len(small.rows) == 6
+    assert all(row.n + row.left_out == windows.rows[0].n + windows.rows[0].left_out for row in windows.rows)
+    assert any(row.ours is not None for row in windows.rows)

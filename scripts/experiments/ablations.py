@@ -17,7 +17,7 @@ from scripts.report import Section, Table, row_of
 
 LABELS = {
     "gradcam": "Grad-CAM",
-    "no_relu": "without the ReLU",
+    "no_relu": "without the ReLU, from its minimum",
     "absolute": "absolute gradients",
     "max_pooled": "max-pooled gradients",
     "sum": "summed gradients",
@@ -40,7 +40,7 @@ def appendix_b(lab: Lab) -> Section:
     earlier = layers[len(layers) * 2 // 3]
     tables = []
     for layer in (lab.classifier.layer, earlier):
-        name = f"ablations-{layer}"
+        name = f"variants-{layer}"
         cell = lab.cell(name, partial(ablated, lab, layer, VARIANTS, count), count=count)
         rows = [row_of(LABELS[variant], cell[variant], "", lab.model) for variant in VARIANTS]
         title = f"Appendix B, variants at layer {layer}"
@@ -56,12 +56,16 @@ def appendix_b(lab: Lab) -> Section:
         "layers", "Grad-CAM at layers from the first to the last", lambda: draw(lab, layers)
     )
     notes = [
-        "The paper's table gives the localisation error of VGG-16 on ILSVRC; here the share of the positive"
-        " map in the right cell stands for it. Without the ReLU the positive part is the same, and so is the"
-        " share.",
-        "Behind the last layer of this network stand pooling and one linear layer: there, all gradients of a"
-        " channel are equal and no ReLU is passed, so neither pooling nor ReLU rules change anything. They do"
-        " at the earlier layer.",
+        "The paper's table gives the localisation error of VGG-16 on ILSVRC; here the share of the positive map in"
+        " the right cell stands for it. Without the ReLU the map is counted from its minimum on, as it looks when it"
+        " is scaled to 0..1: evidence against a class then looks like little evidence for it.",
+        "Behind the last layer of this network stand pooling and one linear layer: there, all gradients of a channel"
+        " are equal and no ReLU is passed, so neither pooling nor ReLU rules change anything. They do at the earlier"
+        " layer.",
+        "Before the last layer Grad-CAM is near chance: its weights are means over the whole mosaic, in which a"
+        " channel speaks for the class in one photograph and against it in another. Gradients that are not pooled"
+        " keep the places apart. The blocks end in a convolution without a ReLU besides, so that the sign of a"
+        " channel means nothing; the paper explains maps behind a ReLU, and finds earlier layers worse as well.",
     ]
     return Section("Appendix B: ablations", tables, [picture], notes)
 
@@ -75,7 +79,10 @@ def ablated(lab: Lab, layer: str, names: tuple[str, ...], count: int) -> dict[st
         image = mosaic(pixels(lab, parts))[None]
         maps = variants(split, image, [sample.label for sample in parts], names)
         for name in names:
-            found[name].append(cell_share(maps[name][:, 0], range(len(parts)), 2, (112, 112)))
+            values = maps[name][:, 0]
+            if name == "no_relu":
+                values = values - values.amin((-2, -1), keepdim=True)
+            found[name].append(cell_share(values, range(len(parts)), 2, (112, 112)))
         groups += [number] * len(parts)
     if not groups:
         return {name: summarised([]) for name in names}

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from common.errors import MethodError
+from common.gradcam import explain
 from common.metrics.faithfulness import BASELINES, area, deletion, rank_correlation
 from common.metrics.faithfulness import insertion as inserted
+from common.occlusion import OcclusionOptions
 from common.state import untouched
 from common.targets import logits
 from scripts.experiments.maps import LABELS, WINDOW, method_maps
@@ -27,7 +29,11 @@ PUBLISHED = {
     "cam": "0.208",
     "guided": "0.168",
 }
+WINDOW_METHODS = ("gradcam", "cmwp")
 CURVES = ("gradcam", "guided_gradcam", "cmwp", "guided", "occlusion")
+
+
+WINDOWS = (32, 64, 96)  # pixels; the first is that of the table with all methods
 
 
 def faithfulness(lab: Lab) -> Section:
@@ -37,12 +43,72 @@ def faithfulness(lab: Lab) -> Section:
     cell = lab.cell("occlusion-ranks", lambda: ranks(lab, right_samples(lab, count)), count=count)
     rows = [row_of(LABELS[m], cell.get(m), PUBLISHED.get(m, ""), lab.model) for m in METHODS]
     note = (
-        "Spearman's correlation of each map, averaged over occlusion's grid, with the drop of the"
-        " class's score"
+        "Spearman's correlation of each map, averaged over occlusion's grid, with the drop of the class's score"
         f" under a grey window of {WINDOW} pixels. Published: VGG-16 on PASCAL VOC 2007 val."
     )
-    table = Table("5.3, faithfulness", NAME, "rank correlation", rows, True, 3, note)
-    return Section("5.3: do maps agree with occlusion?", [table])
+    tables = [Table("5.3, faithfulness", NAME, "rank correlation", rows, True, 3, note)]
+    side = min(lab.classifier.preprocessing.size)
+    windows = [window for window in WINDOWS if side >= window + 2 * WINDOW]  # at least 3 x 3 places to rank
+    if not windows:
+        return Section("5.3: do maps agree with occlusion?", tables)
+    by_window = lab.cell(
+        "occlusion-windows",
+        lambda: window_ranks(lab, right_samples(lab, count), windows),
+        count=count,
+        windows=windows,
+    )
+    rows = [
+        row_of(f"{LABELS[m]}, window {window}", by_window[f"{m}-{window}"], "", lab.model)
+        for window in windows
+        for m in WINDOW_METHODS
+    ]
+    title = "5.3, faithfulness, by the size of occlusion's window"
+    why = _why_ranks(cell, by_window, windows)
+    tables.append(Table(title, NAME, "rank correlation", rows, True, 3, why))
+    return Section("5.3: do maps agree with occlusion?", tables)
+
+
+def _why_ranks(cell: dict[str, Any], by_window: dict[str, Any], windows: list[int]) -> str:
+    """Why the correlation is what it is, with the measurements that say so."""
+    note = f"Strides of {WINDOW} pixels; the paper does not say how large its patches were."
+    small, large = (by_window[f"gradcam-{window}"]["mean"] for window in (windows[0], windows[-1]))
+    if small is None or large is None or large <= small:
+        return note
+    text = (
+        f" The correlation follows the window: {small:.2f} with {windows[0]} pixels, {large:.2f} with {windows[-1]}."
+        " These photographs show one thing, large, that the network is sure of; a small window hides no part of it"
+        " that the rest does not make up for, and the ranks of next to no drop are noise. So the distance to the"
+        " published value says more of the window and the photographs than of the method."
+    )
+    guided, plain = cell.get("guided_gradcam"), cell.get("gradcam")
+    if guided and plain and guided["mean"] < plain["mean"]:
+        text += (
+            f" Guided Grad-CAM is not above Grad-CAM as published ({guided['mean']:.3f}, {plain['mean']:.3f}); the"
+            f" standard error of either is {plain['error']:.3f}."
+        )
+    return note + text
+
+
+def window_ranks(lab: Lab, chosen: list[Sample], windows: list[int]) -> dict[str, Any]:
+    """Correlations by method and window, summarised over the samples."""
+    found: dict[str, list[Tensor]] = {f"{m}-{window}": [] for window in windows for m in WINDOW_METHODS}
+    for sample in chosen:
+        image = pixels(lab, [sample])
+        maps = {m: method_maps(lab.classifier, image, sample.label, m)[:, 0] for m in WINDOW_METHODS}
+        for window in windows:
+            options = OcclusionOptions(window=window, stride=WINDOW)
+            occluded = explain(
+                lab.classifier.explainable,
+                image,
+                None,
+                sample.label,
+                ("occlusion",),
+                occlusion_options=options,
+            )
+            reference = occluded.maps["occlusion"][:, 0]
+            for m, values in maps.items():
+                found[f"{m}-{window}"].append(rank_correlation(values, reference))
+    return {name: summarised(torch.cat(values)) for name, values in found.items()}
 
 
 def ranks(lab: Lab, chosen: list[Sample]) -> dict[str, Any]:
@@ -80,7 +146,16 @@ def insertion(lab: Lab) -> Section:
         " order of the"
         " map, in 28 steps (Petsiuk et al. 2018). Not in the paper."
     )
-    return Section("Insertion and deletion", tables, notes=[note])
+    check = (
+        "A check: in a random order, what is left after deleting is as random as what was inserted, so both areas are"
+        " the same but for chance with either baseline."
+    )
+    pixels_first = (
+        "Maps of single pixels delete well with the grey baseline without having found the object: scattered grey"
+        " pixels are a noise that the network never saw. With the blurred baseline, and in insertion, that advantage"
+        " is gone."
+    )
+    return Section("Insertion and deletion", tables, notes=[note, check, pixels_first])
 
 
 def areas(lab: Lab, chosen: list[Sample], method: str, baseline: str, kind: str) -> dict[str, Any]:

@@ -29,6 +29,7 @@ LABELS = {
     "guided_gradcam": "Guided Grad-CAM",
     "deconv_gradcam": "Deconv Grad-CAM",
     "occlusion": "Occlusion",
+    "no_relu": "Grad-CAM before its ReLU",
     "gradcam_centred": "Grad-CAM less its mean",
     "gradcam_contrast": "Grad-CAM against the 5 likeliest others",
 }

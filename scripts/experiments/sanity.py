@@ -11,6 +11,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.randomise import cascade, stages, trainable_layers
+from scripts.experiments.deciders import QUESTION
 from scripts.experiments.maps import LABELS, method_maps
 from scripts.experiments.randomised import replaced_words, shuffled_labels
 from scripts.experiments.samples import NAME, pixels, right_samples
@@ -18,7 +19,7 @@ from scripts.experiments.scenes import NAME as SCENES
 from scripts.lab import Lab, summarised
 from scripts.report import Row, Section, Table, row_of
 
-METHODS = ("gradcam", "guided_gradcam", "guided", "gradient")
+METHODS = ("no_relu", "guided_gradcam", "guided", "gradient")
 STAGES = 8
 
 
@@ -45,12 +46,15 @@ def sanity(lab: Lab) -> Section:
         except UserError as problem:
             notes.append(f"Left out: {task} ({problem})")
             continue
-        rows.append(_row(f"Grad-CAM, {task}", found, task))
-        lines[f"Grad-CAM, {task}"] = found
+        rows.append(_row(f"{LABELS['no_relu']}, {task}", found, task))
+        lines[f"{LABELS['no_relu']}, {task}"] = found
     note = (
         "Spearman's correlation of the map with that of the trained network, when all layers are"
         " shuffled, the last"
-        " first; near 0 is sound, near 1 is a map that says little of the network. Not in the paper."
+        " first; near 0 is sound, near 1 is a map that says little of the network. Grad-CAM is taken before its"
+        " ReLU: of a randomised network it is often negative everywhere, which would leave an empty map without a"
+        " rank. Guided Backprop hardly changes until most layers are random, as Adebayo et al. found: it draws edges"
+        " more than it explains. Not in the paper."
     )
     table = Table("Sanity, all layers randomised", NAME, "rank correlation", rows, True, 3, note)
     caption = "Rank correlation with the trained network's map, by the share of layers that are randomised"
@@ -78,7 +82,12 @@ def other_tables(lab: Lab, notes: list[str]) -> list[Table]:
     try:
         cell = lab.cell("sanity-words", partial(replaced_words, lab, 6), count=6, mark=lab.mark("captioner"))
         rows = [row_of("another word in its place", cell["replaced"], "", "captioner")]
-        found.append(Table("Sanity, randomised words", "bundled photographs", "rank correlation", rows, True))
+        why = (
+            "Negative where the other word does not fit: what speaks for the word that was said speaks against the"
+            " one put in its place, since both share one softmax."
+        )
+        data = "bundled photographs"
+        found.append(Table("Sanity, randomised words", data, "rank correlation", rows, True, 3, why))
     except UserError as problem:
         notes.append(f"Left out: randomised words ({problem})")
     return found
@@ -128,7 +137,8 @@ def captioned(lab: Lab) -> tuple[Any, Callable[[Any], Tensor]]:
         seen = captioner.see(photograph)
         if photograph not in said:
             said[photograph] = captioner.caption(seen).text
-        return captioner.explain(seen, said[photograph]).heatmaps[:1, 0]
+        found = captioner.explain(seen, said[photograph], methods=("importance",))
+        return _before_relu(found.maps["importance"][0], seen.features)
 
     return captioner.network.module, maps
 
@@ -139,14 +149,20 @@ def answered(lab: Lab) -> tuple[Any, Callable[[Any], Tensor]]:
     said: dict[Any, Any] = {}
 
     def maps(photograph: Any) -> Tensor:
+        seen = answerer.see(photograph)
         if photograph not in said:
-            said[photograph] = answerer.answer(photograph, QUESTION).text
-        return answerer.explain(photograph, QUESTION, [said[photograph]]).heatmaps[:1, 0]
+            said[photograph] = answerer.answer(seen, QUESTION).text
+        found = answerer.explain(seen, QUESTION, [said[photograph]], methods=("importance",))
+        return _before_relu(found.maps["importance"][0], seen.features)
 
     return answerer.network.module, maps
 
 
-QUESTION = "what is in the picture?"
+def _before_relu(alpha: Tensor, A: Tensor) -> Tensor:
+    """sum_k alpha_k A_k (B, h, w) of alpha (B, K) and A (B, K, h, w) (paper, eq. 2)."""
+    return torch.einsum("bk,bkhw->bhw", alpha, A)
+
+
 SPEAKERS: dict[str, Callable[[Lab], tuple[Any, Callable[[Any], Tensor]]]] = {
     "captioner": captioned,
     "VQA model": answered,

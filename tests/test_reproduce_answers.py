@@ -1,0 +1,123 @@
+"""Section 8.2 in the report: what is printed beside ours, and the table with human attention."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.errors import UserError
+from common.metrics.faithfulness import rank_correlation
+from scripts import table_vqa
+from scripts.experiments import answers
+from scripts.lab import Lab
+from tests.test_vqa_explain import answerer  # noqa: F401
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two photographs, three questions about them, and human attention for two of these."""
+    (tmp_path / "coco" / "train2014").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in (9, 25):
+        picture = Image.fromarray(rng.integers(0, 255, (40, 30, 3), dtype=np.uint8))
+        picture.save(tmp_path / "coco" / "train2014" / f"COCO_train2014_{number:012d}.jpg")
+    asked = [(1, 9, "what color is the dog"), (2, 9, "is the hat red"), (3, 25, "what is the dog")]
+    questions = [{"question_id": q, "image_id": i, "question": text} for q, i, text in asked]
+    given = [
+        {
+            "question_id": q,
+            "image_id": i,
+            "multiple_choice_answer": "red",
+            "answer_type": "other",
+            "answers": [{"answer": "red"}] * 10,
+        }
+        for q, i, _ in asked
+    ]
+    stem = "mscoco_val_from_train2014"
+    (tmp_path / "coco" / f"v2_OpenEnded_{stem}_questions.json").write_text(
+        json.dumps({"questions": questions})
+    )
+    (tmp_path / "coco" / f"v2_{stem}_annotations.json").write_text(json.dumps({"annotations": given}))
+    (tmp_path / "hat").mkdir()
+    for name in ("1_1.png", "1_2.png", "3.png"):
+        Image.fromarray(rng.integers(0, 255, (28, 28), dtype=np.uint8)).save(tmp_path / "hat" / name)
+    return tmp_path
+
+
+@pytest.fixture
+def lab(folder, answerer):  # noqa: F811
+    data = {"vqa2": folder / "coco", "vqahat": folder / "hat"}
+    return Lab(folder / "report", data, shared={"VQA model": answerer})
+
+
+def test_published_values_stand_beside_ours_in_the_report(lab, answerer):  # noqa: F811
+    section = answers.vqa_table(lab)
+    occlusion, attention = section.tables
+    rows = {row.what: row for row in occlusion.rows}
+    assert (
+        rows["Grad-CAM"].published == "0.60 ± 0.038" and rows["Guided Backprop"].published == "0.42 ± 0.038"
+    )
+    assert rows["Grad-CAM"].n == 3 and -1 <= rows["Grad-CAM"].ours <= 1
+    parts = [rows[f"Grad-CAM, {part}"] for part in (answers.NEEDED, answers.BLIND)]
+    assert sum(row.n for row in parts) == 3
+    known = [row.ours * row.n for row in parts if row.ours is not None]
+    assert math.isclose(sum(known) / 3, rows["Grad-CAM"].ours, abs_tol=1e-9)
+    rows = {row.what: row for row in attention.rows}
+    assert rows["Grad-CAM"].published == "0.136 (1374 pairs)" and rows["Grad-CAM"].n == 2
+
+
+def test_without_human_attention_the_report_says_what_is_missing(lab):
+    del lab.data["vqahat"]
+    section = answers.vqa_table(lab)
+    assert len(section.tables) == 1 and "give its folder with --vqahat" in section.notes[0]
+
+
+def test_other_weights_are_measured_again(lab, answerer):  # noqa: F811
+    first = lab.mark("VQA model")
+    answers.vqa_table(lab)
+    kept = (lab.out / "cells" / "vqa-vqa2.json").stat().st_mtime_ns
+    answers.vqa_table(lab)
+    assert (lab.out / "cells" / "vqa-vqa2.json").stat().st_mtime_ns == kept
+    answerer.network.module.classifier.weight.data.add_(1.0)
+    assert lab.mark("VQA model") != first
+    answers.vqa_table(lab)
+    assert (lab.out / "cells" / "vqa-vqa2.json").stat().st_mtime_ns != kept
+
+
+def test_attention_is_compared_at_14_by_14_with_the_mean_of_its_annotators(lab, answerer, folder):  # noqa: F811
+    from data.question_sets import QuestionSet
+    from data.vqahat import read_attention
+
+    questions = QuestionSet("vqa2", folder / "coco").read("val")
+    pairs = table_vqa.attention_pairs(folder / "hat", questions)
+    assert [question.id for question, _ in pairs] == ["1", "3"]
+    together = read_attention(sorted((folder / "hat").glob("1_*.png")), (14, 14))
+    np.testing.assert_array_equal(pairs[0][1], together)
+    # The twin: the map at the attention's grid, ranked by hand.
+    import torch
+    from scipy.stats import spearmanr
+
+    expected = []
+    for question, attention in pairs:
+        maps = answerer.explain(question.image, question.text).heatmaps[:, 0]
+        grid = torch.nn.functional.interpolate(maps[:, None], (14, 14), mode="bilinear")[0, 0]
+        expected.append(spearmanr(grid.flatten().numpy(), np.asarray(attention).flatten()).statistic)
+        assert math.isclose(
+            float(rank_correlation(maps, torch.as_tensor(attention, dtype=torch.float32)[None])),
+            expected[-1],
+            abs_tol=1e-5,
+        )
+    found = answers.attended(lab, 10)["gradcam"]
+    assert math.isclose(found["mean"], np.nanmean(expected), abs_tol=1e-5)
+    with pytest.raises(UserError, match="none of the 2 attention maps"):
+        table_vqa.attention_pairs(folder / "hat", questions[1:2])
+
+
+def test_the_printed_table_has_the_published_column(capsys):
+    row = {"mean": 0.25, "error": None, "n": 3}
+    table_vqa._print({"vqa2": {"occlusion": {"gradcam": row}, "human attention": {"gradcam": row}}})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split() == ["Grad-CAM", "0.250", "±", "-", "3", "0.60", "±", "0.038"]
+    assert lines[5].endswith("0.136 (1374 pairs)")
