@@ -28,9 +28,9 @@ from scripts.experiments.multilabel import Labelled, fine_tuned, has_cam
 from scripts.experiments.nouns import group_scores
 from scripts.experiments.scenes import NAME, grouped, scenes
 from scripts.experiments.sec import train_segmenter
-from scripts.experiments.sec_boxes import sec_boxes_table, sec_picture, shared_over_union
+from scripts.experiments.sec_boxes import sec_boxes_tables, sec_picture, shared_over_union
 from scripts.lab import Lab, summarised
-from scripts.report import Picture, Row, Section, Table, row_of
+from scripts.report import Row, Section, Table, row_of
 
 METHODS = ("gradcam", "cam", "cmwp", "occlusion")
 PUBLISHED = {"gradcam": "49.6", "cam": "44.6"}
@@ -46,26 +46,17 @@ NOTE = (
 def figure4(lab: Lab) -> Section:
     """Figure 4, weakly supervised segmentation."""
     title = "Figure 4: seeds for segmentation, and a network trained on them"
-    tables: list[Table] = []
-    pictures: list[Picture] = []
-    notes = [NOTE]
-    if "voc" in lab.data:
-        lab = lab.on("voc")
-        parts = [voc_seeds_table, voc_sec_table]
-    else:
-        lab = lab.on("flickr8k")
-        parts = [boxes_table, sec_boxes_table]
-        notes.append("Boxes hold background too: even a perfect mask would not reach 1.")
-    tables.append(parts[0](lab))
+    given = "voc" in lab.data
+    lab = lab.on("voc" if given else "flickr8k")
+    tables = [voc_seeds_table(lab) if given else boxes_table(lab)]
+    notes = [NOTE, "Boxes hold background too: even a perfect mask would not reach 1."][: 1 if given else 2]
     try:
         crf_package()
     except UserError as missing:
-        notes.append(f"Left out: SEC training ({missing})")
-        return Section(title, tables, pictures, notes)
-    tables.append(parts[1](lab))
-    if lab.source == "flickr8k":
-        pictures.append(sec_picture(lab))
-    return Section(title, tables, pictures, notes)
+        return Section(title, tables, notes=[*notes, f"Left out: SEC training ({missing})"])
+    if given:
+        return Section(title, [*tables, voc_sec_table(lab)], notes=notes)
+    return Section(title, [*tables, *sec_boxes_tables(lab)], [sec_picture(lab)], notes)
 
 
 # On VOC: masks.
