@@ -77,13 +77,13 @@ def test_without_human_attention_the_report_says_what_is_missing(lab):
 def test_other_weights_are_measured_again(lab, answerer):  # noqa: F811
     first = lab.mark("VQA model")
     answers.vqa_table(lab)
-    kept = (lab.out / "cells" / "vqa-vqa2.json").stat().st_mtime_ns
+    kept = (lab.out / "cells" / "vqa-ranks-vqa2.json").stat().st_mtime_ns
     answers.vqa_table(lab)
-    assert (lab.out / "cells" / "vqa-vqa2.json").stat().st_mtime_ns == kept
+    assert (lab.out / "cells" / "vqa-ranks-vqa2.json").stat().st_mtime_ns == kept
     answerer.network.module.classifier.weight.data.add_(1.0)
     assert lab.mark("VQA model") != first
     answers.vqa_table(lab)
-    assert (lab.out / "cells" / "vqa-vqa2.json").stat().st_mtime_ns != kept
+    assert (lab.out / "cells" / "vqa-ranks-vqa2.json").stat().st_mtime_ns != kept
 
 
 def test_attention_is_compared_at_14_by_14_with_the_mean_of_its_annotators(lab, answerer, folder):  # noqa: F811

@@ -80,7 +80,7 @@ def test_published_names_are_used_instead_of_dissection(speaking, tmp_path):
     names, table = neurons.named(speaking, "classifier", decider, 8)
     assert names == {0: NeuronName(0, "dog", 0.3, "object"), 2: NeuronName(2, "cat", 0.2, "object")}
     assert table.rows[0].ours == 2 and table.data == "names from tally.csv"
-    assert not (speaking.out / "cells" / "neurons-classifier.json").exists()
+    assert not (speaking.out / "cells" / "units-classifier.json").exists()
 
 
 def test_names_of_a_larger_layer_are_refused(speaking, tmp_path):

@@ -45,7 +45,7 @@ PUBLISHED = {"biased": "82 %", "balanced": "90 %"}
 def figure8(lab: Lab) -> Section:
     """Figure 8, dataset bias."""
     lab = lab.on("flickr8k")
-    cell = lab.cell("bias", lambda: measure(lab), limit=lab.limit, quick=lab.quick)
+    cell = lab.cell("confounded", lambda: measure(lab), limit=lab.limit, quick=lab.quick)
     tables = []
     for key, (title, measure_name) in TITLES.items():
         published = PUBLISHED if key == "accuracy" else {}

@@ -76,7 +76,7 @@ def captioner(lab: Lab) -> Decider:
         decisions = [Decision("the caption", caption.text, alpha[0], A)]
         for place, word in enumerate(caption.words):
             if singular(word) in nouns:
-                return [*decisions, Decision("a word of it", word, alpha[1 + place], A)]
+                return [*decisions, Decision(f"a word of '{caption.text}'", word, alpha[1 + place], A)]
         return decisions
 
     return Decider("captioner", _layer(model), lab.mark("captioner"), features, decide)

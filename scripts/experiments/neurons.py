@@ -20,6 +20,7 @@ from common.dissection import (
     reasons,
 )
 from common.metrics.grounding import box_mask
+from data.phrases import VAGUE, color_of
 from scripts.experiments.deciders import DECIDERS, Decider, Decision
 from scripts.experiments.scenes import NAME, Scene, scenes
 from scripts.lab import Absent, Lab, summarised
@@ -31,7 +32,9 @@ NOTE = (
     "Network Dissection: each unit of the explained layer fires at the top 0.5 % of its values; a unit is named by"
     f" the concept with the largest IoU, if that is at least {LEAST_OVERLAP}. Concepts are the nouns of captions,"
     " their masks people's boxes. Sentences name the five named units of largest and of smallest importance (eq. 1);"
-    " a word stands once for several units of its name."
+    " a word stands once for several units of its name. Importance is a gradient: a unit may matter and be silent"
+    " here. The names are only as good as these nouns: a unit of an ImageNet class that no caption names takes the"
+    " nearest noun."
 )
 CAPTION = "Where the neurons fire that speak most for it (first row) and most against it (second row)"
 
@@ -70,9 +73,19 @@ def named(lab: Lab, task: str, decider: Decider, count: int) -> tuple[dict[int, 
     """Names of a model's units, found in the photographs or read from the file that the user gave, and a table."""
     if task == "classifier" and lab.neuron_names is not None:
         return _from_file(lab, decider)
-    cell = lab.cell(f"neurons-{task}", partial(dissect, lab, decider, count), count=count, mark=decider.mark)
+    cell = lab.cell(f"units-{task}", partial(dissect, lab, decider, count), count=count, mark=decider.mark)
     rows = [
         Row("named units", cell["named"] / cell["units"], None, cell["units"], "", decider.name, 0),
+        Row(
+            "named with another photograph's boxes",
+            cell["by_chance"] / cell["units"],
+            None,
+            cell["units"],
+            "",
+            decider.name,
+            0,
+            "chance",
+        ),
         row_of("IoU of the best concept, all units", cell["best"], "", decider.name),
         Row("concepts with boxes", float(cell["concepts"]), None, cell["images"], "", "", cell["broken"]),
     ]
@@ -97,18 +110,29 @@ def dissect(lab: Lab, decider: Decider, count: int) -> dict[str, Any]:
     """Names of the units of the explained layer, from photographs of the training split."""
     known, broken = scenes(lab, "train", count)
     frequent = Counter(noun for scene in known for noun in scene.boxes)
-    concepts = {noun for noun, images in frequent.items() if images >= min(LEAST_IMAGES, max(2, count // 20))}
+    least = min(LEAST_IMAGES, max(2, count // 20))
+    concepts = {
+        noun
+        for noun, images in frequent.items()
+        if images >= least and noun not in VAGUE and not color_of([noun])
+    }
+    masks = [
+        {noun: box_mask(boxes, MASK) for noun, boxes in scene.boxes.items() if noun in concepts}
+        for scene in known
+    ]
     activations = torch.cat([decider.features(scene.path) for scene in known])
-    counts = Overlaps(firing_thresholds(activations))
-    for scene, A in zip(known, activations, strict=True):
-        masks = {noun: box_mask(boxes, MASK) for noun, boxes in scene.boxes.items() if noun in concepts}
-        counts.add(A, masks, MASK)
+    thresholds = firing_thresholds(activations)
+    counts, chance = Overlaps(thresholds), Overlaps(thresholds)
+    for A, own, other in zip(activations, masks, [*masks[1:], *masks[:1]], strict=True):
+        counts.add(A, own, MASK)
+        chance.add(A, other, MASK)
     overlaps = counts.overlaps()
     names = name_units(overlaps, counts.concepts)
     words = Counter(name.concept for name in names.values())
     return {
         "names": [(name.unit, name.concept, name.score) for name in names.values()],
         "named": len(names),
+        "by_chance": len(name_units(chance.overlaps(), chance.concepts)),
         "units": len(overlaps),
         "concepts": len(counts.concepts),
         "best": summarised(overlaps.amax(1)) if overlaps.shape[1] else summarised([]),
@@ -157,7 +181,8 @@ def draw(decider: Decider, scene: Scene, names: dict[int, NeuronName], part: int
     for side, rows in (("for it", found.for_it), ("against it", found.against_it)):
         tiles.append(Tile(image, "Photograph", side))
         for name, weight in rows:
-            note = f"unit {name.unit}, importance {weight:.2g}"
+            fires = bool((decision.A[name.unit] > 0).any())
+            note = f"unit {name.unit}, importance {weight:.1e}" + ("" if fires else "; silent here")
             tiles.append(Tile(draw_map("gradcam", image, decision.A[name.unit]), name.concept, note))
         tiles += [Tile(blank, "")] * (5 - len(rows))
     return panel(f"Why '{decision.said}' ({decision.context})", tiles, 6, (), 150)

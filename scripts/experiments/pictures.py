@@ -58,7 +58,7 @@ def line_chart(lines: Mapping[str, tuple[Sequence[float], Sequence[float | None]
     from matplotlib import pyplot as plt
     from PIL import Image
 
-    figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8.5, 3.8), layout="constrained")
     for name, (xs, ys) in lines.items():
         axes.plot(
             xs, [float("nan") if value is None else value for value in ys], marker="o", ms=3.5, label=name
@@ -66,7 +66,7 @@ def line_chart(lines: Mapping[str, tuple[Sequence[float], Sequence[float | None]
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     stream = io.BytesIO()
     figure.savefig(stream, dpi=120)
     plt.close(figure)
