@@ -46,17 +46,7 @@ def add_parser(subparsers: Any) -> None:
         help="further captions to list (default: %(default)s)",
     )
     parser.add_argument("--no-explain", action="store_true", help="captions only; no files are written")
-    parser.add_argument(
-        "--model",
-        metavar="NAME",
-        help="a checkpoint, or hf:PATH_OR_NAME for transformers (default: the shipped one)",
-    )
-    parser.add_argument(
-        "--layer", metavar="NAME", help="layer to explain (default: the map that the decoder reads)"
-    )
-    parser.add_argument(
-        "--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:N (default: %(default)s)"
-    )
+    cli.add_model_arguments(parser)
     cli.add_method_arguments(parser)
     parser.set_defaults(run=run)
 

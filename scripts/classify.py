@@ -16,9 +16,7 @@ def add_parser(subparsers: Any) -> None:
         description="Explain a classifier's prediction, or other classes: why did it say that?",
     )
     cli.add_image_arguments(parser)
-    cli.add_model_arguments(
-        parser, "efficientnet_lite0", "network; see 'saywhy models' (default: %(default)s)"
-    )
+    cli.add_classifier_arguments(parser, "network; see 'saywhy models' (default: %(default)s)")
     parser.add_argument(
         "--target", action="append", metavar="CLASS", dest="targets",
         help="class to explain, by any of its names, WordNet id or index; repeatable (default: the prediction)",

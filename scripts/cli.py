@@ -35,16 +35,24 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bar and no list of files written")
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, default: str | None, help_model: str) -> None:
-    parser.add_argument("--model", default=default, metavar="NAME", help=help_model)
-    parser.add_argument(
-        "--layer", metavar="NAME", help="layer to explain (default: the last convolutional map)"
-    )
-    parser.add_argument(
-        "--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:N (default: %(default)s)"
-    )
+def add_classifier_arguments(parser: argparse.ArgumentParser, help_model: str) -> None:
+    add_model_arguments(parser, help_model, "the last convolutional map", "efficientnet_lite0")
     parser.add_argument(
         "--random-weights", action="store_true", help="untrained weights, for tests and timing"
+    )
+
+
+def add_model_arguments(
+    parser: argparse.ArgumentParser,
+    help_model: str = "a checkpoint, or hf:PATH_OR_NAME for transformers (default: the shipped one)",
+    layer: str = "the map that the head reads",
+    default: str | None = None,
+) -> None:
+    """Which model, which of its layers (`layer` says which is explained by default), and where it runs."""
+    parser.add_argument("--model", default=default, metavar="NAME", help=help_model)
+    parser.add_argument("--layer", metavar="NAME", help=f"layer to explain (default: {layer})")
+    parser.add_argument(
+        "--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:N (default: %(default)s)"
     )
 
 

@@ -35,9 +35,6 @@ def add_run_arguments(parser: argparse.ArgumentParser, data: str) -> None:
     parser.add_argument("--split", default="dev", help="split of the data (default: %(default)s)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images, for a trial")
     parser.add_argument(
-        "--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:N (default: %(default)s)"
-    )
-    parser.add_argument(
         "--batch", type=int, default=16, metavar="N", help="images at once (default: %(default)s)"
     )
     cli.add_output_arguments(parser)
@@ -52,12 +49,7 @@ def _captioner(models: Any) -> None:
     add_run_arguments(
         parser, "flickr8k:PATH, the folder with Flickr8k_text, the photographs and flickr30k_entities"
     )
-    parser.add_argument(
-        "--model", metavar="NAME", help="a checkpoint, or hf:PATH_OR_NAME (default: the shipped one)"
-    )
-    parser.add_argument(
-        "--layer", metavar="NAME", help="layer to explain (default: the map that the decoder reads)"
-    )
+    cli.add_model_arguments(parser)
     parser.add_argument("--beam", type=int, metavar="N", help="beam width (default: the checkpoint's)")
     parser.add_argument(
         "--metrics", default="BLEU,ROUGE-L,CIDEr", metavar="A,B",

@@ -29,15 +29,7 @@ def add_vqa_parser(models: Any) -> None:
     parser.add_argument(
         "--limit", type=int, metavar="N", help="only N questions of each set, drawn with seed 0"
     )
-    parser.add_argument(
-        "--model", metavar="NAME", help="a checkpoint, or hf:PATH_OR_NAME (default: the shipped one)"
-    )
-    parser.add_argument(
-        "--layer", metavar="NAME", help="layer to explain (default: the map that is classified)"
-    )
-    parser.add_argument(
-        "--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:N (default: %(default)s)"
-    )
+    cli.add_model_arguments(parser)
     parser.add_argument(
         "--baselines", action="store_true", help="commonest answers of the training split beside it"
     )

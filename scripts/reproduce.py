@@ -52,7 +52,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--neuron-layer", metavar="NAME", help="which layer's names to take of that file")
     parser.add_argument("--quiet", action="store_true", help="no tables on standard output")
-    cli.add_model_arguments(parser, "efficientnet_lite0", "classifier (default: %(default)s)")
+    cli.add_classifier_arguments(parser, "classifier (default: %(default)s)")
     parser.set_defaults(run=run)
 
 

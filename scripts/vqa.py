@@ -37,17 +37,7 @@ def add_parser(subparsers: Any) -> None:
         "--top", type=int, default=5, metavar="N", help="answers to list (default: %(default)s)"
     )
     parser.add_argument("--no-explain", action="store_true", help="answers only; no files are written")
-    parser.add_argument(
-        "--model",
-        metavar="NAME",
-        help="a checkpoint, or hf:PATH_OR_NAME for transformers (default: the shipped one)",
-    )
-    parser.add_argument(
-        "--layer", metavar="NAME", help="layer to explain (default: the map that is classified)"
-    )
-    parser.add_argument(
-        "--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:N (default: %(default)s)"
-    )
+    cli.add_model_arguments(parser)
     cli.add_output_arguments(parser)
     cli.add_method_arguments(parser)
     parser.set_defaults(run=run)
