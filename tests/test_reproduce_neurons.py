@@ -106,3 +106,22 @@ def test_names_that_cannot_be_read_stop_the_command_at_once(text, message, tmp_p
     with pytest.raises(UserError, match=message):
         args.run(args)
     assert not (tmp_path / "report" / "cells").exists()
+
+
+def test_boxes_of_another_phrase_are_those_of_the_next_one(speaking):
+    from common.metrics.grounding import inside_outside, summary
+    from data import entities, flickr8k
+    from scripts.experiments import captions
+
+    found = captions.other_phrases(speaking, 4)["gradcam"]
+    folder, model = speaking.need("flickr8k"), speaking.shared["captioner"]
+    ratios = []
+    for image in flickr8k.read(folder, "dev")[:4]:
+        (caption,) = entities.read(folder / "flickr30k_entities", image.name)
+        first, second = caption.phrases
+        texts = [" ".join(phrase.words) for phrase in (first, second)]
+        maps = model.explain(image.path, " ".join(caption.tokens), phrases=texts).heatmaps[-2:, 0]
+        ratios += inside_outside(maps, [second.boxes, first.boxes]).tolist()
+    expected = summary(ratios)
+    assert found["n"] == expected.n and found["n"] + found["left_out"] == 8
+    assert found["mean"] == pytest.approx(expected.mean, rel=1e-4)
