@@ -17,7 +17,7 @@ from common.errors import UserError
 from common.gradcam import gradcam
 from common.images import Preprocessing
 from scripts import reproduce
-from scripts.experiments import EXPERIMENTS, bias, faithfulness, grid, nouns, sanity
+from scripts.experiments import EXPERIMENTS, bias, faithfulness, grid, maps, nouns, sanity
 from scripts.experiments.samples import right_samples, samples
 from scripts.experiments.scenes import Scene, grouped, scenes
 from scripts.lab import Absent, Lab, data_folders
@@ -435,3 +435,30 @@ def test_windows_of_occlusion_are_ranked_by_each_method(lab, sample_folder):
     assert [row.what for row in windows.rows] == names and len(small.rows) == 6
     assert all(row.n + row.left_out == windows.rows[0].n + windows.rows[0].left_out for row in windows.rows)
     assert any(row.ours is not None for row in windows.rows)
+
+
+def test_what_explains_c_mwps_lead_is_measured_and_said(lab):
+    table = grid.grid_table(lab.on("samples"), "Grid", grid.GRID, {}, 2)
+    assert [row.what for row in table.rows][-3:] == [
+        "Grad-CAM less its mean",
+        "Grad-CAM against the 5 likeliest others",
+        "a random map",
+    ]
+    cells = {name: {"share": {"mean": 0.5}, "hit": {"mean": 1.0}} for name in grid.GRID}
+    assert grid._why_cmwp(cells) == ""
+    cells["cmwp"] = {"share": {"mean": 0.7}, "hit": {"mean": 1.0}}
+    assert "c-MWP keeps 0.700 in the cell, Grad-CAM 0.500, against the paper's order" in grid._why_cmwp(cells)
+    assert grid._why_cmwp({**cells, "cam": None}) == ""  # the closed form is that of CAM's kind of head
+
+
+def test_grad_cam_less_its_mean_and_against_the_likeliest_others(classifier, sample_folder):
+    image = classifier.images(sorted(sample_folder.glob("*.png"))[0])
+    signed = maps.method_maps(classifier, image, [3, 5], "no_relu")
+    centred = maps.method_maps(classifier, image, [3, 5], "gradcam_centred")
+    assert torch.equal(centred, (signed - signed.mean((-2, -1), keepdim=True)).clamp(min=0))
+    scores = classifier.logits(image)[0]
+    others = [index for index in scores.argsort(descending=True).tolist() if index != 3][:5]
+    twin = gradcam(classifier.explainable, image, lambda out: out[:, 3] - out[:, others].mean(1))
+    found = maps.method_maps(classifier, image, 3, "gradcam_contrast")
+    torch.testing.assert_close(found, twin)
+    assert not torch.allclose(found, maps.method_maps(classifier, image, 3, "gradcam"))
