@@ -97,12 +97,14 @@ def _why(cell: dict[str, Any]) -> str:
     )
     if blind["n"] and needed["n"]:
         text += f" (correlation {blind['mean']:.2f}; {needed['mean']:.2f} where the photograph decides)"
-    return text + (
-        f". Windows of {cell['window']} pixels give {cell['all']['large']['mean']:.2f}: the network pools its last map"
-        " over the whole photograph, and a small window takes little from that mean, so that the ranks of small drops"
-        " are noise. What is left of the distance is the network: smaller than the paper's, trained on far fewer"
-        " questions."
-    )
+    large = cell["all"]["large"]["mean"]
+    text += f". With windows of {cell['window']} pixels it is {large:.2f}"
+    if large > ours["mean"]:
+        text += (
+            ": the network pools its last map over the whole photograph, and a small window takes little from that mean,"
+            " so that the ranks of small drops are noise"
+        )
+    return f"{text}. The network is smaller than the paper's, and was trained on far fewer questions."
 
 
 def measure(lab: Lab, kind: str, count: int) -> dict[str, Any]:
