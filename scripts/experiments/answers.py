@@ -101,8 +101,8 @@ def _why(cell: dict[str, Any]) -> str:
     text += f". With windows of {cell['window']} pixels it is {large:.2f}"
     if large > ours["mean"]:
         text += (
-            ": the network pools its last map over the whole photograph, and a small window takes little from that mean,"
-            " so that the ranks of small drops are noise"
+            ": the network pools its last map over the whole photograph, and a small window takes little from that"
+            " mean, so that the ranks of small drops are noise"
         )
     return f"{text}. The network is smaller than the paper's, and was trained on far fewer questions."
 
