@@ -171,7 +171,7 @@ def _overview(sections: dict[str, Section]) -> str:
     rows = "".join(
         f'<tr><td><a href="#{_id(name)}">{html.escape(table.title)}</a></td>'
         + "".join(f'<td class="text">{html.escape(part)}</td>' for part in (row.what, row.published))
-        + f"<td>{_with_error(row, table.digits)}</td><td>{_count(row)}</td>"
+        + f"<td>{_with_error(row, table.digits)} {html.escape(table.measure)}</td><td>{_count(row)}</td>"
         + "".join(f'<td class="text">{html.escape(part)}</td>' for part in (row.model, _data(table)))
         + "</tr>"
         for name, table, row in published_rows(sections)

@@ -34,7 +34,7 @@ def test_all_three_tasks_are_explained_in_words(speaking):
     ]
     assert all(table.rows[0].n > 0 and table.substitute for table in section.tables)
     captions = [picture.caption for picture in section.pictures]
-    for context in ("Classifier, the class: ", "Captioner, the caption: ", "Vqa model, the answer to "):
+    for context in ("Classifier, the class: ", "Captioner, the caption: ", "VQA model, the answer to "):
         assert any(caption.startswith(context) for caption in captions), context
     assert not section.notes
 

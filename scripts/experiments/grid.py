@@ -75,14 +75,21 @@ def grid_table(lab: Lab, title: str, methods: tuple[str, ...], published: dict[s
         peak = cell["hit"]["mean"] if cell else None
         note = "" if peak is None else f"peak in the cell {peak:.0%}"
         name = LABELS.get(method, "a random map")
-        rows.append(row_of(name, cell and cell["share"], published.get(method, ""), lab.model, note))
+        rows.append(
+            row_of(name, cell and cell["share"], _with_unit(published.get(method, "")), lab.model, note)
+        )
     note = (
         f"{count} mosaics of {side} x {side} rightly classified photographs at full size (occlusion: a quarter of"
         " them). The share of the positive map that lies on the photograph of the explained class; n counts maps,"
-        " the errors are over mosaics."
+        " the errors are over mosaics. CAM's negative part is cut off after it is upsampled, Grad-CAM's before: hence"
+        " their small difference."
     )
     data = f"grid pointing game {side} x {side}, {NAME}"
     return Table(title, data, "share in the cell", rows, True, 3, note + _why_cmwp(found))
+
+
+def _with_unit(published: str) -> str:
+    return f"{published} % error" if " / " in published else published
 
 
 def _why_cmwp(found: dict[str, Any]) -> str:

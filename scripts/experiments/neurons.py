@@ -61,7 +61,7 @@ def figure9(lab: Lab) -> Section:
                 pictures.append(
                     lab.picture(
                         f"neurons-{task}-{number}-{part}",
-                        f"{task.capitalize()}, {line}. {CAPTION}",
+                        f"{task[0].upper()}{task[1:]}, {line}. {CAPTION}",
                         partial(draw, decider, scene, names, part),
                         **settings,
                     )

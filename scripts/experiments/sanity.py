@@ -84,7 +84,7 @@ def other_tables(lab: Lab, notes: list[str]) -> list[Table]:
         rows = [row_of("another word in its place", cell["replaced"], "", "captioner")]
         why = (
             "Negative where the other word does not fit: what speaks for the word that was said speaks against the"
-            " one put in its place, since both share one softmax."
+            " one put in its place, since both share one softmax. Left out are maps that are zero everywhere."
         )
         data = "bundled photographs"
         found.append(Table("Sanity, randomised words", data, "rank correlation", rows, True, 3, why))
