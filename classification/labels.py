@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from data.imagenet import imagenet_classes
 
 PathLike = str | os.PathLike[str]
 
@@ -160,9 +161,8 @@ class Labels:
 @cache
 def imagenet() -> Labels:
     """ImageNet-1k (ILSVRC 2012) in the order of every published network's output."""
-    text = Path(__file__).with_name("imagenet_labels.txt").read_text(encoding="utf-8")
-    rows = [line.split("\t") for line in text.splitlines() if not line.startswith("#")]
-    return Labels(tuple(tuple(names.split("; ")) for _, names in rows), tuple(wnid for wnid, _ in rows))
+    rows = imagenet_classes()
+    return Labels(tuple(names for _, names in rows), tuple(wnid for wnid, _ in rows))
 
 
 def _plain(name: str) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 # Settings of `vqa.settings.Settings` that can be given on the command line.
 NUMBERS = {
     "evidence_epochs": "epochs of the evidence stage",
-    "answer_epochs": "epochs of the answer stage",
     "head_epochs": "epochs of the head stage, with the trunk as it is",
+    "answer_epochs": "epochs of the answer stage, which trains trunk and head",
     "blind_epochs": "epochs of the baseline without the image",
     "views": "views of each photograph: itself, mirrored, then random crops",
     "batch": "images in a batch",
@@ -27,8 +27,10 @@ NUMBERS = {
     "minimum_count": "occurrences that bring a word into the vocabulary",
     "minimum_answers": "occurrences that bring an answer into the list",
     "dropout": "share of the product dropped",
+    "image_dropout": "share of the image's normalised mean dropped",
     "label_smoothing": "share of an answer's probability spread over all answers",
-    "head_rate": "learning rate of the head",
+    "head_rate": "learning rate of the head in its own stage",
+    "answer_head_rate": "learning rate of the head in the answer stage",
     "trunk_rate": "learning rate of the trunk in the evidence stage",
     "answer_trunk_rate": "learning rate of the trunk in the answer stage",
 }

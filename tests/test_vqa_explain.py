@@ -36,7 +36,7 @@ def answerer():
         Vocabulary([*SPECIAL, *WORDS]),
         ANSWERS,
         6,
-        evidence_words=["dog"],
+        evidence_words=["dog", "red"],
         embedding=5,
         hidden=4,
         joint=7,

@@ -11,6 +11,7 @@ from vqa.model import VqaModel
 
 WORDS = ["what", "color", "is", "the", "dog", "hat"]
 ANSWERS = ["yes", "no", "red", "blue", "2"]
+EVIDENCE = ["red", "dog"]
 
 
 class Trunk(nn.Module):
@@ -30,13 +31,13 @@ def model():
         Vocabulary([*SPECIAL, *WORDS]),
         ANSWERS,
         6,
-        evidence_words=["dog", "hat"],
-        classes=3,
+        evidence_words=EVIDENCE,
         embedding=5,
         hidden=4,
         joint=7,
     )
-    nn.init.normal_(made.image.evidence.weight)
+    for weights in (made.image.evidence.weight, made.image.answer_offset, made.trust.weight):
+        nn.init.normal_(weights)
     return made.double().eval().requires_grad_(False)
 
 
@@ -67,7 +68,8 @@ def _twin(model, features, tokens):
         h1, c1 = _cell(first, w["question.embedding.weight"][token], h1, c1)
         h2, c2 = _cell(second, h1, h2, c2)
     bag = w["question.embedding.weight"][list(tokens)].sum(0) / np.sqrt(len(tokens))
-    query = np.tanh(w["query.weight"] @ np.concatenate([h1, c1, h2, c2, bag]) + w["query.bias"])
+    asked = np.concatenate([h1, c1, h2, c2, bag])
+    query = np.tanh(w["query.weight"] @ asked + w["query.bias"])
     K, height, width = features.shape
     mean = features.reshape(K, -1).mean(1)
     norm = mean / np.sqrt((mean**2).sum()) * np.sqrt(K)
@@ -79,11 +81,14 @@ def _twin(model, features, tokens):
             for j in range(width)
         ]
         evidence.append(np.log(np.mean(np.exp(values))))
-    classes = w["image.classes.weight"] @ mean + w["image.classes.bias"]
-    shares = np.exp(classes) / np.exp(classes).sum()
-    seen = np.concatenate([norm, 4 * _sigmoid(np.array(evidence)), 8 * np.sqrt(shares + 1e-8)])
+    seen = np.concatenate([norm, 4 * _sigmoid(np.array(evidence))])
     image = np.tanh(w["image.project.weight"] @ seen + w["image.project.bias"])
-    return w["classifier.weight"] @ (image * query) + w["classifier.bias"]
+    scores = w["classifier.weight"] @ (image * query) + w["classifier.bias"]
+    trust = w["trust.weight"][0] @ asked + w["trust.bias"][0]
+    for number, answer in enumerate(ANSWERS):
+        own = evidence[EVIDENCE.index(answer)] if answer in EVIDENCE else 0
+        scores[number] += trust * (own + w["image.answer_offset"][number])
+    return scores
 
 
 def test_scores_are_those_of_the_twin(model):

@@ -48,7 +48,7 @@ def train_blind(model: VqaModel, loader: Loader, settings: Settings, run: Run) -
         lambda seed: loader.epoch(seed, look=False, batch=size),
         loss,
         weight_decay=settings.weight_decay,
-        average=settings.head_average,
+        average=settings.average,
         warmup=min(100, steps),
         mode=mode,
     )

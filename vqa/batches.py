@@ -79,10 +79,13 @@ def words_shown(question: Question) -> set[str]:
     return {w for w in words if w.isalpha() and len(w) > 1} - FUNCTION_WORDS - ASKING - {"yes"}
 
 
-def evidence_vocabulary(shown: Mapping[str, Collection[str]], count: int) -> list[str]:
-    """The `count` words that are true of the most images (at least three)."""
+def evidence_vocabulary(
+    shown: Mapping[str, Collection[str]], count: int, answers: Collection[str] = ()
+) -> list[str]:
+    """`count` words that are true of at least three images: those that are answers, then those of the most images."""
     seen = Counter(word for words in shown.values() for word in words)
-    return sorted((w for w in seen if seen[w] > 2), key=lambda w: (-seen[w], w))[:count]
+    wanted = set(answers)
+    return sorted((w for w in seen if seen[w] > 2), key=lambda w: (w not in wanted, -seen[w], w))[:count]
 
 
 def pad(sequences: Sequence[Sequence[int]]) -> Tensor:
@@ -146,25 +149,28 @@ class Loader:
         counts = Counter(i for i, _ in rows)
         self.summaries = list(torch.cat(made).split([counts[i] for i in range(len(self.pictures))]))
 
-    def order(self, seed: int) -> list[int]:
-        """The pictures of an epoch in random order, each as often as `times` says."""
+    def order(self, seed: int, each_once: bool = False) -> list[int]:
+        """The pictures of an epoch in random order, each as often as `times` says, or once."""
         rng = random.Random(seed)
-        shown = [i for i, times in enumerate(self.times) for _ in range(int(times))]
+        every = [1.0] * len(self.times) if each_once else self.times
+        shown = [i for i, times in enumerate(every) for _ in range(int(times))]
         parts: dict[float, list[int]] = defaultdict(list)
-        for i, times in enumerate(self.times):
+        for i, times in enumerate(every):
             parts[times % 1].append(i)
         for share in sorted(parts):
             shown += rng.sample(parts[share], round(share * len(parts[share])))
         rng.shuffle(shown)
         return shown
 
-    def epoch(self, seed: int, look: bool = True, batch: int | None = None) -> Iterator[Batch]:
+    def epoch(
+        self, seed: int, look: bool = True, batch: int | None = None, each_once: bool = False
+    ) -> Iterator[Batch]:
         """The epoch's images, each in a random view, with at most `per_image` of its answerable questions, chosen anew.
 
         `look=False` leaves the features out.
         """
         rng = random.Random(seed)
-        order, size = self.order(seed), batch or self.batch
+        order, size = self.order(seed, each_once), batch or self.batch
         for start in range(0, len(order), size):
             chosen = list(dict.fromkeys(order[start : start + size]))
             answerable = {i: [n for n in self.of_image.get(i, ()) if self.targets[n]] for i in chosen}

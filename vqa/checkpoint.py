@@ -62,7 +62,6 @@ def load_model(path: str | os.PathLike[str] | None = None) -> tuple[VqaModel, Pr
         config["answers"],
         trunk.channels,
         evidence_words=config["evidence_words"],
-        classes=config.get("classes", 0),
         embedding=config["embedding"],
         hidden=config["hidden"],
         joint=config["joint"],

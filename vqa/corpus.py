@@ -53,13 +53,15 @@ class Corpus:
         if not train:
             raise UserError("no training question is left; every image is kept for validation")
         shown = words_true(train, sets)
+        answers = answer_vocabulary(train, settings.minimum_answers)
+        told = {image: words for image, (words, _) in shown.items()}
         return cls(
             tuple(sets),
             train,
             _limited(validation, limit),
             Vocabulary.build((tokenize(q.text) for q in train), settings.minimum_count),
-            answer_vocabulary(train, settings.minimum_answers),
-            evidence_vocabulary({i: words for i, (words, _) in shown.items()}, settings.evidence_words),
+            answers,
+            evidence_vocabulary(told, settings.evidence_words, answers),
             shown,
             limit is not None,
         )

@@ -23,6 +23,8 @@ from common.pooling import log_mean_exp, pooled_importance
 from data.question import MAX_QUESTION_WORDS
 from data.vocabulary import PAD, Vocabulary, tokenize
 
+UNSEEN = -4.0  # evidence, at first, of an answer that no evidence word stands for
+
 
 class QuestionEncoder(nn.Module):
     """Two-layer LSTM over the words of a question: (B,L) tokens -> the last states of both layers (B,4D), and
@@ -103,18 +105,24 @@ def _step(
 
 
 class ImageEncoder(nn.Module):
-    """The map A (B,K,h,w) -> (B,joint): tanh of a linear layer on three views of it.
+    """The map A (B,K,h,w) -> (B,joint+N), or (B,joint) where there are no evidence words.
 
-    The L2-normalised mean (K), the probabilities of the pooled evidence words (E), and the roots of the
-    probabilities that the trunk's own ImageNet classifier gives to the mean (C; none where the trunk brings none).
-    Each is scaled to a comparable size.
+    First the tanh of a linear layer on two views of the map: its L2-normalised mean (K) and the probabilities of
+    the pooled evidence words (E), each scaled to a comparable size. Then the evidence of each answer that is itself
+    an evidence word (N), with a learnt offset for each answer: `answers` has the number of its word, or -1.
     """
 
-    def __init__(self, channels: int, joint: int, evidence: int, classes: int = 0, dropout: float = 0.3):
+    def __init__(
+        self, channels: int, joint: int, evidence: int = 0, answers: Sequence[int] = (), dropout: float = 0.5
+    ):
         super().__init__()
-        self.classes = nn.Linear(channels, classes) if classes else None
+        self.answer_offset = None
+        if evidence:
+            words = torch.tensor(answers, dtype=torch.long)
+            self.register_buffer("answer_words", words, persistent=False)
+            self.answer_offset = nn.Parameter(torch.where(words < 0, UNSEEN, 0.0))
         self.evidence = nn.Conv2d(channels, evidence, 1) if evidence else None
-        self.project = nn.Linear(channels + evidence + classes, joint)
+        self.project = nn.Linear(channels + evidence, joint)
         self.dropout = dropout
         if self.evidence is not None:
             nn.init.constant_(cast(Tensor, self.evidence.bias), -3.0)  # a word is true of few images
@@ -138,15 +146,18 @@ class ImageEncoder(nn.Module):
         return pooled_importance(mean, evidence, weight, positions)
 
     def join(self, mean: Tensor, evidence: Tensor) -> Tensor:
-        """Mean feature (B,K) and pooled evidence (B,E) -> (B,joint)."""
-        views = [F.normalize(mean, dim=1) * math.sqrt(mean.shape[1]), 4 * evidence.sigmoid()]
-        if self.classes is not None:
-            views.append(8 * (self.classes(mean).softmax(1) + 1e-8).sqrt())
-        seen = torch.cat(views, 1)
-        return self.project(F.dropout(seen, self.dropout, self.training)).tanh()
+        """Mean feature (B,K) and pooled evidence (B,E) -> (B,joint+N)."""
+        seen = torch.cat([F.normalize(mean, dim=1) * math.sqrt(mean.shape[1]), 4 * evidence.sigmoid()], 1)
+        joint = self.project(F.dropout(seen, self.dropout, self.training)).tanh()
+        if self.answer_offset is None:
+            return joint
+        none = evidence.shape[1]  # a column of zeros for answers that are no evidence word
+        words = cast(Tensor, self.answer_words)
+        told = F.pad(evidence, (0, 1))[:, torch.where(words < 0, none, words)]
+        return torch.cat([joint, told + self.answer_offset], 1)
 
     def encode(self, summary: Tensor) -> Tensor:
-        """`summary` (B,K+E) -> (B,joint)."""
+        """`summary` (B,K+E) -> (B,joint+N)."""
         count = 0 if self.evidence is None else self.evidence.out_channels
         return self.join(*summary.split([summary.shape[1] - count, count], 1))
 
@@ -170,12 +181,12 @@ class VqaModel(nn.Module):
         channels: int,
         *,
         evidence_words: Sequence[str] = (),
-        classes: int = 0,
         embedding: int = 200,
         hidden: int = 384,
         joint: int = 768,
         dropout: float = 0.5,
         word_dropout: float = 0.1,
+        image_dropout: float = 0.5,
         trunk_features: Callable[[nn.Module, Tensor], Tensor] | None = None,
         config: dict[str, Any] | None = None,
     ):
@@ -184,8 +195,14 @@ class VqaModel(nn.Module):
         self.answer_index = {answer: i for i, answer in enumerate(self.answers)}
         self.evidence_words = tuple(evidence_words)
         self.question = QuestionEncoder(len(vocabulary), embedding, hidden, word_dropout=word_dropout)
-        self.image = ImageEncoder(channels, joint, len(self.evidence_words), classes)
+        number = {word: i for i, word in enumerate(self.evidence_words)}
+        words = [number.get(answer, -1) for answer in self.answers]
+        self.image = ImageEncoder(channels, joint, len(number), words, image_dropout)
         self.query = nn.Linear(4 * hidden + embedding, joint)
+        self.trust = nn.Linear(4 * hidden + embedding, 1) if number else None
+        if self.trust is not None:
+            nn.init.zeros_(self.trust.weight)
+            nn.init.constant_(self.trust.bias, 0.3)
         self.classifier = nn.Linear(joint, len(self.answers))
         self.dropout = dropout
         self.trunk_features, self.config = trunk_features or _forward_features, config or {}
@@ -207,9 +224,17 @@ class VqaModel(nn.Module):
         return self.answer_scores(self.image(features), self.question.encode(embedded, mask))
 
     def answer_scores(self, seen: Tensor, asked: Tensor) -> Tensor:
-        """Encoded image (B,joint) and question (B,4D+embedding) -> (B,N)."""
+        """Encoded image (B,joint+N, or joint) and question (B,4D+embedding) -> (B,N).
+
+        The product is classified; to that comes the answers' own evidence, as far as the question says to trust it
+        ('what is the dog holding?' asks for a thing to be seen, 'is there a dog?' does not).
+        """
         query = self.query(F.dropout(asked, self.dropout, self.training)).tanh()
-        return self.classifier(F.dropout(seen * query, self.dropout, self.training))
+        joint, evidence = seen.split([query.shape[-1], seen.shape[-1] - query.shape[-1]], -1)
+        scores = self.classifier(F.dropout(joint * query, self.dropout, self.training))
+        if self.trust is None or not evidence.shape[-1]:
+            return scores
+        return scores + self.trust(asked) * evidence
 
     def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
         return self.head(self.features(images), tokens)

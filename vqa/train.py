@@ -1,11 +1,12 @@
 """Train the VQA model: `saywhy train vqa --data derived:PATH --data cocoqa:PATH --data vqa2:PATH --out runs/vqa`.
 
 The trunk's early blocks stay as they are: their output, for a few views of each photograph, is stored once.
-Three stages, each resumable: `evidence` (the late blocks learn which words are true of an image), `answers`
-(soft cross-entropy over the answers, late blocks and head together), `head` (the head alone, on each image's
-summary). Weights are averaged over steps. The last epoch is kept: no epoch is chosen by the validation questions,
-and no question about one of their images is trained on. The same head is trained without the image as well:
-the language-only baseline.
+Three stages, each resumable: `evidence` (the late blocks learn which words are true of an image; every image once
+an epoch), `head` (soft cross-entropy over the answers; the head alone, on each image's summary), `answers` (late
+blocks and head together, from where the head's own stage ended: a head that starts from chance would spoil the
+features; Kumar et al., ICLR 2022). Weights are averaged over steps. The last epoch is kept: no epoch is chosen by the
+validation questions, and no question about one of their images is trained on. The same head is trained without the
+image as well: the language-only baseline.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ from vqa import trunk as trunks
 from vqa.baselines import commonest, predict_blind, train_blind
 from vqa.batches import Batch, Loader
 from vqa.corpus import Corpus, stored_pictures
+from vqa.evidence import start_evidence
 from vqa.losses import evidence_entropy, scores, weighted_entropy
 from vqa.metrics import by_source
 from vqa.model import VqaModel
@@ -84,59 +86,59 @@ class Training:
         ]
         self.quick = replace(corpus, val=few or corpus.val).loader("val", self.validation.pictures, settings)
         if self.model.image.evidence is not None:
-            base = self.training.evidence.mean(0).clamp(1e-4, 1 - 1e-4)
-            cast(Tensor, self.model.image.evidence.bias).data.copy_(base.logit())
+            start_evidence(
+                self.model.image.evidence, corpus.words, self.training.evidence, self.trunk.classifier
+            )
 
     def new_model(self) -> VqaModel:
         s = self.settings
         seed_everything(s.seed)
-        own = self.trunk.classifier
-        model = VqaModel(
+        return VqaModel(
             self.trunk.module,
             self.corpus.vocabulary,
             self.corpus.answers,
             self.trunk.channels,
             evidence_words=self.corpus.words,
-            classes=own.out_features if own is not None else 0,
             embedding=s.embedding,
             hidden=s.hidden,
             joint=s.joint,
             dropout=s.dropout,
             word_dropout=s.word_dropout,
+            image_dropout=s.image_dropout,
             trunk_features=self.trunk.features,
         ).to(memory_format=torch.channels_last)
-        if own is not None and model.image.classes is not None:
-            model.image.classes.load_state_dict(own.state_dict())
-        return model
 
     def stages(self) -> list[Stage]:
         """The stages that have epochs; see the module's docstring."""
         s, model = self.settings, self.model
         tail = self.tail.trained()
         evidence = list(model.image.evidence.parameters()) if model.image.evidence is not None else []
-        kept = ("trunk.", "image.evidence.", "image.classes.")
+        kept = ("trunk.", "image.evidence.")
         rest = [p for n, p in model.named_parameters() if not n.startswith(kept)]
-        head = self._stage("head", s.head_epochs, self.answer_loss, (rest, s.head_rate))
         stages = [
-            self._stage(
-                "evidence",
-                s.evidence_epochs if evidence else 0,
-                self.evidence_loss,
-                (tail, s.trunk_rate),
-                (evidence, s.head_rate),
+            replace(
+                self._stage(
+                    "evidence",
+                    s.evidence_epochs if evidence else 0,
+                    self.evidence_loss,
+                    (tail, s.trunk_rate),
+                    (evidence, s.head_rate),
+                ),
+                steps=-(-len(self.training.pictures) // s.batch),
+                batches=lambda seed: self.looked_at(seed, each_once=True),
+                evaluate=None,
+            ),
+            replace(
+                self._stage("head", s.head_epochs, self.answer_loss, (rest, s.head_rate)),
+                steps=-(-len(self.training.order(0)) // s.head_batch),
+                batches=self.summarised,
             ),
             self._stage(
                 "answers",
                 s.answer_epochs,
                 self.answer_loss,
                 (tail, s.answer_trunk_rate),
-                ([*evidence, *rest], s.head_rate),
-            ),
-            replace(
-                head,
-                steps=-(-len(self.training.order(0)) // s.head_batch),
-                batches=self.summarised,
-                average=s.head_average,
+                ([*evidence, *rest], s.answer_head_rate),
             ),
         ]
         return [stage for stage in stages if stage.epochs]
@@ -153,14 +155,19 @@ class Training:
             epochs,
             self.training.steps,
             parameter_groups(self.model, *groups),
-            self.training.epoch,
+            self.looked_at,
             loss,
-            None if name == "evidence" else self.quick_figures,
+            self.quick_figures,
             self.settings.weight_decay,
             self.settings.average,
             warmup=min(100, self.training.steps),
             mode=self.mode,
         )
+
+    def looked_at(self, seed: int, each_once: bool = False) -> Iterator[Batch]:
+        """An epoch of a stage that trains the trunk: from each image's stored features."""
+        self.training.summaries = self.quick.summaries = None
+        return self.training.epoch(seed, each_once=each_once)
 
     def summarised(self, seed: int) -> Iterator[Batch]:
         """An epoch of the head stage: the trunk stays as it is, so each image's summary is computed once.
@@ -251,7 +258,6 @@ class Training:
             "embedding": s.embedding,
             "hidden": s.hidden,
             "joint": s.joint,
-            "classes": self.model.image.classes.out_features if self.model.image.classes is not None else 0,
             "settings": asdict(s),
             "figures": figures,
             "baselines": baselines,

@@ -22,7 +22,7 @@ from data.question import Question
 from vqa.explain import Answerer, Seen
 from vqa.metrics import exact_match
 
-OCCLUSION = OcclusionOptions(window=32, stride=32)  # windows that tile the input as the 7x7 map's cells do
+OCCLUSION = OcclusionOptions(window=32, stride=32)  # about a cell of the last map, without overlap
 PUBLISHED = {
     "Grad-CAM": "0.60 ± 0.038",
     "Guided Backprop": "0.42 ± 0.038",
