@@ -201,6 +201,8 @@ def test_an_explanation_is_saved_with_its_question_attribution(answerer, photo, 
 def test_an_answer_the_model_lacks_is_an_error_with_the_nearest_ones(answerer, photo):
     with pytest.raises(AnswerError, match="nearest:.*blue"):
         answerer.explain(photo, QUESTION, answers=["blu"])
+    with pytest.raises(AnswerError, match="none is near it; among them: "):
+        answerer.explain(photo, QUESTION, "hippopotamus")
 
 
 @pytest.mark.parametrize("written, number", [("RED", 2), ("the red", 2), ("yellow and red", 4), (" no. ", 1)])

@@ -299,7 +299,8 @@ def find_answer(answer: str, known: dict[str, int]) -> int:
             return known[form]
     near = difflib.get_close_matches(plain, known, n=5, cutoff=0.55)
     within = [name for name in known if set(plain.split()) & set(name.split())]
-    hints = list(dict.fromkeys([*near, *within]))[:6] or list(known)[:6]
-    raise AnswerError(
-        f"the model has no answer '{answer}' among its {len(known)}; nearest: {', '.join(hints)}"
+    hints = list(dict.fromkeys([*near, *within]))[:6]
+    named = (
+        f"nearest: {', '.join(hints)}" if hints else f"none is near it; among them: {', '.join([*known][:6])}"
     )
+    raise AnswerError(f"the model has no answer '{answer}' among its {len(known)}; {named}")
