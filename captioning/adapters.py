@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from captioning.captioner import Caption, Captioner
-from captioning.explain import Sentence
 from captioning.model import CaptionOutput
-from common import hub
+from captioning.request import Sentence
 from common.errors import UserError
 from common.explainable import Explainable, HookedModel, TokenGrid
 from common.images import Preprocessing
+from common.networks import hub
 from common.state import untouched
 
 # Special tokens that an encoder puts before its patch tokens.

@@ -18,16 +18,16 @@ import torch
 from torch import Tensor
 
 from captioning import decoding
-from captioning.explain import Sentence, check_sentence, plan, unbatched
 from captioning.model import CaptionModel, CaptionOutput
+from captioning.request import Sentence, check_sentence, plan, unbatched
 from captioning.targets import scored
 from common import gradcam
 from common.errors import UserError
 from common.explainable import Explainable, HookedModel, SplitModel
 from common.images import ImageLike, Preprocessing
-from common.occlusion import OcclusionOptions
+from common.methods.occlusion import OcclusionOptions
 from common.state import untouched
-from data.vocabulary import END, tokenize
+from data.words.vocabulary import END, tokenize
 
 MAX_BEAM = 64
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from captioning.model import CaptionModel
-from common.checkpoints import load_checkpoint, load_weights, stem_of
 from common.errors import UserError
 from common.images import Preprocessing
-from common.split import channels_of, load_trunk
-from data.vocabulary import Vocabulary
+from common.networks.trunk import channels_of, load_trunk
+from common.training.checkpoints import load_checkpoint, load_weights, stem_of
+from data.words.vocabulary import Vocabulary
 
 SHIPPED = Path(__file__).parent.parent / "data" / "checkpoints" / "captioner"
 _NEEDED = ("trunk", "vocabulary", "evidence_words", "hidden", "preprocessing")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from captioning.model import CaptionModel, State
 from common.errors import UserError
-from data.vocabulary import END, PAD, START, UNKNOWN
+from data.words.vocabulary import END, PAD, START, UNKNOWN
 
 MAX_LENGTH = 20
 _NEVER = [PAD, START, UNKNOWN]

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from captioning.captioner import Caption, Captioner, Seen
-from captioning.explain import Sentence
+from captioning.request import Sentence
 from captioning.targets import OtherWordLogLikelihood, PhraseLogLikelihood, scored
 from common import gradcam
 from common.metrics import grounding as metrics
 from common.targets import Target
-from data.entities import Box, GroundedCaption
-from data.phrases import singular
+from data.readers.entities import Box, GroundedCaption
+from data.words.english import singular
 
 MAPS = ("gradcam", "energy", "other word", "wrong word")
 POINTING = ("gradcam", "centre", "random", "energy", "other word", "wrong word")

@@ -1,7 +1,7 @@
 """Caption metrics: BLEU (nltk), CIDEr-D and ROUGE-L as the COCO evaluation computes them; METEOR and SPICE
 through the optional package `pycocoevalcap`, which needs Java. Higher is better for all.
 
-A hypothesis is a list of words, its references are lists of words (`data.vocabulary.tokenize`).
+A hypothesis is a list of words, its references are lists of words (`data.words.vocabulary.tokenize`).
 """
 
 from __future__ import annotations

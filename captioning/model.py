@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.errors import UserError
-from common.pooling import log_mean_exp, pooled_importance
-from common.split import feature_map
-from data.vocabulary import PAD, START, Vocabulary
+from common.networks.pooling import log_mean_exp, pooled_importance
+from common.networks.trunk import feature_map
+from data.words.vocabulary import PAD, START, Vocabulary
 
 
 @dataclass(frozen=True)

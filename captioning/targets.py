@@ -19,7 +19,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.targets import Target, target_name
-from data.vocabulary import END
+from data.words.vocabulary import END
 
 
 @dataclass(frozen=True)

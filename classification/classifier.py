@@ -12,20 +12,20 @@ from torch import Tensor, nn
 
 from classification.labels import Labels, imagenet
 from classification.targets import ClassLogit, TopLogit
-from common import hub
 from common import layers as network_layers
 from common.errors import LayerError, UserError
 from common.explainable import HookedModel
 from common.explanation import Explanation
-from common.fold import fold
+from common.fast.fold import fold
 from common.gradcam import explain
 from common.images import ImageLike, Preprocessing
 from common.layers import Layer
+from common.networks import hub
+from common.networks.loading import LoadedNetwork, load_network
+from common.networks.tokens import token_layers
+from common.networks.weights import PathLike
 from common.state import untouched
 from common.targets import Contrast, Target, logits
-from common.tokens import token_layers
-from common.trunks import LoadedNetwork, load_network
-from common.weights import PathLike
 
 Images = ImageLike | Sequence[ImageLike] | Tensor
 ClassTarget = str | int | Target
@@ -178,7 +178,7 @@ def load(
     preprocessing: Preprocessing | None = None,
     device: str | torch.device | None = None,
 ) -> Classifier:
-    """A classifier by name (see `common.trunks.load_network`), or a module of your own.
+    """A classifier by name (see `common.networks.loading.load_network`), or a module of your own.
 
     `labels`: a list of names, a file with one on each line, JSON, or a dict; left out, they are what the
     weights bring, ImageNet's for 1000 classes, else `class 0`, `class 1`, ... `layer` is explained instead

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from data.imagenet import imagenet_classes
+from data.words.imagenet import imagenet_classes
 
 PathLike = str | os.PathLike[str]
 

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.cam import class_activation
 from common.errors import MethodError, UserError
 from common.explainable import Explainable, HookedModel, TokenGrid
 from common.explanation import Explanation, versions
 from common.layers import default_layer
-from common.occlusion import OcclusionOptions, occlusion
+from common.methods.cam import class_activation
+from common.methods.occlusion import OcclusionOptions, occlusion
 from common.state import ordinary, untouched
 from common.targets import Target, as_targets, score_table, target_name
 

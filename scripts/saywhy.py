@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from common.errors import UserError
-from scripts import cli
+from scripts import console as cli
 
 COMMANDS = ("classify", "caption", "vqa", "models", "train", "evaluate", "reproduce", "score")
 
@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     for command in COMMANDS:
-        importlib.import_module(f"scripts.{command}").add_parser(subparsers)
+        importlib.import_module(f"scripts.commands.{command}").add_parser(subparsers)
     return parser
 
 

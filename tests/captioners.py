@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from captioning.model import CaptionModel
-from data.vocabulary import Vocabulary
+from data.words.vocabulary import Vocabulary
 
 WORDS = ["a", "the", "dog", "cat", "runs", "sits", "red", "ball"]
 

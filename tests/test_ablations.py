@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from common.ablations import VARIANTS, by_layer, sweep_layers, variants
 from common.errors import MethodError
 from common.gradcam import gradcam
+from common.methods.ablations import VARIANTS, by_layer, sweep_layers, variants
 from common.relu import guided_relus
 from tests.nets import Functional, Plain, seeded
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 
-from common.adversarial import psnr, targeted
+from common.checks.adversarial import psnr, targeted
 from common.errors import UserError
 from tests.nets import Plain, seeded
 

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from scripts.benchmark import Figure, Row, measure, summary, table
-from scripts.benchmark_rows import OURS, Work
+from scripts.benchmark.rows import OURS, Work
+from scripts.benchmark.run import Figure, Row, measure, summary, table
 
 
 def test_summary_is_the_median_and_the_quartiles() -> None:
@@ -20,7 +20,7 @@ def test_ratios_are_to_the_reference_and_another_result_is_marked_wrong(monkeypa
     # A clock of its own, since a busy machine sleeps as long as it likes.
     work = {"reference": (0.020, 0), "ours": (0.060, 1), "peer": (0.030, 2)}
     ways = {name: (lambda name=name: name) for name in work}
-    monkeypatch.setattr("scripts.benchmark.seconds", lambda run: work[run()])
+    monkeypatch.setattr("scripts.benchmark.run.seconds", lambda run: work[run()])
     named = {OURS: ways["ours"], "peer": ways["peer"]}
     row = measure(Work("rows", "2", ways["reference"], named, same=lambda one, other: one == other), rounds=3)
     assert row.figures[OURS].median == pytest.approx(3) and row.figures["peer"].median == pytest.approx(1.5)
@@ -44,7 +44,7 @@ def test_a_row_runs_as_a_command_and_writes_json(tmp_path) -> None:
     command = [
         sys.executable,
         "-m",
-        "scripts.benchmark",
+        "scripts.benchmark.run",
         "--quick",
         "--rows",
         "gradcam-1",

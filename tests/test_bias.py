@@ -13,7 +13,7 @@ import classification
 from common.errors import UserError
 from common.gradcam import gradcam
 from common.images import Preprocessing
-from scripts import bias
+from scripts.experiments import bias_folders as bias
 from tests.nets import Plain, seeded
 
 GROUNDS = {"red": (200, 40, 40), "blue": (40, 40, 200)}

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from captioning.model import CaptionModel
-from common.checkpoints import save_checkpoint
-from common.split import load_trunk
-from data.vocabulary import END, Vocabulary
-from scripts import figure10, figure11
+from common.networks.trunk import load_trunk
+from common.training.checkpoints import save_checkpoint
+from data.words.vocabulary import END, Vocabulary
+from scripts.experiments import figure10, figure11
 from scripts.saywhy import main
 from tests import flickr
 
@@ -246,6 +246,6 @@ def _coco(folder):
 
 @pytest.fixture(autouse=True)
 def _square_is_a_class(monkeypatch):
-    from captioning import coco_words
+    from data.words import coco_nouns as coco_words
 
     monkeypatch.setitem(coco_words.CLASS_OF, "square", "square")

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from captioning.captioner import Captioner, LstmNetwork
-from captioning.explain import find
+from captioning.request import find
 from common import gradcam
 from common.errors import UserError
 from common.explanation import Explanation

@@ -18,7 +18,7 @@ from common import gradcam
 from common.errors import UserError
 from common.explainable import HookedModel
 from common.targets import target_name
-from data.vocabulary import END
+from data.words.vocabulary import END
 from tests.captioners import small
 
 IMAGES = torch.rand(2, 3, 32, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

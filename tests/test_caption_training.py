@@ -10,16 +10,17 @@ from safetensors.torch import load_file
 from torch import nn
 
 import captioning
-from captioning import batches, train
 from captioning.checkpoint import load_model
-from common.checkpoints import load_checkpoint, load_weights, save_checkpoint
+from captioning.training import batches
+from captioning.training import stages as train
 from common.errors import UserError
-from common.split import load_trunk, split_trunk
-from common.training import Average, Run, Stage, cosine, seed_of
-from common.training import train as train_stages
-from common.views import view
-from data import flickr8k
-from data.vocabulary import END
+from common.networks.trunk import load_trunk, split_trunk
+from common.training.checkpoints import load_checkpoint, load_weights, save_checkpoint
+from common.training.loop import Average, Run, Stage, cosine, seed_of
+from common.training.loop import train as train_stages
+from common.training.views import view
+from data.readers import flickr8k
+from data.words.vocabulary import END
 from scripts import saywhy
 
 TINY = train.Settings(

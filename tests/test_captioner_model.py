@@ -8,7 +8,7 @@ from torch import nn
 
 from captioning.model import CaptionModel, pad
 from common.errors import UserError
-from data.vocabulary import END, PAD, START
+from data.words.vocabulary import END, PAD, START
 
 TOKENS = torch.tensor([[4, 6, 8, END], [5, 7, END, PAD]])
 

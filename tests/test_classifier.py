@@ -13,7 +13,7 @@ from classification.targets import TopLogit
 from common.errors import LayerError, UserError
 from common.gradcam import gradcam
 from common.images import Preprocessing
-from common.trunks import lite_file
+from common.networks.loading import lite_file
 
 SMALL = Preprocessing(size=(20, 24))
 
@@ -103,7 +103,7 @@ def test_the_default_target_is_each_images_top_prediction() -> None:
 def test_occlusion_asks_about_the_prediction_of_the_whole_image() -> None:
     classifier = small()
     images = torch.randn(1, 3, 20, 24)
-    from common.occlusion import OcclusionOptions
+    from common.methods.occlusion import OcclusionOptions
 
     options = OcclusionOptions(window=10, stride=5)
     top = int(classifier.logits(images).argmax())

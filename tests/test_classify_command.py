@@ -165,7 +165,7 @@ def test_help_and_version_answer_without_loading_anything(fails) -> None:
 @pytest.mark.parametrize("figure", ["figure1", "figure3"])
 def test_the_papers_figures_are_drawn(figure, tmp_path) -> None:
     out = tmp_path / f"{figure}.png"
-    command = [sys.executable, "-m", f"scripts.{figure}", "--out", str(out)]
+    command = [sys.executable, "-m", f"scripts.experiments.{figure}", "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert Image.open(out).width > 800

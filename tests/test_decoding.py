@@ -8,7 +8,7 @@ import torch
 from captioning import decoding
 from captioning.model import pad
 from common.errors import UserError
-from data.vocabulary import END, PAD, START, UNKNOWN
+from data.words.vocabulary import END, PAD, START, UNKNOWN
 
 
 @pytest.fixture

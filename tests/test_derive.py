@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from data import derive, entities
-from data.ask import ask
-from data.derive import balance
-from data.phrases import article, color_of, gerund, head_noun, number_of, plural, singular
-from data.question import Question
-from data.scenes import Lexicon, describe
+from data.derived import questions as derive
+from data.derived.questions import balance
+from data.derived.scenes import Lexicon, describe
+from data.derived.templates import ask
+from data.readers import entities
+from data.records import Question
+from data.words.english import article, color_of, gerund, head_noun, number_of, plural, singular
 
 BOXES = {"1": ((0.1, 0.1, 0.5, 0.9),), "2": ((0.2, 0.1, 0.3, 0.2),), "3": ((0.0, 0.5, 1.0, 1.0),)}
 LEXICON = Lexicon(

@@ -5,8 +5,8 @@ import timm
 import torch
 from torch import nn
 
-from common.dilate import dilated
-from common.split import feature_map
+from common.networks.dilate import dilated
+from common.networks.trunk import feature_map
 from tests.nets import seeded
 
 

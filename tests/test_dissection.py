@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from common import dissection
+from common.checks import dissection
 from common.errors import UserError
 from common.gradcam import upsample
 

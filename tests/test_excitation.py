@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.errors import MethodError
-from common.excitation import excitation
 from common.gradcam import gradcam
+from common.methods.excitation import excitation
 from tests.nets import Plain, Smooth, seeded
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from data import features
-from data.features import FeatureStore
+from data import store as features
+from data.store import FeatureStore
 
 NAMES = [f"{i}.jpg" for i in range(20)]
 SHAPE = (2, 3, 4, 4)
@@ -69,7 +69,7 @@ KILLED = """
     import os, signal, sys
     import numpy as np
     sys.path.insert(0, {root!r})
-    from data.features import FeatureStore
+    from data.store import FeatureStore
     names, shape = [f"{{i}}.jpg" for i in range(20)], (2, 3, 4, 4)
     write = FeatureStore.write
     def dying(self, rows, values):

@@ -4,7 +4,7 @@ import flickr
 import pytest
 
 from common.errors import UserError
-from data import coco, entities, flickr8k, karpathy
+from data.readers import coco, entities, flickr8k, karpathy
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.fold import fold
-from common.fuse import FusedConv, fuse
+from common.fast.fold import fold
+from common.fast.fuse import FusedConv, fuse
+from common.fast.trace import trace
 from common.gradcam import explain, gradcam
-from common.trace import trace
 from tests.nets import seeded
 from tests.test_occlusion import Chain, SamePadding, images, lively
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from common.errors import UserError
-from data import ilsvrc
+from data.readers import ilsvrc
 
 BOX_XML = """\
 <annotation>

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from data import coco, masks
+from data.readers import coco, masks
 
 cocomask = pytest.importorskip("pycocotools.mask")
 

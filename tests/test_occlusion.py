@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from common import occlusion as module
 from common.errors import UserError
 from common.explainable import HookedModel, SplitModel
-from common.occlusion import OcclusionOptions, occlusion, select_rows
-from common.spine import Axis, plan_step
+from common.fast.spine import Axis, plan_step
+from common.methods import occlusion as module
+from common.methods.occlusion import OcclusionOptions, occlusion, select_rows
 from common.targets import Contrast, Index, Negated, as_targets
 from tests.nets import Functional, Plain, seeded
 

@@ -77,7 +77,7 @@ def test_guided_backprop_and_deconvolution_agree_with_captum_on_relus() -> None:
 
 
 def test_occlusion_agrees_with_captum() -> None:
-    from common.occlusion import OcclusionOptions
+    from common.methods.occlusion import OcclusionOptions
 
     network = apart(seeded(Plain))
     options = OcclusionOptions(window=4, stride=4)

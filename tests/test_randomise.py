@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from common.checks.randomisation import cascade, randomised, stages, trainable_layers
 from common.errors import UserError
 from common.gradcam import gradcam
 from common.metrics.faithfulness import rank_correlation
-from common.randomise import cascade, randomised, stages, trainable_layers
 from tests.nets import Plain, seeded
 
 

@@ -16,12 +16,12 @@ import classification
 from common.errors import UserError
 from common.gradcam import gradcam
 from common.images import Preprocessing
-from scripts import reproduce
+from scripts.commands import reproduce
 from scripts.experiments import EXPERIMENTS, bias, faithfulness, grid, maps, nouns, sanity
+from scripts.experiments.lab import Absent, Lab, data_folders
+from scripts.experiments.report import Picture, Row, Section, Table, row_of, text_table, write_report
 from scripts.experiments.samples import right_samples, samples
 from scripts.experiments.scenes import Scene, grouped, scenes
-from scripts.lab import Absent, Lab, data_folders
-from scripts.report import Picture, Row, Section, Table, row_of, text_table, write_report
 from tests.nets import seeded
 from tests.test_ilsvrc import BOX_XML
 

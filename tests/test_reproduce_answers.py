@@ -9,9 +9,8 @@ from PIL import Image
 
 from common.errors import UserError
 from common.metrics.faithfulness import rank_correlation
-from scripts import table_vqa
-from scripts.experiments import answers
-from scripts.lab import Lab
+from scripts.experiments import answers, table_vqa
+from scripts.experiments.lab import Lab
 from tests.test_vqa_explain import answerer  # noqa: F401
 
 
@@ -87,8 +86,8 @@ def test_other_weights_are_measured_again(lab, answerer):  # noqa: F811
 
 
 def test_attention_is_compared_at_14_by_14_with_the_mean_of_its_annotators(lab, answerer, folder):  # noqa: F811
-    from data.question_sets import QuestionSet
-    from data.vqahat import read_attention
+    from data.derived.question_sets import QuestionSet
+    from data.readers.vqahat import read_attention
 
     questions = QuestionSet("vqa2", folder / "coco").read("val")
     pairs = table_vqa.attention_pairs(folder / "hat", questions)

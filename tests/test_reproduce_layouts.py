@@ -11,11 +11,11 @@ from PIL import Image
 import classification
 from common.errors import UserError
 from common.images import Preprocessing
-from data import voc
+from data.readers import voc
 from scripts.experiments import EXPERIMENTS, localisation, multilabel, pointing, sec, seeds
 from scripts.experiments.annotated import voc_training
+from scripts.experiments.lab import Lab
 from scripts.experiments.maps import method_maps
-from scripts.lab import Lab
 from tests.nets import seeded
 from tests.test_ilsvrc import BOX_XML
 from tests.test_reproduce import Tiny, picture

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from captioning.captioner import Captioner, LstmNetwork
-from common.dissection import NeuronName
+from common.checks.dissection import NeuronName
 from common.errors import UserError
 from common.images import Preprocessing
 from scripts.experiments import deciders, neurons
-from scripts.lab import Absent
+from scripts.experiments.lab import Absent
 from tests.captioners import small
 from tests.test_reproduce import classifier, flickr_folder, lab, parsed, sample_folder  # noqa: F401
 from tests.test_vqa_explain import answerer  # noqa: F401
@@ -110,7 +110,7 @@ def test_names_that_cannot_be_read_stop_the_command_at_once(text, message, tmp_p
 
 def test_boxes_of_another_phrase_are_those_of_the_next_one(speaking):
     from common.metrics.grounding import inside_outside, summary
-    from data import entities, flickr8k
+    from data.readers import entities, flickr8k
     from scripts.experiments import captions
 
     found = captions.other_phrases(speaking, 4)["gradcam"]

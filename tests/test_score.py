@@ -9,7 +9,7 @@ import torch
 
 from common.errors import UserError
 from common.gradcam import gradcam
-from scripts import score
+from scripts.commands import score
 from tests.nets import Plain, seeded
 from tests.test_ilsvrc import folder as ilsvrc_folder  # noqa: F401
 from tests.test_voc import folder as voc_folder  # noqa: F401

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from common import sec
+from classification import segmentation as sec
 from common.errors import UserError
 from common.metrics.segmentation import UNDECIDED
 

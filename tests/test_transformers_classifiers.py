@@ -11,7 +11,7 @@ from PIL import Image
 import classification
 from common.errors import UserError
 from common.gradcam import gradcam
-from common.trunks import load_network
+from common.networks.loading import load_network
 
 transformers = pytest.importorskip("transformers")
 

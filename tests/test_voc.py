@@ -7,7 +7,7 @@ from PIL import Image
 
 from common.errors import UserError
 from common.metrics.localisation import hard_to_point
-from data import voc
+from data.readers import voc
 
 XML = """\
 <annotation>

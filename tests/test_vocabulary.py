@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import UserError
-from data.vocabulary import END, PAD, START, UNKNOWN, Vocabulary, tokenize
+from data.words.vocabulary import END, PAD, START, UNKNOWN, Vocabulary, tokenize
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.easyvqa import read_easyvqa
+from data.readers.easyvqa import read_easyvqa
 from scripts import saywhy
-from vqa import train as training
-from vqa.settings import EASY
+from vqa.training import stages as training
+from vqa.training.settings import EASY
 
 pytest.importorskip("easy_vqa")
 

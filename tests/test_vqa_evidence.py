@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from data.imagenet import classes_of_noun, imagenet_classes
-from vqa.batches import evidence_vocabulary
-from vqa.evidence import SCALE, start_evidence
+from data.words.imagenet import classes_of_noun, imagenet_classes
+from vqa.training.batches import evidence_vocabulary
+from vqa.training.evidence import SCALE, start_evidence
 
 
 def test_a_noun_has_the_classes_whose_names_end_in_it():

@@ -9,8 +9,8 @@ from torch import nn
 from common import gradcam
 from common.errors import UserError
 from common.images import Preprocessing
-from data.vocabulary import SPECIAL, Vocabulary
-from vqa.explain import Answerer, AnswerError, find_answer
+from data.words.vocabulary import SPECIAL, Vocabulary
+from vqa.answerer import Answerer, AnswerError, find_answer
 from vqa.model import VqaModel
 from vqa.network import LstmVqaNetwork
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.question import Question
+from data.records import Question
 from vqa import metrics
 
 WORDS = ["yes", "no", "2", "two", "a cat", "cat", "Dog."]

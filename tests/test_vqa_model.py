@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from common.errors import UserError
-from data.vocabulary import SPECIAL, Vocabulary
+from data.words.vocabulary import SPECIAL, Vocabulary
 from vqa.model import VqaModel
 
 WORDS = ["what", "color", "is", "the", "dog", "hat"]

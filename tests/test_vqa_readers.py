@@ -7,14 +7,14 @@ import pytest
 from PIL import Image
 
 from common.errors import UserError
-from data.coco_images import validation_ids
-from data.cocoqa import read_cocoqa
-from data.easyvqa import read_easyvqa
-from data.question import held_out
-from data.question_sets import QuestionSet
-from data.questions_file import read_questions_file, write_questions_file
-from data.vqa import read_vqa
-from data.vqahat import find_vqahat, read_attention
+from data.derived.question_sets import QuestionSet
+from data.readers.coco_images import validation_ids
+from data.readers.cocoqa import read_cocoqa
+from data.readers.easyvqa import read_easyvqa
+from data.readers.questions_file import read_questions_file, write_questions_file
+from data.readers.vqa import read_vqa
+from data.readers.vqahat import find_vqahat, read_attention
+from data.records import held_out
 
 
 @pytest.fixture

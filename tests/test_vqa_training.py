@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from common.training import Run
-from data.question import Question
-from data.question_sets import QuestionSet
-from vqa import train as training
-from vqa.batches import answer_scores, answer_vocabulary, words_shown
+from common.training.loop import Run
+from data.derived.question_sets import QuestionSet
+from data.records import Question
 from vqa.checkpoint import load_model
-from vqa.corpus import Corpus
-from vqa.settings import EASY, Settings
+from vqa.training import stages as training
+from vqa.training.batches import answer_scores, answer_vocabulary, words_shown
+from vqa.training.corpus import Corpus
+from vqa.training.settings import EASY, Settings
 
 pytest.importorskip("easy_vqa")
 TINY = dataclasses.replace(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from vqa.explain import Answerer
+    from vqa.answerer import Answerer
 
 
 def load(
@@ -28,7 +28,7 @@ def load(
     a ViLT or BLIP model of `transformers`; `layer` the layer to explain at (default: the map that is classified).
     Raises `UserError` for files that are missing, broken, or of something else.
     """
-    from vqa.explain import Answerer
+    from vqa.answerer import Answerer
 
     if checkpoint is not None and str(checkpoint).startswith("hf:"):
         from vqa.adapters import load as load_transformers

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common import hub
 from common.errors import UserError
 from common.explainable import Explainable, HookedModel, TokenGrid
 from common.images import Preprocessing
+from common.networks import hub
 from common.targets import Target, score_table
-from vqa.explain import Answer, Answerer, Asked, find_answer
+from vqa.answerer import Answer, Answerer, Asked, find_answer
 from vqa.model import question_words
 from vqa.targets import AnswerScore
 

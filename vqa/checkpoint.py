@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from common.checkpoints import load_checkpoint, load_weights, stem_of
 from common.errors import UserError
 from common.images import Preprocessing
-from data.vocabulary import Vocabulary
+from common.training.checkpoints import load_checkpoint, load_weights, stem_of
+from data.words.vocabulary import Vocabulary
 from vqa import trunk as trunks
 from vqa.model import VqaModel
 

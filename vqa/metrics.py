@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 
-from data.question import Question
+from data.records import Question
 
 ARTICLES = frozenset({"a", "an", "the"})
 DIGITS = {

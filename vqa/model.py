@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.pooling import log_mean_exp, pooled_importance
-from data.question import MAX_QUESTION_WORDS
-from data.vocabulary import PAD, Vocabulary, tokenize
+from common.networks.pooling import log_mean_exp, pooled_importance
+from data.records import MAX_QUESTION_WORDS
+from data.words.vocabulary import PAD, Vocabulary, tokenize
 
 UNSEEN = -4.0  # evidence, at first, of an answer that no evidence word stands for
 
@@ -255,7 +255,7 @@ SPELLINGS = {
 
 
 def question_words(question: str) -> list[str]:
-    """The words of a question (see `data.vocabulary.tokenize`); `UserError` when there is none, or too many."""
+    """The words of a question (see `data.words.vocabulary.tokenize`); `UserError` when there is none, or too many."""
     if not isinstance(question, str):
         raise UserError(f"a question is a string; received {question!r}")
     words = [SPELLINGS.get(word, word) for word in tokenize(question)]

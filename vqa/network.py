@@ -16,7 +16,7 @@ from common import gradcam
 from common.explainable import Explainable, HookedModel, SplitModel
 from common.images import Preprocessing
 from common.targets import Target, score_table
-from vqa.explain import Answer, Asked, find_answer
+from vqa.answerer import Answer, Asked, find_answer
 from vqa.model import VqaModel, question_words
 from vqa.reading import Reader, Reading
 from vqa.targets import AnswerScore

@@ -17,7 +17,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from common.fuse import PackedProduct
+from common.fast.fuse import PackedProduct
 from vqa.model import QuestionEncoder
 
 

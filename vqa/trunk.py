@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from common.images import Preprocessing
-from common.split import channels_of, feature_map, load_trunk, split_trunk
-from common.training import seed_everything
-from common.trunks import load_network
-from vqa.smallcnn import SmallCnn
+from common.networks.loading import load_network
+from common.networks.trunk import channels_of, feature_map, load_trunk, split_trunk
+from common.training.loop import seed_everything
+from vqa.small_cnn import SmallCnn
 
 SMALL = "small_cnn"
 _HALF = (0.5, 0.5, 0.5)

@@ -18,8 +18,8 @@ from scripts.experiments import (
     sanity,
     seeds,
 )
-from scripts.lab import Lab
-from scripts.report import Section
+from scripts.experiments.lab import Lab
+from scripts.experiments.report import Section
 
 EXPERIMENTS: dict[str, Callable[[Lab], Section]] = {
     "fig1": pictures.figure1,

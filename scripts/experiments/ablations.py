@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from common.ablations import VARIANTS, sweep_layers, variants
 from common.explainable import HookedModel
+from common.methods.ablations import VARIANTS, sweep_layers, variants
 from common.metrics.localisation import cell_share, mosaic
 from scripts.experiments.grid import mosaics
+from scripts.experiments.lab import Lab, summarised
+from scripts.experiments.report import Section, Table, row_of
 from scripts.experiments.samples import NAME, pixels
-from scripts.lab import Lab, summarised
-from scripts.report import Section, Table, row_of
 
 LABELS = {
     "gradcam": "Grad-CAM",
@@ -94,7 +94,7 @@ def draw(lab: Lab, layers: list[str]) -> Any:
     from common.draw import Tile, draw_map, fitted, legends_of, panel
     from common.gradcam import gradcam
     from common.images import open_image
-    from scripts.figures import TWO_CLASS_NAMES, TWO_CLASSES
+    from scripts.experiments.figures import TWO_CLASS_NAMES, TWO_CLASSES
 
     classifier = lab.classifier
     image = fitted(open_image(TWO_CLASSES), 320)

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.adversarial import psnr, targeted
+from common.checks.adversarial import psnr, targeted
 from common.gradcam import explain
 from common.metrics.faithfulness import rank_correlation
 from common.state import untouched
 from common.targets import logits
+from scripts.experiments.lab import Lab, summarised
+from scripts.experiments.report import Section, Table, row_of
 from scripts.experiments.samples import NAME, pixels, right_samples
-from scripts.lab import Lab, summarised
-from scripts.report import Section, Table, row_of
 
 WANTED = "airliner"
 EPSILON = 8 / 255
@@ -97,7 +97,7 @@ def draw(lab: Lab) -> Any:
     """The bundled cat and espresso, before and after."""
     from common.draw import Tile, draw_map, fitted, legends_of, panel
     from common.images import open_image
-    from scripts.figures import TWO_CLASS_NAMES, TWO_CLASSES
+    from scripts.experiments.figures import TWO_CLASS_NAMES, TWO_CLASSES
 
     classifier = lab.classifier
     photograph = open_image(TWO_CLASSES)

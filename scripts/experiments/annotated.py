@@ -17,11 +17,11 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.metrics.grounding import box_mask
-from data import coco, voc
-from data.localised import Localised, check_image
-from data.masks import MaskedInstance, read_masks
+from data.readers import coco, voc
+from data.readers.localised import Localised, check_image
+from data.readers.masks import MaskedInstance, read_masks
+from scripts.experiments.lab import Lab
 from scripts.experiments.multilabel import Labelled
-from scripts.lab import Lab
 
 Item = TypeVar("Item")
 

@@ -7,11 +7,11 @@ import warnings
 from functools import partial
 from typing import Any
 
-from common.occlusion import OcclusionOptions
-from data.question import Question
-from scripts.lab import Lab, summarised
-from scripts.report import Row, Section, Table, row_of
-from scripts.table_vqa import PUBLISHED, ROWS
+from common.methods.occlusion import OcclusionOptions
+from data.records import Question
+from scripts.experiments.lab import Lab, summarised
+from scripts.experiments.report import Row, Section, Table, row_of
+from scripts.experiments.table_vqa import PUBLISHED, ROWS
 
 SETS = {"vqa2": "VQA v2, questions people asked about COCO", "cocoqa": "COCO-QA, questions made of captions"}
 NEEDED, BLIND = "the photograph decides", "the same answer to a grey picture"
@@ -25,8 +25,8 @@ def figure12(lab: Lab) -> Section:
     def draw() -> Any:
         from PIL import Image
 
-        from scripts import figure12 as script
-        from scripts.figures import TWO_CLASSES
+        from scripts.experiments import figure12 as script
+        from scripts.experiments.figures import TWO_CLASSES
 
         file = lab.out / "cells" / "figure12.png"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -109,8 +109,8 @@ def _why(cell: dict[str, Any]) -> str:
 
 def measure(lab: Lab, kind: str, count: int) -> dict[str, Any]:
     """Part of the questions -> method -> summary of the correlations, errors over photographs."""
-    from data.question_sets import QuestionSet
-    from vqa import truth
+    from data.derived.question_sets import QuestionSet
+    from vqa import grounding as truth
 
     answerer = lab.speaker(MODEL)
     questions = truth.sample(QuestionSet(kind, lab.need("vqa2")).read("val"), count)
@@ -159,9 +159,9 @@ def attention_table(lab: Lab, mark: str) -> Table:
 
 def attended(lab: Lab, count: int) -> dict[str, Any]:
     """Method -> summary of the correlation with human attention, of questions that have it."""
-    from data.question_sets import QuestionSet
-    from scripts.table_vqa import attention_pairs
-    from vqa import truth
+    from data.derived.question_sets import QuestionSet
+    from scripts.experiments.table_vqa import attention_pairs
+    from vqa import grounding as truth
 
     questions = QuestionSet("vqa2", lab.need("vqa2")).read("val")
     pairs = attention_pairs(lab.need("vqahat"), questions)[:count]

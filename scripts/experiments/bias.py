@@ -17,9 +17,9 @@ from torch import Tensor
 
 from common.gradcam import upsample
 from common.metrics.grounding import box_mask
+from scripts.experiments.lab import Lab, summarised
+from scripts.experiments.report import Section, Table, row_of
 from scripts.experiments.scenes import NAME, Scene, scenes
-from scripts.lab import Lab, summarised
-from scripts.report import Section, Table, row_of
 
 SUBJECTS = {"dog": ("dog", "puppy"), "child": ("child", "boy", "girl", "baby", "toddler", "kid")}
 PLACES = {

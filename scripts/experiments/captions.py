@@ -9,9 +9,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from data import flickr8k
-from scripts.lab import Lab, summarised
-from scripts.report import Row, Section, Table
+from data.readers import flickr8k
+from scripts.experiments.lab import Lab, summarised
+from scripts.experiments.report import Row, Section, Table
 
 LABELS = {"guided": "Guided Backprop", "gradcam": "Grad-CAM", "guided_gradcam": "Guided Grad-CAM"}
 PUBLISHED = {"guided": "2.32 +- 0.08", "gradcam": "3.27 +- 0.18", "guided_gradcam": "6.38 +- 0.99"}
@@ -28,7 +28,7 @@ NAME = "Flickr8k dev with Flickr30k Entities"
 
 def figure10(lab: Lab) -> Section:
     """Figure 10, captions."""
-    from scripts import figure10 as script
+    from scripts.experiments import figure10 as script
 
     mark = lab.mark("captioner")
     data = f"flickr8k:{lab.need('flickr8k')}"
@@ -93,7 +93,7 @@ def _why_phrases(ratios: dict[str, Any], other: dict[str, Any]) -> str:
 def other_phrases(lab: Lab, limit: int) -> dict[str, Any]:
     """The ratios of figure 10b of each phrase's map, in the boxes of the next phrase of the same caption."""
     from captioning import grounding
-    from scripts import evaluate
+    from scripts.commands import evaluate
 
     captioner = lab.speaker("captioner")
     data = f"flickr8k:{lab.need('flickr8k')}"
@@ -119,7 +119,7 @@ def other_phrases(lab: Lab, limit: int) -> dict[str, Any]:
 
 def figure11(lab: Lab) -> Section:
     """Figure 11, words of captions point at things."""
-    from scripts import figure11 as script
+    from scripts.experiments import figure11 as script
 
     mark = lab.mark("captioner")
     coco = lab.data.get("coco")

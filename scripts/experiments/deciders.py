@@ -14,8 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from common.state import untouched
-from data.phrases import singular
-from scripts.lab import Lab
+from data.words.english import singular
+from scripts.experiments.lab import Lab
 
 QUESTION = "what is in the picture?"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from scripts.experiments.lab import Lab
+from scripts.experiments.report import Picture, Row, Section, Table
 from scripts.experiments.samples import NAME, Sample, pixels, samples
-from scripts.lab import Lab
-from scripts.report import Picture, Row, Section, Table
 
 
 def figure6(lab: Lab) -> Section:

@@ -11,15 +11,15 @@ from torch import Tensor
 
 from common.errors import MethodError
 from common.gradcam import explain
+from common.methods.occlusion import OcclusionOptions
 from common.metrics.faithfulness import BASELINES, area, deletion, rank_correlation
 from common.metrics.faithfulness import insertion as inserted
-from common.occlusion import OcclusionOptions
 from common.state import untouched
 from common.targets import logits
+from scripts.experiments.lab import Lab, summarised
 from scripts.experiments.maps import LABELS, WINDOW, method_maps
+from scripts.experiments.report import Row, Section, Table, row_of
 from scripts.experiments.samples import NAME, Sample, pixels, right_samples
-from scripts.lab import Lab, summarised
-from scripts.report import Row, Section, Table, row_of
 
 METHODS = ("guided_gradcam", "gradcam", "cmwp", "cam", "guided", "gradient")
 PUBLISHED = {

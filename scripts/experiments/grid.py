@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from common.metrics.localisation import cell_hit, cell_share, mosaic
+from scripts.experiments.lab import Lab, summarised
 from scripts.experiments.maps import LABELS, method_maps
+from scripts.experiments.report import Row, Section, Table, row_of
 from scripts.experiments.samples import NAME, Sample, pixels, right_samples
-from scripts.lab import Lab, summarised
-from scripts.report import Row, Section, Table, row_of
 
 TABLE1 = ("gradcam", "cam", "cmwp", "gradient", "guided", "occlusion")
 GRID = (*TABLE1, "gradcam_centred", "gradcam_contrast")  # with what explains c-MWP's lead

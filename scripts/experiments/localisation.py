@@ -20,11 +20,11 @@ from torchvision.transforms.functional import ten_crop as ten_crop_of
 from common.errors import UserError
 from common.images import open_image
 from common.metrics.localisation import localisation_errors, segment_boxes
-from data import ilsvrc
+from data.readers import ilsvrc
 from scripts.experiments.grid import GRID, TABLE1, grid_table
+from scripts.experiments.lab import Lab, summarised
 from scripts.experiments.maps import LABELS, method_maps
-from scripts.lab import Lab, summarised
-from scripts.report import Section, Table, row_of
+from scripts.experiments.report import Section, Table, row_of
 
 # VGG-16, top-1 / top-5 error in per cent.
 PUBLISHED = {"gradcam": "56.51 / 46.41"}

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.ablations import variants
-from common.excitation import excitation
 from common.gradcam import explain
+from common.methods.ablations import variants
+from common.methods.excitation import excitation
+from common.methods.occlusion import OcclusionOptions
 from common.metrics.localisation import pixel_strength
-from common.occlusion import OcclusionOptions
 from common.targets import Contrast, Index, Target, logits
 
 LABELS = {

@@ -23,10 +23,10 @@ import classification
 from classification.classifier import Classifier
 from common.errors import MethodError, UserError
 from common.gradcam import explain
-from common.split import feature_map
-from common.training import Run, Stage, parameter_groups, seed_of, train
-from scripts import cli
-from scripts.lab import Lab
+from common.networks.trunk import feature_map
+from common.training.loop import Run, Stage, parameter_groups, seed_of, train
+from scripts import console as cli
+from scripts.experiments.lab import Lab
 
 
 @dataclass(frozen=True)

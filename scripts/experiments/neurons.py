@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 
-from common.dissection import (
+from common.checks.dissection import (
     LEAST_OVERLAP,
     NeuronName,
     Overlaps,
@@ -20,11 +20,11 @@ from common.dissection import (
     reasons,
 )
 from common.metrics.grounding import box_mask
-from data.phrases import VAGUE, color_of
+from data.words.english import VAGUE, color_of
 from scripts.experiments.deciders import DECIDERS, Decider, Decision
+from scripts.experiments.lab import Absent, Lab, summarised
+from scripts.experiments.report import Picture, Row, Section, Table, row_of
 from scripts.experiments.scenes import NAME, Scene, scenes
-from scripts.lab import Absent, Lab, summarised
-from scripts.report import Picture, Row, Section, Table, row_of
 
 MASK = (56, 56)
 LEAST_IMAGES = 8  # a concept needs boxes in so many photographs

@@ -8,13 +8,13 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scripts.lab import Lab
-from scripts.report import Section
+from scripts.experiments.lab import Lab
+from scripts.experiments.report import Section
 
 
 def figure1(lab: Lab) -> Section:
     """Figure 1, one photograph and two classes."""
-    from scripts.figure1 import METHODS
+    from scripts.experiments.figure1 import METHODS
 
     caption = "A row for each class: photograph, Guided Backprop, Grad-CAM, Guided Grad-CAM, occlusion"
     return _section(lab, "figure1", "Figure 1: one photograph, two classes", METHODS, "figure 1", caption)
@@ -22,7 +22,7 @@ def figure1(lab: Lab) -> Section:
 
 def figure3(lab: Lab) -> Section:
     """Figure 3, counterfactuals."""
-    from scripts.figure3 import METHODS
+    from scripts.experiments.figure3 import METHODS
 
     caption = "For each class Grad-CAM, and the counterfactual: what would make the network change its mind"
     return _section(
@@ -34,7 +34,7 @@ def _section(lab: Lab, name: str, title: str, methods: Sequence[str], source: st
     def draw() -> Any:
         from PIL import Image
 
-        from scripts.figures import TWO_CLASSES, draw_classes
+        from scripts.experiments.figures import TWO_CLASSES, draw_classes
 
         file = lab.out / "cells" / f"{name}.png"
         args = argparse.Namespace(

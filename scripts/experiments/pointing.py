@@ -26,12 +26,12 @@ from common.metrics.localisation import (
     pointing_hits,
 )
 from scripts.experiments.annotated import Annotated, Annotations, coco_annotations, voc_annotations
+from scripts.experiments.lab import Lab, summarised
 from scripts.experiments.maps import LABELS, method_maps
 from scripts.experiments.multilabel import fine_tuned
 from scripts.experiments.nouns import group_of, group_scores
+from scripts.experiments.report import Row, Section, Table, row_of
 from scripts.experiments.scenes import NAME, Scene, grouped, scenes
-from scripts.lab import Lab, summarised
-from scripts.report import Row, Section, Table, row_of
 
 METHODS = ("gradcam", "cmwp", "gradient")
 PUBLISHED = {"gradcam": "70.58 %", "cmwp": "60.30 %"}

@@ -16,8 +16,8 @@ from torch import Tensor
 from common.errors import UserError
 from common.metrics.faithfulness import rank_correlation
 from scripts.experiments.bias import _features, _labels, by_kind, train_head
+from scripts.experiments.lab import Lab, summarised
 from scripts.experiments.scenes import scenes
-from scripts.lab import Lab, summarised
 
 
 def shuffled_labels(lab: Lab, count: int, seed: int = 0) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def _maps(features: Tensor, pooled: Tensor, labels: Tensor) -> Tensor:
 
 def replaced_words(lab: Lab, count: int, seed: int = 0) -> dict[str, Any]:
     """Correlation of a word's map with that of a word of another photograph put in its place."""
-    from scripts.figures import SAMPLES
+    from scripts.experiments.figures import SAMPLES
 
     captioner = lab.speaker("captioner")
     photographs = sorted(SAMPLES.glob("*.jpg"))[:count]

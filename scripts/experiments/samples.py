@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from scripts.lab import Lab
+from scripts.experiments.lab import Lab
 
 NAME = "ImageNet samples (one photograph a class)"
 _FILE = re.compile(r"(n\d{8})_.*\.(jpe?g|png)", re.IGNORECASE)

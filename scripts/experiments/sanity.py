@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.checks.randomisation import cascade, stages, trainable_layers
 from common.errors import UserError
-from common.randomise import cascade, stages, trainable_layers
 from scripts.experiments.deciders import QUESTION
+from scripts.experiments.lab import Lab, summarised
 from scripts.experiments.maps import LABELS, method_maps
 from scripts.experiments.randomised import replaced_words, shuffled_labels
+from scripts.experiments.report import Row, Section, Table, row_of
 from scripts.experiments.samples import NAME, pixels, right_samples
 from scripts.experiments.scenes import NAME as SCENES
-from scripts.lab import Lab, summarised
-from scripts.report import Row, Section, Table, row_of
 
 METHODS = ("no_relu", "guided_gradcam", "guided", "gradient")
 STAGES = 8
@@ -171,7 +171,7 @@ SPEAKERS: dict[str, Callable[[Lab], tuple[Any, Callable[[Any], Tensor]]]] = {
 
 def spoken(lab: Lab, speaker: Callable[[Lab], Any], count: int) -> dict[str, Any]:
     """`curve` for a model that speaks, on the bundled photographs."""
-    from scripts.figures import SAMPLES
+    from scripts.experiments.figures import SAMPLES
 
     module, maps = speaker(lab)
     names = trainable_layers(module)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
-from data import entities, flickr8k
-from data.entities import Box
-from data.phrases import singular
+from data.readers import entities, flickr8k
+from data.readers.entities import Box
+from data.words.english import singular
+from scripts.experiments.lab import Absent, Lab
 from scripts.experiments.nouns import group_of
-from scripts.lab import Absent, Lab
 
 NAME = "Flickr8k with Flickr30k Entities"
 

@@ -1,7 +1,7 @@
 """SEC training: a segmentation network out of image labels, by way of the seeds that maps give.
 
 The network is the classifier's trunk with its late strides dilated, dropout, and one 1 x 1 convolution; it is
-trained by the three losses of `common.sec` (Kolesnikov and Lampert 2016; paper, section 4.2). Batch
+trained by the three losses of `classification.segmentation` (Kolesnikov and Lampert 2016; paper, section 4.2). Batch
 normalisation keeps its statistics.
 B images, C classes without the background, h,w grid of the network's output, H,W a photograph.
 """
@@ -18,11 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from classification.classifier import Classifier
-from common.dilate import dilated
-from common.errors import UserError
-from common.gradcam import upsample
-from common.images import Preprocessing, open_image
-from common.sec import (
+from classification.segmentation import (
     CRF_SCALE,
     boundary_loss,
     dense_crf,
@@ -31,12 +27,16 @@ from common.sec import (
     probabilities,
     seeding_loss,
 )
-from common.split import feature_map, fingerprint
-from common.training import Stage, parameter_groups, seed_of
-from scripts import cli
+from common.errors import UserError
+from common.gradcam import upsample
+from common.images import Preprocessing, open_image
+from common.networks.dilate import dilated
+from common.networks.trunk import feature_map, fingerprint
+from common.training.loop import Stage, parameter_groups, seed_of
+from scripts import console as cli
+from scripts.experiments.lab import Lab
 from scripts.experiments.maps import method_maps
 from scripts.experiments.multilabel import Labelled, run_stages
-from scripts.lab import Lab
 
 
 @dataclass(frozen=True)

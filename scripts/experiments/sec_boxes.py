@@ -19,12 +19,12 @@ from common.images import open_image
 from common.metrics.grounding import box_mask
 from common.metrics.segmentation import UNDECIDED, seeds
 from scripts.experiments.annotated import spread
+from scripts.experiments.lab import Lab, summarised
 from scripts.experiments.maps import method_maps
 from scripts.experiments.multilabel import Labelled, Tuning, fine_tuned
+from scripts.experiments.report import Picture, Table, row_of
 from scripts.experiments.scenes import NAME, Scene, scenes
 from scripts.experiments.sec import Segmentation, Training, train_segmenter
-from scripts.lab import Lab, summarised
-from scripts.report import Picture, Table, row_of
 
 SIZE = (224, 224)
 # Classes of the substitute, and the nouns that captions have for them.

@@ -15,22 +15,22 @@ import torch
 from torch import Tensor
 
 from classification.classifier import Classifier
+from classification.segmentation import crf_package
 from common.errors import UserError
 from common.images import open_image
 from common.metrics.grounding import box_mask
 from common.metrics.segmentation import UNDECIDED, confusion, mean_overlap, seeds
-from common.sec import crf_package
-from data import voc
-from data.localised import Reading
+from data.readers import voc
+from data.readers.localised import Reading
 from scripts.experiments.annotated import voc_training
+from scripts.experiments.lab import Lab, summarised
 from scripts.experiments.maps import LABELS, method_maps
 from scripts.experiments.multilabel import Labelled, fine_tuned, has_cam
 from scripts.experiments.nouns import group_scores
+from scripts.experiments.report import Row, Section, Table, row_of
 from scripts.experiments.scenes import NAME, grouped, scenes
 from scripts.experiments.sec import train_segmenter
 from scripts.experiments.sec_boxes import sec_boxes_tables, sec_picture, shared_over_union
-from scripts.lab import Lab, summarised
-from scripts.report import Row, Section, Table, row_of
 
 METHODS = ("gradcam", "cam", "cmwp", "occlusion")
 PUBLISHED = {"gradcam": "49.6", "cam": "44.6"}

@@ -1,0 +1,134 @@
+"""Convolution and ReLU in one kernel call with weights laid out once: for inference on CPUs only.
+
+oneDNN, which PyTorch's convolutions run on, can apply the ReLU while the result is in cache, and reorders a
+convolution's weights at each call unless they were reordered beforehand. Both need operators that PyTorch has
+for its compiler; where they are missing or refuse, the module stays as it is.
+"""
+
+from collections import Counter
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.fast.fold import is_plain_convolution
+from common.fast.trace import Call, same
+
+_ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
+    nn.ReLU: ("relu", []),
+    nn.ReLU6: ("hardtanh", [0.0, 6.0]),
+}
+
+
+class FusedConv(nn.Module):
+    """A `Conv2d` (or timm's `Conv2dSame`) and the activation after it; float32, CPU, no graph."""
+
+    def __init__(self, conv: nn.Conv2d, activation: str = "none", limits: list[float] | None = None) -> None:
+        super().__init__()
+        self.same = type(conv).__name__ == "Conv2dSame"
+        self.padding = [0, 0] if self.same else list(conv.padding)
+        self.kernel, self.stride, self.dilation = (
+            list(conv.kernel_size),
+            list(conv.stride),
+            list(conv.dilation),
+        )
+        self.groups, self.activation, self.limits = conv.groups, activation, limits or []
+        self.weight, self.bias = conv.weight.detach(), None if conv.bias is None else conv.bias.detach()
+        self.packed: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.same:
+            x = F.pad(x, self._same(x.shape[-1], 1) + self._same(x.shape[-2], 0))
+        layout: Any = (self.padding, self.stride, self.dilation, self.groups)
+        if self.packed is None:
+            self.packed = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *layout, list(x.shape))
+        tail = (self.activation, self.limits, "")
+        return torch.ops.mkldnn._convolution_pointwise(x, self.packed, self.bias, *layout, *tail)
+
+    def _same(self, size: int, axis: int) -> list[int]:
+        """TensorFlow's padding of one axis: what the last window needs, the odd pixel behind."""
+        kernel, stride, dilation = self.kernel[axis], self.stride[axis], self.dilation[axis]
+        total = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
+        return [total // 2, total - total // 2]
+
+
+def fuse(network: nn.Module, calls: list[Call]) -> nn.Module:
+    """`network`, a private copy that runs without a graph, with its convolutions replaced in place.
+
+    `calls` are a pass over it that was watched: an activation is joined to the convolution whose output it,
+    and nothing else, takes. Returns the network.
+    """
+    if not _available(network):
+        return network
+    every = [call for root in calls for call in root.walk()]
+    runs = Counter(call.module for call in every)
+    names = {module: name for name, module in network.named_modules()}
+    for conv in every:
+        if is_plain_convolution(conv.module) and runs[conv.module] == 1 and _padded_with_zeros(conv.module):
+            activation = _activation(conv, every, runs)
+            kind, limits = _ACTIVATIONS[type(activation)] if activation is not None else ("none", [])
+            fused = FusedConv(cast(nn.Conv2d, conv.module), kind, limits)
+            _replace(network, names[conv.module], fused)
+            if activation is not None:
+                _replace(network, names[activation], nn.Identity())
+    return network
+
+
+def _activation(conv: Call, calls: list[Call], runs: Counter[nn.Module]) -> nn.Module | None:
+    """The one leaf that takes the convolution's output, if it is an activation that can be joined."""
+    takers = [
+        c for c in calls if c.source is not None and conv.output is not None and same(c.source, conv.output)
+    ]
+    leaves = {c.module for c in takers if not c.calls and not isinstance(c.module, nn.Identity)}
+    if len(leaves) != 1:
+        return None
+    (leaf,) = leaves
+    return leaf if type(leaf) in _ACTIVATIONS and runs[leaf] == 1 else None
+
+
+def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, own = name.rpartition(".")
+    setattr(network.get_submodule(parent), own, module)
+
+
+def _padded_with_zeros(conv: Any) -> bool:
+    return conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+
+
+def _available(network: nn.Module) -> bool:
+    parameters = list(network.parameters())
+    plain = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in parameters)
+    operators = ("_reorder_convolution_weight", "_convolution_pointwise")
+    return (
+        plain
+        and torch.backends.mkldnn.is_available()
+        and all(hasattr(torch.ops.mkldnn, o) for o in operators)
+    )
+
+
+class PackedProduct:
+    """x (M, in) -> x @ weight.T (M, out), with `weight` (out, in) laid out once: for many small products on a CPU.
+
+    Without a graph. Where oneDNN has no such product (another device or type, a build without it), it is the
+    ordinary one.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight.detach()
+        self.packed: Tensor | None = None
+        if (
+            weight.device.type == "cpu"
+            and weight.dtype == torch.float32
+            and torch.backends.mkldnn.is_available()
+        ):
+            try:
+                self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), 8)
+                self(weight.new_zeros(1, weight.shape[1]))
+            except (RuntimeError, AttributeError):
+                self.packed = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.packed is None:
+            return F.linear(x, self.weight)
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")

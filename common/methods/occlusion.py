@@ -1,0 +1,285 @@
+"""Occlusion maps: the drop of a score when a grey window covers a position (paper, section 5.3).
+
+T targets, B images, N windows of one image, H,W image; h,w window positions.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+from common.explainable import Explainable
+from common.fast.spine import Spine
+from common.state import ordinary, untouched
+from common.targets import Target, score_table
+
+_WORTH_A_PLAN = 24  # windows of all images together: fewer are done before a plan has paid for itself
+# Allowed difference from the plain definition: relative to the largest score, and absolute.
+_TOLERANCE = {torch.float64: (1e-10, 1e-10), torch.float32: (1e-4, 2e-5)}
+
+# What a network or a target may raise that is run in a way it was not made for: a slower way is taken then.
+_CANNOT = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
+
+Position = tuple[int, int]  # row and column of a window
+
+
+@dataclass(frozen=True)
+class OcclusionOptions:
+    """What is covered, and how it is computed.
+
+    `window` and `stride` are in pixels of the model's input; windows lie within the image, the first at its
+    top left corner. `fill` is the window's value in the model's input, after normalisation: one number, or
+    one for each channel. 0 is mid-grey for EfficientNet-Lite and the mean colour of ImageNet for models
+    normalised by its statistics. `batch` is how many windows run at once (default: on a CPU, where large
+    batches are slower, 8, or 4 for whole networks; 64 elsewhere). `fast=False` runs the whole network,
+    unchanged, for each window; the maps are the same up to rounding.
+    """
+
+    window: int = 32
+    stride: int = 16
+    fill: float | tuple[float, ...] = 0.0
+    batch: int | None = None
+    fast: bool = True
+
+
+def occlusion(
+    explainable: Explainable,
+    images: Tensor,
+    targets: Sequence[Target],
+    query: Any = None,
+    options: OcclusionOptions | None = None,
+) -> Tensor:
+    """Drop of each target's score (T, B, h, w) at each window position, negative where the score rises.
+
+    h = (H - window) // stride + 1, and w likewise. Exact: where the quick ways (a folded copy of the trunk,
+    early maps recomputed only where a window reaches) would differ from running the whole network on the
+    covered images, which is checked on two windows, the slower way is taken. Raises `UserError` for a window
+    that does not fit.
+    """
+    options = options or OcclusionOptions()
+    with untouched(explainable.network), torch.no_grad():
+        task = _Task(explainable, ordinary(images), targets, query, options)
+        way = _exact_way(task)
+        drops = torch.stack(
+            [way.base(b)[:, None] - way.windows(b, task.positions) for b in range(len(images))], 1
+        )
+    return drops.unflatten(-1, (len(task.tops), len(task.lefts)))
+
+
+class _Task:
+    """One call's arguments, its windows, and how the covered images are scored by definition."""
+
+    def __init__(
+        self,
+        explainable: Explainable,
+        images: Tensor,
+        targets: Sequence[Target],
+        query: Any,
+        options: OcclusionOptions,
+    ) -> None:
+        self.explainable, self.images, self.targets, self.query = explainable, images, targets, query
+        self.options = options
+        _check(options, images)
+        self.tops = range(0, images.shape[-2] - options.window + 1, options.stride)
+        self.lefts = range(0, images.shape[-1] - options.window + 1, options.stride)
+        self.positions = [(i, j) for i in range(len(self.tops)) for j in range(len(self.lefts))]
+        fill = images.new_tensor(options.fill).expand(images.shape[1])
+        self.patch = fill[:, None, None].expand(-1, options.window, options.window)
+
+    def cover(self, image: Tensor, position: Position) -> None:
+        """Cover the window in `image` (..., 3, H, W), in place."""
+        top, left = self.tops[position[0]], self.lefts[position[1]]
+        image[..., top : top + self.options.window, left : left + self.options.window] = self.patch
+
+    def batch(self, on_cpu: int) -> int:
+        return self.options.batch or (on_cpu if self.images.device.type == "cpu" else 64)
+
+    def plain(self, position: Position | None = None) -> Tensor:
+        """Scores (T, B) of all images, each covered at `position`."""
+        images = self.images.clone()
+        if position is not None:
+            self.cover(images, position)
+        return score_table(self.targets, self.explainable.forward(images, self.query), len(images))
+
+
+class _Plain:
+    """The definition: all images at once, as they were given, one window after the other."""
+
+    def __init__(self, task: _Task) -> None:
+        self.task = task
+        self.known: dict[Position | None, Tensor] = {}
+
+    def base(self, image: int) -> Tensor:
+        return self._scores(None)[:, image]
+
+    def windows(self, image: int, positions: Sequence[Position]) -> Tensor:
+        return torch.stack([self._scores(position)[:, image] for position in positions], 1)
+
+    def _scores(self, position: Position | None) -> Tensor:
+        if position not in self.known:
+            self.known[position] = self.task.plain(position)
+        return self.known[position]
+
+
+class _Batched:
+    """Several windows of one image at once, through the whole network; `rows` makes query and targets fit."""
+
+    def __init__(self, task: _Task, rows: Rows) -> None:
+        self.task, self.rows, self.batch = task, rows, task.batch(4)
+
+    def base(self, image: int) -> Tensor:
+        return self._output(image, [None])[:, 0]
+
+    def windows(self, image: int, positions: Sequence[Position]) -> Tensor:
+        step = self.batch
+        return torch.cat(
+            [self._output(image, positions[k : k + step]) for k in range(0, len(positions), step)], 1
+        )
+
+    def _output(self, image: int, positions: Sequence[Position | None]) -> Tensor:
+        images = self.task.images[[image] * len(positions)]
+        for covered, position in zip(images, positions, strict=True):
+            if position is not None:
+                self.task.cover(covered, position)
+        return self._scored(image, images)
+
+    def _scored(self, image: int, images: Tensor) -> Tensor:
+        task, chosen = self.task, [image] * len(images)
+        query = self.rows(task.query, chosen, len(task.images))
+        targets = self.rows(list(task.targets), chosen, len(task.images))
+        return score_table(targets, task.explainable.forward(images, query), len(images))
+
+
+class _Cropped(_Batched):
+    """The trunk by its spine, early maps in crops (see `common/fast/spine.py`); what is behind it as it is."""
+
+    def __init__(self, task: _Task, rows: Rows, spine: Spine) -> None:
+        super().__init__(task, rows)
+        self.spine, self.batch = spine, task.batch(8)
+        self.steps = spine.plan(task.tops, task.lefts, (task.options.window,) * 2)
+        self.maps: tuple[int, list[Tensor]] = (-1, [])
+
+    def _output(self, image: int, positions: Sequence[Position | None]) -> Tensor:
+        task = self.task
+        if self.maps[0] != image:
+            self.maps = image, self.spine.maps(task.images[image : image + 1])
+        maps = self.maps[1]
+        windows = [position for position in positions if position is not None]
+        output = (
+            self.spine.covered(maps, self.steps, task.tops, task.lefts, windows, task.patch)
+            if windows
+            else maps[-1]
+        )
+        with self.spine.replaced(output):
+            return self._scored(image, task.images[image : image + 1].expand(len(positions), -1, -1, -1))
+
+
+def _exact_way(task: _Task) -> _Plain | _Batched:
+    """The quickest way that agrees with the definition on two windows of the last image."""
+    plain = _Plain(task)
+    if len(task.positions) < 3:
+        return plain
+    last = len(task.images) - 1
+    samples = [(len(task.tops) // 2, len(task.lefts) // 2), task.positions[-1]]
+    expected = plain.windows(last, samples)
+    for way in _quicker_ways(task):
+        if _agrees(way, last, samples, expected):
+            return way
+    return plain
+
+
+def _quicker_ways(task: _Task) -> Iterator[_Batched]:
+    if task.options.fast and len(task.positions) * len(task.images) >= _WORTH_A_PLAN:
+        # Up to the last map; or, for a head that reads an earlier one, up to the layer where the model is
+        # split.
+        for end in (None, task.explainable.layer):
+            for rows in _ROWS:
+                spine = _spine(task, rows, end)
+                if spine is not None:
+                    yield _Cropped(task, rows, spine)
+    for rows in _ROWS:
+        yield _Batched(task, rows)
+
+
+def _spine(task: _Task, rows: Rows, end: str | None) -> Spine | None:
+    image = task.images[-1:].clone()
+    query = rows(task.query, [len(task.images) - 1], len(task.images))
+    try:
+        return Spine.build(
+            task.explainable.network, image, lambda: task.explainable.forward(image, query), end
+        )
+    except _CANNOT:
+        return None
+
+
+def _agrees(way: _Batched, image: int, samples: list[Position], expected: Tensor) -> bool:
+    try:
+        found = way.windows(image, samples)
+    except _CANNOT:
+        return False
+    relative, absolute = _TOLERANCE.get(expected.dtype, (2e-2, 1e-2))
+    if expected.is_cuda:
+        relative, absolute = max(relative, 5e-3), max(absolute, 1e-3)  # TF32
+    return bool(((found - expected).abs() <= relative * expected.abs().max() + absolute).all())
+
+
+def select_rows(value: Any, rows: Sequence[int], count: int, axis: int = 0) -> Any:
+    """A batch of `count` made into one of its `rows`, which may repeat: tensors by their axis `axis`, or by
+    their first if they have no more than two; lists of text by their items; other tuples and lists, mappings
+    and dataclasses by
+    their parts. Anything else is the same for all rows."""
+    if isinstance(value, Tensor):
+        axis = axis if value.dim() > 2 else 0
+        fits = value.dim() > axis and value.shape[axis] == count
+        return value.index_select(axis, torch.tensor(rows, device=value.device)) if fits else value
+    if isinstance(value, (tuple, list)):
+        if len(value) == count and value and all(isinstance(part, str) for part in value):
+            return type(value)(value[row] for row in rows)
+        parts = [select_rows(part, rows, count, axis) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if isinstance(value, MutableMapping):
+        twin = copy.copy(value)
+        for key, part in value.items():
+            twin[key] = select_rows(part, rows, count, axis)
+        return twin
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value) if field.init]
+        parts_by_name = {name: select_rows(getattr(value, name), rows, count, axis) for name in names}
+        return dataclasses.replace(value, **parts_by_name)
+    return value
+
+
+def _second_axis(value: Any, rows: Sequence[int], count: int) -> Any:
+    # Captions are (S, B, L): several sequences for each image.
+    return select_rows(value, rows, count, axis=1)
+
+
+def _unchanged(value: Any, rows: Sequence[int], count: int) -> Any:
+    return value
+
+
+Rows = Callable[[Any, Sequence[int], int], Any]
+# Ways to make query and targets of B images fit N windows of one; which is right for a model, `_agrees` finds
+# out.
+_ROWS: tuple[Rows, ...] = (select_rows, _second_axis, _unchanged)
+
+
+def _check(options: OcclusionOptions, images: Tensor) -> None:
+    H, W = images.shape[-2:]
+    if not 1 <= options.window <= min(H, W):
+        raise UserError(
+            f"an occlusion window of {options.window} does not fit images of {H}x{W}; give 1 to {min(H, W)}"
+        )
+    if options.stride < 1 or (options.batch is not None and options.batch < 1):
+        raise UserError(f"occlusion stride {options.stride} and batch {options.batch} are at least 1")
+    if isinstance(options.fill, tuple) and len(options.fill) not in (1, images.shape[1]):
+        raise UserError(
+            f"the occlusion fill {options.fill} has neither one value nor {images.shape[1]}, one a channel"
+        )

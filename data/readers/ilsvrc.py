@@ -1,0 +1,85 @@
+"""ILSVRC's validation set: photographs, the XML files of its boxes, and the numbers of its classes.
+
+Photographs `ILSVRC2012_val_00000001.JPEG`, in one folder or in one for each class; boxes
+`ILSVRC2012_val_00000001.xml`, in which `<name>` is the WordNet id of the photograph's class.
+Source: Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge (IJCV 2015).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+from common.errors import UserError
+from data.readers.localised import Localised, Reading, check_image, find_folder, read_each, read_things
+
+PHOTOGRAPHS = ("val", "ILSVRC2012_img_val", "Data/CLS-LOC/val", "ILSVRC/Data/CLS-LOC/val")
+BOXES = (
+    "bbox_val_v3/val",
+    "ILSVRC2012_bbox_val_v3/val",
+    "bbox/val",
+    "Annotations/CLS-LOC/val",
+    "ILSVRC/Annotations/CLS-LOC/val",
+)
+CLASS_FILES = ("LOC_synset_mapping.txt", "imagenet_class_index.json", "ILSVRC/LOC_synset_mapping.txt")
+_PHOTOGRAPH = re.compile(r"ILSVRC2012_val_\d{8}\.JPEG", re.IGNORECASE)
+_WNID = re.compile(r"n\d{8}")
+
+
+def read_validation(folder: str | os.PathLike[str], limit: int | None = None) -> Reading:
+    """The validation photographs with their boxes, by number; classes are WordNet ids.
+
+    What is broken is noted and left out. Raises `UserError` listing the folders that were looked for.
+    """
+    photographs = find_folder(folder, PHOTOGRAPHS, "ILSVRC validation photographs")
+    boxes = find_folder(folder, BOXES, "ILSVRC box files")
+    files = {
+        path.stem: path
+        for path in [*photographs.glob("*.*"), *photographs.glob("n????????/*.*")]
+        if _PHOTOGRAPH.fullmatch(path.name)
+    }
+    if not files:
+        raise UserError(f"no ILSVRC2012_val_*.JPEG in '{photographs}' nor in its folders of classes")
+
+    def read(name: str) -> Localised:
+        check_image(files[name])
+        things = read_things(boxes / f"{name}.xml", first_pixel=0)
+        if len({thing.name for thing in things}) != 1 or not _WNID.fullmatch(things[0].name):
+            given = ", ".join(dict.fromkeys(thing.name for thing in things)) or "none"
+            raise UserError(f"{boxes / name}.xml: its objects are {given}; expected one WordNet id")
+        return Localised(name, files[name], things)
+
+    return read_each(sorted(files), read, limit)
+
+
+def class_indices(folder: str | os.PathLike[str]) -> dict[str, int] | None:
+    """The number of each WordNet id in a network's output, from a class file beside the data; None without
+    one.
+
+    `LOC_synset_mapping.txt` has a class a line, `imagenet_class_index.json` {"0": ["n01440764", "tench"],
+    ...}.
+    """
+    for name in CLASS_FILES:
+        path = Path(folder) / name
+        if path.is_file():
+            return read_class_indices(path)
+    return None
+
+
+def read_class_indices(path: str | os.PathLike[str]) -> dict[str, int]:
+    """The number of each WordNet id, from one of the published class files."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        if Path(path).suffix == ".json":
+            found = {str(entry[0]): int(number) for number, entry in json.loads(text).items()}
+        else:
+            lines = [line for line in text.splitlines() if line.strip()]
+            found = {line.split()[0]: number for number, line in enumerate(lines)}
+    except (OSError, ValueError, AttributeError, LookupError, TypeError) as error:
+        raise UserError(f"'{path}' is not a list of ILSVRC's classes ({error})") from error
+    odd = next((wnid for wnid in found if not _WNID.fullmatch(wnid)), None)
+    if odd is not None or not found:
+        raise UserError(f"{path}: '{odd or ''}' is not a WordNet id such as n01440764")
+    return found

@@ -1,0 +1,149 @@
+"""COCO's segmentations as masks: polygons, run lengths as numbers, and run lengths as compressed text.
+
+Lin et al., Microsoft COCO (ECCV 2014). H,W image in pixels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.errors import UserError
+from data.readers.coco import read_json
+
+
+@dataclass(frozen=True)
+class MaskedInstance:
+    """One annotated object: its class's name, and its segmentation as the file has it."""
+
+    name: str
+    segmentation: Any
+    size: tuple[int, int]  # (H, W) of the photograph
+    crowd: bool
+
+    def mask(self) -> np.ndarray:
+        """(H, W), true on the object. Raises `UserError` for what is no segmentation."""
+        return segmentation_mask(self.segmentation, self.size)
+
+
+def read_masks(
+    path: str | os.PathLike[str],
+) -> tuple[dict[str, list[MaskedInstance]], dict[str, str]]:
+    """The masks of each image in an instances JSON, by file name, and what is broken, by file name too.
+
+    Masks are read lazily; an image without objects has an empty list. An image with a broken annotation is
+    left out, since what is in it is not known. Raises `UserError` for a file without the layout, and with
+    the first problem when every image is broken.
+    """
+    record = read_json(path, ("images", "annotations", "categories"))
+    try:
+        images = {image["id"]: image for image in record["images"]}
+        files = {key: str(image["file_name"]) for key, image in images.items()}
+        names = {entry["id"]: str(entry["name"]) for entry in record["categories"]}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{Path(path)}: an entry lacks {error}; expected COCO's instances layout") from error
+    found: dict[str, list[MaskedInstance]] = {name: [] for name in files.values()}
+    problems: dict[str, str] = {}
+    for number, note in enumerate(record["annotations"]):
+        try:
+            image = images[note["image_id"]]
+            size = (int(image["height"]), int(image["width"]))
+            instance = MaskedInstance(
+                names[note["category_id"]], note["segmentation"], size, bool(note.get("iscrowd", 0))
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            place = f"annotations[{number}]"
+            known = files.get(note.get("image_id")) if isinstance(note, dict) else None
+            problems[known or place] = (
+                f"{Path(path)}: {place} lacks {error}; expected COCO's instances layout"
+            )
+            continue
+        found[files[note["image_id"]]].append(instance)
+    kept = {name: these for name, these in found.items() if name not in problems}
+    if problems and not kept:
+        raise UserError(next(iter(problems.values())))
+    return kept, problems
+
+
+def segmentation_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
+    """The mask (H, W) of a segmentation in any of COCO's three forms."""
+    if isinstance(segmentation, Mapping):
+        given = tuple(segmentation.get("size", size))
+        if given != tuple(size):
+            raise UserError(f"run lengths are of {given}, the photograph is of {tuple(size)} (height, width)")
+        counts = segmentation.get("counts")
+        if isinstance(counts, (str, bytes)):
+            counts = unpack_runs(counts)
+        return runs_mask(counts, size)
+    if isinstance(segmentation, Sequence) and not isinstance(segmentation, (str, bytes)):
+        return polygons_mask(segmentation, size)
+    raise UserError(f"a segmentation is a list of polygons or run lengths, not {type(segmentation).__name__}")
+
+
+def runs_mask(counts: Any, size: tuple[int, int]) -> np.ndarray:
+    """The mask (H, W) of run lengths: pixels off, on, off, ..., column by column."""
+    runs = np.asarray(counts if counts is not None else [], dtype=np.int64)
+    if runs.ndim != 1 or (runs < 0).any() or runs.sum() != size[0] * size[1]:
+        raise UserError(f"run lengths cover {int(runs.sum())} pixels of {size[0]} x {size[1]}")
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size, order="F")
+
+
+def unpack_runs(text: str | bytes) -> list[int]:
+    """Run lengths from COCO's compressed text.
+
+    Each number is written in groups of five bits, the lowest first, as characters from '0' (48) on; a sixth
+    bit says that more follow, the highest bit of the last group is the sign. From the fourth run on, a
+    number is the difference to the run before the last.
+    """
+    data = text.encode() if isinstance(text, str) else text
+    runs: list[int] = []
+    value = shift = 0
+    for byte in data:
+        group = byte - 48
+        if not 0 <= group < 64:
+            raise UserError(f"compressed run lengths hold the character {chr(byte)!r}; copy the file again")
+        value |= (group & 31) << shift
+        shift += 5
+        if group & 32:
+            continue
+        if group & 16:
+            value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+        value = shift = 0
+    if shift:
+        raise UserError("compressed run lengths end within a number; copy the file again")
+    return runs
+
+
+def polygons_mask(polygons: Sequence[Any], size: tuple[int, int]) -> np.ndarray:
+    """The mask (H, W) of what lies in any of the polygons, each a list x1, y1, x2, y2, ... in pixels.
+
+    A pixel is inside when its centre is (by the even-odd rule), so that edges may differ from COCO's own
+    tools by a pixel.
+    """
+    mask = np.zeros(size, dtype=bool)
+    for polygon in polygons:
+        points = np.asarray(polygon, dtype=np.float64)
+        if points.ndim != 1 or len(points) < 6 or len(points) % 2:
+            raise UserError(f"a polygon has {points.size} coordinates; expected x,y pairs, three or more")
+        mask |= _inside(points.reshape(-1, 2), size)
+    return mask
+
+
+def _inside(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    # A ray from each pixel's centre to the left crosses the outline an odd number of times.
+    H, W = size
+    ys, xs = np.arange(H) + 0.5, np.arange(W) + 0.5
+    inside = np.zeros(size, dtype=bool)
+    for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
+        if y0 == y1:
+            continue
+        rows = np.nonzero((ys >= min(y0, y1)) & (ys < max(y0, y1)))[0]
+        crossings = x0 + (ys[rows] - y0) * (x1 - x0) / (y1 - y0)
+        inside[rows] ^= crossings[:, None] < xs[None]
+    return inside

@@ -1,0 +1,111 @@
+"""Reader for VQA v1 and v2 in the official JSON layout (visualqa.org).
+
+A folder holds `[v2_]OpenEnded_mscoco_SPLIT_questions.json` and `[v2_]mscoco_SPLIT_annotations.json`
+(or holds a folder `vqa/` that does), with the photographs in `train2014/` or `val2014/` beside or above it.
+Source: Antol et al., VQA, ICCV 2015; Goyal et al., Making the V in VQA Matter, CVPR 2017.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from data.readers.coco_images import coco_images, image_of
+from data.records import Question, checked_answer, checked_text
+
+
+def read_vqa(folder: str | Path, split: str = "train") -> list[Question]:
+    """The questions of one split (`train`, `val`, ...), in the order of the questions file.
+
+    The split names the start of the official one: `val` finds `val2014` as well as `val_from_train2014`.
+    Kinds are the official answer types (yes/no, number, other). Raises `UserError` on a missing or broken
+    file, on questions and annotations that don't match, on an image id without an image.
+    """
+    folder = Path(folder)
+    questions = _find(folder, split)
+    annotations = Path(
+        str(questions).replace("OpenEnded_", "").replace("_questions.json", "_annotations.json")
+    )
+    return read_vqa_files(
+        questions, annotations if annotations.is_file() else None, coco_images(questions.parent)
+    )
+
+
+def _find(folder: Path, split: str) -> Path:
+    pattern = f"*OpenEnded_mscoco_{split}*_questions.json"
+    for place in (folder, folder / "vqa"):
+        found = sorted(place.glob(pattern), key=lambda path: (not path.name.startswith("v2_"), path.name))
+        if found:
+            return found[0]
+    raise UserError(
+        f"no {pattern} in {folder} or {folder / 'vqa'}; give the folder with the official VQA files"
+    )
+
+
+def read_vqa_files(questions: Path, annotations: Path | None, images: dict[int, Path]) -> list[Question]:
+    """The questions of one pair of official files; without annotations (a test split) they have no answers."""
+    entries = _entries(questions, "questions")
+    answered = {} if annotations is None else _by_id(_entries(annotations, "annotations"), annotations)
+    if annotations is not None:
+        _check_match(_by_id(entries, questions), answered, questions, annotations)
+    return [_question(entry, answered.get(entry["question_id"]), images, questions) for entry in entries]
+
+
+def _entries(path: Path, key: str) -> list[dict[str, Any]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict) or not isinstance(content.get(key), list):
+        raise UserError(f"{path} has no list {key!r}; is it an official VQA {key} file?")
+    for entry in content[key]:
+        if not isinstance(entry, dict) or "question_id" not in entry or "image_id" not in entry:
+            raise UserError(f"{path}: an entry of {key!r} lacks question_id or image_id: {str(entry)[:80]}")
+    return content[key]
+
+
+def _by_id(entries: list[dict[str, Any]], path: Path) -> dict[Any, dict[str, Any]]:
+    found = {entry["question_id"]: entry for entry in entries}
+    if len(found) != len(entries):
+        raise UserError(f"{path} names {len(entries) - len(found)} question ids more than once")
+    return found
+
+
+def _check_match(questions: dict, annotations: dict, question_path: Path, annotation_path: Path) -> None:
+    unanswered, unasked = questions.keys() - annotations.keys(), annotations.keys() - questions.keys()
+    if unanswered or unasked:
+        example = sorted(unanswered or unasked, key=str)[0]
+        raise UserError(
+            f"{question_path.name} and {annotation_path.name} don't match: {len(unanswered)} questions have no "
+            f"annotation, {len(unasked)} annotations no question (for example id {example}); "
+            f"use the two files of one split"
+        )
+    for key, question in questions.items():
+        if question["image_id"] != annotations[key]["image_id"]:
+            raise UserError(
+                f"question {key} is about image {question['image_id']} in {question_path.name} but about "
+                f"image {annotations[key]['image_id']} in {annotation_path.name}"
+            )
+
+
+def _question(entry: dict, annotation: dict | None, images: dict[int, Path], path: Path) -> Question:
+    where = f"{path.name}, question {entry['question_id']}"
+    annotation = annotation or {}
+    answers = annotation.get("answers", [])
+    if not isinstance(answers, list) or not all(isinstance(answer, dict) for answer in answers):
+        raise UserError(f"{where}: 'answers' is not a list of objects")
+    texts = tuple(checked_answer(answer.get("answer"), where) for answer in answers)
+    return Question(
+        id=str(entry["question_id"]),
+        text=checked_text(entry.get("question"), where),
+        image=image_of(images, entry["image_id"], where),
+        image_id=f"coco:{entry['image_id']}",
+        answer=checked_answer(annotation["multiple_choice_answer"], where) if annotation else "",
+        answers=texts,
+        kind=annotation.get("answer_type", ""),
+        source="vqa2" if path.name.startswith("v2_") else "vqa",
+    )

@@ -1,0 +1,211 @@
+"""The rows of the benchmark: what is done, against which reference pass, and who does it how."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+OURS = "saywhy"
+MEMORY_BATCH = 16
+
+
+@dataclass
+class Work:
+    """One row: what is done, the figure to reach, the reference pass, and who does it how.
+
+    `same(ours, theirs)` says whether two results agree; a figure whose result is another is marked wrong.
+    """
+
+    title: str
+    reach: str
+    reference: Callable[[], Any]
+    ways: dict[str, Callable[[], Any]]
+    slow: bool = False
+    same: Callable[[Any, Any], bool] | None = None
+
+
+class Bench:
+    """The network, its images and the peers that are installed; what rows are made of."""
+
+    def __init__(self, peers: list[str]) -> None:
+        import torch
+
+        from common.networks.loading import load_network
+
+        network = load_network("efficientnet_lite0")
+        self.network = network.module.eval()
+        self.layer = network.default_layer()
+        self.module = self.network.get_submodule(self.layer)
+        self.peers = peers
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.rand(MEMORY_BATCH, 3, *network.preprocessing.size, generator=generator) * 2 - 1
+
+    def forward(self, batch: int = 1) -> Callable[[], Any]:
+        import torch
+
+        def run() -> Any:
+            with torch.no_grad():
+                return self.network(self.images[:batch])
+
+        return run
+
+    def installed(self, ways: dict[str, Callable[[], Any]]) -> dict[str, Callable[[], Any]]:
+        return {name: way for name, way in ways.items() if name == OURS or name in self.peers}
+
+
+def gradcam_ways(bench: Bench, batch: int, classes: list[int]) -> dict[str, Callable[[], Any]]:
+    """Grad-CAM of some classes of `batch` images, by everybody."""
+    import torch
+
+    network, images, layer = bench.network, bench.images[:batch], bench.layer
+
+    def ours() -> Any:
+        from common.gradcam import gradcam
+
+        return gradcam(network, images, classes, layer=layer)
+
+    def grad_cam() -> Any:
+        from pytorch_grad_cam import GradCAM
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+        with GradCAM(network, [bench.module]) as cam:
+            return [cam(images, [ClassifierOutputTarget(index)] * batch) for index in classes]
+
+    def captum() -> Any:
+        from captum.attr import LayerGradCam
+
+        cam = LayerGradCam(network, bench.module)
+        return [cam.attribute(images, target=index, relu_attributions=True) for index in classes]
+
+    def torchcam() -> Any:
+        from torchcam.methods import GradCAM
+
+        with GradCAM(network, layer) as cam:
+            scores = network(images.requires_grad_(False))
+            return [cam(index, scores, retain_graph=index != classes[-1]) for index in classes]
+
+    assert torch.is_grad_enabled()
+    return bench.installed({OURS: ours, "grad-cam": grad_cam, "captum": captum, "torchcam": torchcam})
+
+
+def one_target(bench: Bench) -> Work:
+    return Work("Grad-CAM, one target, batch 1", "1.05", bench.forward(), gradcam_ways(bench, 1, [281]))
+
+
+def one_target_batch(bench: Bench) -> Work:
+    return Work(
+        "Grad-CAM, one target, batch 16", "1.05", bench.forward(16), gradcam_ways(bench, 16, [281]), slow=True
+    )
+
+
+def many_classes(bench: Bench) -> Work:
+    ways = gradcam_ways(bench, 1, list(range(0, 1000, 50)))
+    return Work("Grad-CAM, 20 classes of one image", "1.15", bench.forward(), ways, slow=True)
+
+
+def guided_backprop(bench: Bench) -> Work:
+    """Against a plain forward and backward pass to the image, parameters treated alike in both."""
+    import torch
+
+    network, image = bench.network, bench.images[:1]
+
+    def plain() -> Any:
+        leaf = image.clone().requires_grad_()
+        return torch.autograd.grad(network(leaf)[:, 281].sum(), leaf)[0]
+
+    def ours() -> Any:
+        from common.explainable import HookedModel
+        from common.gradcam import explain
+
+        return explain(HookedModel(network, bench.layer), image, None, [281], ("guided",)).guided[0]
+
+    def captum() -> Any:
+        from captum.attr import GuidedBackprop
+
+        return GuidedBackprop(network).attribute(image.clone().requires_grad_(), target=281)
+
+    def grad_cam() -> Any:
+        from pytorch_grad_cam import GuidedBackpropReLUModel
+
+        found = GuidedBackpropReLUModel(network, "cpu")(image.clone(), target_category=281)
+        return torch.from_numpy(found).permute(2, 0, 1)[None]
+
+    def same(one: Any, other: Any) -> bool:
+        return bool(torch.allclose(one, other, rtol=1e-2, atol=1e-3 * float(one.abs().max())))
+
+    ways = bench.installed({OURS: ours, "captum": captum, "grad-cam": grad_cam})
+    return Work("Guided Backprop, of forward + backward", "1.05", plain, ways, same=same)
+
+
+def occlusion_windows(bench: Bench) -> Work:
+    import torch
+
+    network, image = bench.network, bench.images[:1]
+
+    def ours() -> Any:
+        from common.explainable import HookedModel
+        from common.methods.occlusion import OcclusionOptions, occlusion
+        from common.targets import as_targets
+
+        options = OcclusionOptions(window=32, stride=16)
+        return occlusion(HookedModel(network, bench.layer), image, as_targets([281]), None, options)[0]
+
+    def captum() -> Any:
+        from captum.attr import Occlusion
+
+        sizes = {"sliding_window_shapes": (3, 32, 32), "strides": (3, 16, 16)}
+        with torch.no_grad():
+            return Occlusion(network).attribute(
+                image, target=281, baselines=0, perturbations_per_eval=4, **sizes
+            )
+
+    ways = bench.installed({OURS: ours, "captum": captum})
+    return Work("occlusion, 32x32 window, stride 16 (169 windows)", "75", bench.forward(), ways, slow=True)
+
+
+def caption_words(bench: Bench) -> Work:
+    import captioning
+
+    captioner = captioning.load()
+    seen = captioner.see(bench.images[:1])  # what decoding has done already
+    text = "a man in a red shirt is standing on a wooden bench"
+
+    def ours() -> Any:
+        return captioner.explain(seen, text)
+
+    title = "caption and each of its 12 words, beyond decoding"
+    return Work(title, "1.5", lambda: captioner.see(bench.images[:1]), {OURS: ours})
+
+
+def vqa_answers(bench: Bench) -> Work:
+    """The best five answers of a question, why each, and what each word did, of one plain forward pass."""
+    import torch
+
+    import vqa
+
+    answerer = vqa.load()
+    model, image = answerer.network.module, bench.images[:1]
+    question = "what color is the hat on the left?"
+    tokens = answerer.read(question).tokens
+
+    def plain() -> Any:
+        with torch.no_grad():
+            return model(image, tokens)
+
+    def ours() -> Any:
+        seen, asked = answerer.see(image), answerer.read(question)
+        (answer,) = answerer.answer(seen, asked, top=5)
+        return answerer.explain(seen, asked, [str(each) for each in (answer, *answer.runners_up)])
+
+    return Work("answer, maps of 5 answers, question attribution", "1.3", plain, {OURS: ours})
+
+
+# To add a row, add a function that makes its Work.
+ROWS: dict[str, Callable[[Bench], Work]] = {
+    "gradcam-1": one_target,
+    "gradcam-16": one_target_batch,
+    "classes": many_classes,
+    "guided": guided_backprop,
+    "occlusion": occlusion_windows,
+    "caption": caption_words,
+    "vqa": vqa_answers,
+}

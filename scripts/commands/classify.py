@@ -1,0 +1,125 @@
+"""saywhy classify: which class a photograph shows, and why."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from scripts import console as cli
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand and its arguments."""
+    parser = subparsers.add_parser(
+        "classify",
+        help="explain which class a photograph shows",
+        description="Explain a classifier's prediction, or other classes: why did it say that?",
+    )
+    cli.add_image_arguments(parser)
+    cli.add_classifier_arguments(parser, "network; see 'saywhy models' (default: %(default)s)")
+    parser.add_argument(
+        "--target", action="append", metavar="CLASS", dest="targets",
+        help="class to explain, by any of its names, WordNet id or index; repeatable (default: the prediction)",
+    )  # fmt: skip
+    parser.add_argument("--contrast", metavar="CLASS", help="explain why each target rather than this class")
+    cli.add_method_arguments(parser)
+    parser.add_argument("--weights", metavar="FILE", help="weights of your own for the named network")
+    parser.add_argument("--labels", metavar="FILE", help="class names of your own: one a line, or JSON")
+    parser.add_argument(
+        "--crop", type=float, metavar="SHARE",
+        help="look at the centre alone, as for ImageNet accuracy (0.875 there), instead of the whole image",
+    )  # fmt: skip
+    parser.add_argument(
+        "--top", type=int, default=5, metavar="N", help="predictions to list (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--fast",
+        action="store_true",
+        help="fold batch normalisation, reorder memory: quicker on a CPU, same maps",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Explain each image; returns the exit status."""
+    import classification
+    from common.images import image_files, unique_stems
+
+    methods = cli.methods_of(args)
+    cli.device_of(args)
+    folder = cli.output_folder(args)
+    classifier = classification.load(
+        args.model,
+        labels=args.labels,
+        layer=args.layer,
+        weights=args.weights,
+        random_weights=args.random_weights,
+        fast=args.fast,
+        device=args.device,
+    )
+    if args.crop is not None:
+        cropped = classifier.preprocessing.with_crop(args.crop)
+        classifier = replace(classifier, network=replace(classifier.network, preprocessing=cropped))
+    targets = None if args.targets is None else classifier.targets(args.targets)
+    contrast = None if args.contrast is None else classifier.target(args.contrast)
+    options = cli.occlusion_options(args)
+    files = image_files(args.images)
+
+    def explain_one(item: tuple[Path, str]) -> dict[str, Any]:
+        file, stem = item
+        image = _open(file)
+        predictions = classifier.predict(image, top=args.top)
+        chosen = targets if targets is not None else [classifier.target(predictions[0].index)]
+        explanation = classifier.explain(image, chosen, methods, contrast=contrast, occlusion_options=options)
+        record = _record(file, classifier, predictions, explanation)
+        picture = draw(image, classifier, predictions, explanation)
+        written = cli.write_results(folder, stem, "classify", record, explanation, picture)
+        best = predictions[0]
+        return {**record, "_line": f"{file}: {best.label} ({best.probability:.1%})", "_files": written}
+
+    return cli.run_each(list(zip(files, unique_stems(files), strict=True)), explain_one, args)
+
+
+def draw(image: Any, classifier: Any, predictions: list[Any], explanation: Any) -> Any:
+    """The panel of one image: the photograph with its predictions, then a picture of each target and
+    method.
+    """
+    from common.draw import Tile, explanation_tiles, fitted, legends_of, panel
+
+    seen = image.crop(tuple(round(side) for side in classifier.preprocessing.region(*image.size)))
+    maps = {method: values[:, 0] for method, values in explanation.maps.items()}
+    scores = [f"logit {score:.2f}" for score in explanation.scores[:, 0].tolist()]
+    names = [", ".join(name.split(", ")[:2]) for name in explanation.names]
+    best = predictions[0]
+    likely = "; ".join(f"{p.label.split(',')[0]} {p.probability:.0%}" for p in predictions[:3])
+    tiles = [Tile(fitted(seen), "Photograph", likely), *explanation_tiles(seen, names, scores, maps)]
+    columns = len(maps) + 1 if len(maps) > 2 and len(names) == 1 else 4
+    return panel(
+        f"{best.label.split(',')[0]}: {best.probability:.0%}",
+        tiles,
+        columns=min(columns, 5),
+        legends=legends_of(list(maps)),
+        note=f"{classifier.network.name}, explained at layer {explanation.provenance['layer']}",
+    )
+
+
+def _open(file: Path) -> Any:
+    from common.images import open_image
+
+    return open_image(file)
+
+
+def _record(file: Path, classifier: Any, predictions: list[Any], explanation: Any) -> dict[str, Any]:
+    listed = [vars(prediction) for prediction in predictions]
+    return {
+        "task": "classify",
+        "image": str(file),
+        "model": classifier.network.name,
+        "layer": explanation.provenance["layer"],
+        "prediction": listed[0],
+        "predictions": listed,
+        "targets": cli.target_records(explanation),
+        "methods": explanation.provenance["methods"],
+        "weights": classifier.network.source,
+        "versions": explanation.provenance["versions"],
+    }

@@ -1,0 +1,47 @@
+"""saywhy models: which networks can be loaded here, and where their weights come from."""
+
+import argparse
+import json
+from typing import Any
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand and its arguments."""
+    parser = subparsers.add_parser(
+        "models",
+        help="list the networks that can be loaded here",
+        description="The networks that --model takes, where their weights come from, and which are here.",
+    )
+    parser.add_argument(
+        "--search", default="", metavar="WORD", help="only names that contain this, timm's too"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON record a line, and nothing else")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the list; returns the exit status."""
+    from common.errors import UserError
+    from common.networks.loading import available
+
+    records = available(args.search)
+    if not records:
+        raise UserError(f"no model's name contains '{args.search}'; `saywhy models` lists them")
+    if args.json:
+        for record in records:
+            print(json.dumps(record))
+        return 0
+    print(table(records))
+    if any(record["status"].startswith("downloads") for record in records):
+        print("\nWithout a network: --json names each file's address and the place to put it.")
+    return 0
+
+
+def table(records: list[dict[str, str]]) -> str:
+    """The records as lined-up columns, those that are ready first."""
+    ordered = sorted(records, key=lambda record: record["status"] != "ready")
+    rows = [{key: key.upper() for key in ordered[0]}, *ordered]
+    widths = [max(len(row[key]) for row in rows) for key in ("name", "source")]
+    return "\n".join(
+        f"{row['name']:<{widths[0]}}  {row['source']:<{widths[1]}}  {row['status']}" for row in rows
+    )

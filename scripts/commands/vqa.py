@@ -1,0 +1,183 @@
+"""saywhy vqa: the answer to a question about a photograph, and why it was given."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from scripts import console as cli
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand and its arguments."""
+    parser = subparsers.add_parser(
+        "vqa",
+        help="answer a question about a photograph and explain the answer",
+        description="Answer a question about a photograph and show why: where the answer looks, and at which words.",
+    )
+    parser.add_argument("image", nargs="?", metavar="IMAGE", help="image file")
+    parser.add_argument(
+        "question", nargs="?", metavar="QUESTION", help='question, such as "what color is the hat?"'
+    )
+    parser.add_argument(
+        "--questions", metavar="FILE",
+        help='many questions: JSONL of {"image", "question", "answers"?} or CSV; images are relative to the file',
+    )  # fmt: skip
+    parser.add_argument(
+        "--answer", action="append", metavar="TEXT", dest="answers",
+        help="answer to explain; repeatable (default: the model's own)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--contrast", nargs=2, action="append", metavar=("THIS", "THAT"), default=[],
+        help="explain why THIS answer rather than THAT; repeatable",
+    )  # fmt: skip
+    parser.add_argument(
+        "--top", type=int, default=5, metavar="N", help="answers to list (default: %(default)s)"
+    )
+    parser.add_argument("--no-explain", action="store_true", help="answers only; no files are written")
+    cli.add_model_arguments(parser)
+    cli.add_output_arguments(parser)
+    cli.add_method_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer and explain each question; returns the exit status."""
+    import vqa
+    from common.images import unique_stems
+
+    methods = cli.methods_of(args)
+    _check(args)
+    cli.device_of(args)
+    asked = _questions(args)
+    folder = None if args.no_explain else cli.output_folder(args)
+    answerer = vqa.load(args.model, device=args.device, layer=args.layer)
+    seen: dict[Path, Any] = {}
+
+    def answer_one(item: tuple[tuple[Path, str, list[str]], str]) -> dict[str, Any]:
+        from common.images import open_image
+
+        (file, text, answers), stem = item
+        question = _read(answerer, text)
+        image = open_image(file)
+        if file not in seen:
+            seen.clear()
+            seen[file] = answerer.see(image)
+        found = answerer.answer(seen[file], question, top=args.top)
+        line = f"{file}: {text} {found.text} ({found.probability:.0%})"
+        if folder is None:
+            return {**_head(file, answerer, question), **_said(found), "_line": line}
+        explanation = answerer.explain(
+            seen[file], question, answers or ([] if args.contrast else found.text),
+            [tuple(pair) for pair in args.contrast],
+            methods, occlusion_options=cli.occlusion_options(args),
+        )  # fmt: skip
+        record = _record(file, answerer, question, found, explanation)
+        picture = draw(image, record, explanation)
+        paths = cli.write_results(folder, stem, "vqa", record, explanation, picture)
+        return {**record, "_line": line, "_files": paths}
+
+    return cli.run_each(
+        list(zip(asked, unique_stems([file for file, _, _ in asked]), strict=True)), answer_one, args
+    )
+
+
+def draw(image: Any, record: dict[str, Any], explanation: Any) -> Any:
+    """The panel of one question: its words shaded, the photograph with the answers, a map for each target
+    and method.
+    """
+    from common.draw import Tile, attributed_words, explanation_tiles, fitted, legends_of, panel
+
+    maps = {method: values[:, 0] for method, values in explanation.maps.items()}
+    likely = "; ".join(f"{a['answer']} {a['probability']:.0%}" for a in record["predictions"][:3])
+    scores = [
+        f"{'difference' if ' rather than ' in t['name'] else 'score'} {t['score']:.2f}"
+        for t in record["targets"]
+    ]
+    tiles = [
+        Tile(fitted(image), "Photograph", likely),
+        *explanation_tiles(image, explanation.names, scores, maps),
+    ]
+    where = f"{record['model']}, explained at layer {record['layer']}"
+    note = f"{where}; words: gradient times embedding; score: pre-softmax"
+    weights = explanation.word_gradients.tolist()
+
+    def words(width: int) -> Any:
+        return attributed_words(explanation.words, explanation.names, weights, width)
+
+    return panel(
+        f"{record['question']} {record['prediction']}", tiles, columns=min(4, len(tiles)),
+        legends=legends_of(list(maps)),
+        note=note, above=words,
+    )  # fmt: skip
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.questions is None and (args.image is None or args.question is None):
+        raise UserError('give an image and a question ("what color is the hat?"), or --questions FILE')
+    if args.questions is not None and args.image is not None:
+        raise UserError("give either an image and a question, or --questions FILE, not both")
+    if args.no_explain and (args.answers or args.contrast):
+        raise UserError("--no-explain gives answers only; leave out --answer and --contrast")
+    if args.top < 1:
+        raise UserError(f"--top is {args.top}; give at least 1")
+
+
+def _questions(args: argparse.Namespace) -> list[tuple[Path, str, list[str]]]:
+    """(image, question, answers to explain) of each question asked for."""
+    if args.questions is None:
+        return [(Path(args.image), args.question, args.answers or [])]
+    from data.readers.questions_file import read_questions_file
+
+    asked = read_questions_file(args.questions)
+    return [
+        (question.image, question.text, args.answers or list(dict.fromkeys(question.answers)))
+        for question in asked
+    ]
+
+
+def _read(answerer: Any, text: str) -> Any:
+    """The question as the model reads it; unknown words are named on standard error."""
+    from vqa.answerer import unknown_words
+
+    question = answerer.network.read(text)
+    if question.unknown:
+        cli.report(f"warning: {unknown_words(question)}")
+    return question
+
+
+def _head(file: Path, answerer: Any, question: Any) -> dict[str, Any]:
+    return {"task": "vqa", "image": str(file), "model": answerer.name, "question": question.text,
+            "unknown_words": list(question.unknown)}  # fmt: skip
+
+
+def _said(answer: Any) -> dict[str, Any]:
+    listed = [
+        {"answer": a.text, "score": a.score, "probability": a.probability}
+        for a in (answer, *answer.runners_up)
+    ]
+    return {"prediction": answer.text, "predictions": listed}
+
+
+def _record(file: Path, answerer: Any, question: Any, answer: Any, explanation: Any) -> dict[str, Any]:
+    return {
+        **_head(file, answerer, question),
+        **_said(answer),
+        "layer": explanation.provenance["layer"],
+        "targets": cli.target_records(explanation),
+        "words": list(explanation.words),
+        "word_attribution": [
+            {"target": name, "gradient_times_embedding": gradients, "drop_when_left_out": drops}
+            for name, gradients, drops in zip(explanation.names, _rounded(explanation.word_gradients),
+                                              _rounded(explanation.word_drops), strict=True)
+        ],
+        "methods": explanation.provenance["methods"],
+        "weights": answerer.network.source,
+        "versions": explanation.provenance["versions"],
+    }  # fmt: skip
+
+
+def _rounded(values: Any) -> Sequence[Sequence[float]]:
+    return json.loads(json.dumps([[round(value, 6) for value in row] for row in values.tolist()]))

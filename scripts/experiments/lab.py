@@ -1,0 +1,187 @@
+"""What experiments share: the data they may use, their classifier, and cells that are measured once."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from common.errors import MethodError, UserError
+from common.files import write_json
+from scripts import console as cli
+from scripts.experiments.report import Picture
+
+DATASETS = Path(__file__).resolve().parents[3] / "shared" / "datasets"
+KINDS = ("imagenet", "voc", "coco", "flickr8k", "vqa2", "vqahat", "samples")
+# The models that speak: the package that loads them, and what trains them.
+_SPEAKERS = {"captioner": ("captioning", "captioner"), "VQA model": ("vqa", "vqa")}
+# Where each kind of data lies in a folder of data sets.
+PLACES = {"flickr8k": "flickr8k", "vqa2": "coco", "samples": "imagenet_samples"}
+
+
+class Absent(UserError):
+    """The data or the model of an experiment is not at hand; the report says so and goes on."""
+
+
+@dataclass
+class Lab:
+    """Where results go, what data there is, and how many images an experiment may take."""
+
+    out: Path
+    data: dict[str, Path] = field(default_factory=dict)
+    limit: int | None = None
+    quick: bool = False
+    model: str = "efficientnet_lite0"
+    device: str = "cpu"
+    ten_crop: bool = False  # classes of table 1 from ten crops
+    source: str = ""  # the kind of data that cells are measured on
+    neuron_names: Path | None = None  # a CSV of names for the classifier's units
+    neuron_layer: str | None = None  # which layer's names to take of it
+    shared: dict[str, Any] = field(default_factory=dict)
+
+    def on(self, kind: str) -> Lab:
+        """This lab, its cells measured on one kind of data. Raises `Absent` when there is none."""
+        self.need(kind)
+        bound = copy.copy(self)
+        bound.source = kind
+        return bound
+
+    def need(self, kind: str) -> Path:
+        """The folder of one kind of data. Raises `Absent` when there is none."""
+        if kind not in self.data:
+            raise Absent(f"no {kind} data; give its folder with --{kind} PATH")
+        return self.data[kind]
+
+    def count(self, full: int, quick: int) -> int:
+        """How many images to take: `full`, or `quick` in a quick pass, at most the limit."""
+        wanted = quick if self.quick else full
+        return wanted if self.limit is None else min(wanted, self.limit)
+
+    def cell(self, name: str, measure: Callable[[], dict[str, Any]], **settings: Any) -> dict[str, Any]:
+        """The result of `measure`, from `cells/<name>.json` when it was done before with the same
+        settings.
+        """
+        path = self.out / "cells" / f"{name}.json"
+        about = {"model": self.model, "data": self.data.get(self.source, ""), **settings}
+        wanted = json.loads(json.dumps(about, default=str))
+        known = _read(path)
+        if known is not None and known.get("settings") == wanted:
+            return known["result"]
+        start, used = time.monotonic(), time.process_time()
+        result = _plain(measure())
+        seconds, used = round(time.monotonic() - start, 2), round(time.process_time() - used, 2)
+        write_json(
+            path, {"settings": wanted, "result": result, "seconds": seconds, "processor_seconds": used}
+        )
+        cli.report(f"measured {name} in {seconds:.1f} s ({used:.1f} s of processor time)")
+        return result
+
+    def attempt(
+        self, name: str, measure: Callable[[], dict[str, Any]], **settings: Any
+    ) -> dict[str, Any] | None:
+        """Like `cell`, but None for a method that is not defined for the network (CAM needs a head of its
+        kind).
+        """
+        try:
+            return self.cell(name, measure, **settings)
+        except MethodError as refused:
+            cli.report(f"{name} left out: {refused}")
+            return None
+
+    def picture(self, name: str, caption: str, draw: Callable[[], Any], **settings: Any) -> Picture:
+        """A picture that `draw` makes (a Pillow image), kept as `cells/<name>.jpg` with its settings."""
+        path = self.out / "cells" / f"{name}.jpg"
+
+        def make() -> dict[str, Any]:
+            from common.files import atomic_path
+
+            with atomic_path(path) as temporary:
+                draw().convert("RGB").save(temporary, quality=88)
+            return {"bytes": path.stat().st_size}
+
+        if not path.is_file():
+            (self.out / "cells" / f"{name}.picture.json").unlink(missing_ok=True)
+        self.cell(f"{name}.picture", make, **settings)
+        return Picture(path, caption)
+
+    def speaker(self, task: str) -> Any:
+        """The shipped captioner or VQA model, loaded once. Raises `Absent` when there is none."""
+        if task not in self.shared:
+            package, command = _SPEAKERS[task]
+            try:
+                self.shared[task] = import_module(package).load(device=self.device)
+            except UserError as problem:
+                raise Absent(f"no {task} ({problem}); train one with `saywhy train {command}`") from problem
+        return self.shared[task]
+
+    def mark(self, task: str) -> str:
+        """What tells the weights of a speaker from others, for the settings of cells."""
+        digest = hashlib.sha256()
+        for name, values in sorted(self.speaker(task).network.module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(values.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:12]
+
+    @property
+    def classifier(self) -> Any:
+        """The classifier that is explained, folded: same maps, twice as fast, and as excitation backprop
+        needs it.
+        """
+        import classification
+
+        if "classifier" not in self.shared:
+            self.shared["classifier"] = classification.load(self.model, fast=True, device=self.device)
+        return self.shared["classifier"]
+
+
+def data_folders(given: dict[str, str | None], datasets: str | None) -> dict[str, Path]:
+    """Folders by kind: those given, which have to exist, then those found in a folder of data sets."""
+    found = {}
+    for kind, path in given.items():
+        if path is not None:
+            if not Path(path).is_dir():
+                raise UserError(f"--{kind}: '{path}' is not a folder; give the folder of the data")
+            found[kind] = Path(path)
+    root = Path(datasets or os.environ.get("SAYWHY_DATASETS") or DATASETS)
+    if datasets is not None and not root.is_dir():
+        raise UserError(f"--datasets: '{datasets}' is not a folder; give the folder with flickr8k, coco, ...")
+    for kind, place in PLACES.items():
+        if kind not in found and (root / place).is_dir():
+            found[kind] = root / place
+    return found
+
+
+def summarised(values: Any, groups: Sequence[int] | None = None) -> dict[str, Any]:
+    """Mean, standard error, n and left out, ready for JSON."""
+    from common.metrics.grounding import summary
+
+    return vars(summary(values, groups))
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: tensors as lists, NaN and infinity as None."""
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and "result" in found else None

@@ -1,0 +1,210 @@
+"""How true the maps of answers are: occlusion, human boxes, and whether they follow the question and the answer.
+
+Every function takes an `Answerer` and questions, and returns plain rows or a table name -> `Summary`.
+Source of the measures: the paper, sections 5.3 and 8.2. Letters: B images, T maps, h,w map.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.methods.occlusion import OcclusionOptions
+from common.metrics.faithfulness import on_grid, rank_correlation
+from common.metrics.grounding import Summary, activation_energy, centre_hit, pointing, random_hit, summary
+from data.records import Question
+from vqa.answerer import Answerer, Seen
+from vqa.metrics import exact_match
+
+OCCLUSION = OcclusionOptions(window=32, stride=32)  # about a cell of the last map, without overlap
+PUBLISHED = {
+    "Grad-CAM": "0.60 ± 0.038",
+    "Guided Backprop": "0.42 ± 0.038",
+}  # paper, section 8.2: VGG-16, VQA v1
+
+
+def sample(questions: Sequence[Question], count: int, seed: int = 0) -> list[Question]:
+    """At most `count` of the questions, drawn with `seed`, in an order that keeps an image's together."""
+    chosen = random.Random(seed).sample(list(questions), min(count, len(questions)))
+    return sorted(chosen, key=lambda q: (q.image_id, q.id))
+
+
+def looked_at(answerer: Answerer, questions: Sequence[Question]) -> Iterator[tuple[Question, Seen]]:
+    """Each question with its image as the model sees it; an image is seen once for all its questions in a row."""
+    last: tuple[str, Seen] | None = None
+    for question in questions:
+        if last is None or last[0] != question.image_id:
+            last = (question.image_id, answerer.see(question.image))
+        yield question, last[1]
+
+
+def occlusion_correlation(
+    answerer: Answerer,
+    questions: Sequence[Question],
+    options: OcclusionOptions = OCCLUSION,
+    progress: Callable[[], None] = lambda: None,
+) -> dict[str, Summary]:
+    """Spearman's rank correlation of each method's map with the occlusion map of the model's own answer.
+
+    Gradient images are absolute values, largest over channels, averaged onto the occlusion grid. `activation`
+    is the gradient-free map: what the trunk fires at, whatever was asked. Errors are clustered by image.
+    """
+    methods = ("gradcam", "guided", "guided_gradcam", "occlusion")
+    values: dict[str, list[float]] = defaultdict(list)
+    images: list[str] = []
+    for question, seen in looked_at(answerer, questions):
+        maps = answerer.explain(seen, question.text, methods=methods, occlusion_options=options).maps
+        reference = maps["occlusion"][:, 0]
+        for name in ("guided", "guided_gradcam"):
+            values[name].append(_correlation(maps[name][:, 0].abs().amax(1), reference))
+        values["gradcam"].append(_correlation(maps["gradcam"][:, 0], reference))
+        values["activation"].append(_correlation(_energy(answerer, seen), reference))
+        images.append(question.image_id)
+        progress()
+    return {name: summary(found, _groups(images)) for name, found in values.items()}
+
+
+def pointing_accuracy(
+    answerer: Answerer, questions: Sequence[Question], progress: Callable[[], None] = lambda: None
+) -> dict[str, dict[str, Summary]]:
+    """Whether a map's largest value lies in a human box of the right answer, beside what needs no explanation.
+
+    Maps of the model's own answer and of the right one; `centre` points at the middle, `random` anywhere (its
+    chance, exactly), `activation` where the trunk fires most. Rows: all questions, and those answered rightly.
+    Questions without boxes, and boxes that cover the whole image, are left out.
+    """
+    rows: list[tuple[str, bool, dict[str, float]]] = []
+    for question, seen in looked_at(answerer, [q for q in questions if q.boxes]):
+        boxes = [[list(box) for box in question.boxes]]
+        answer = answerer.answer(seen, question.text, top=1)
+        own = answerer.explain(seen, question.text, answer.text).heatmaps[:, 0]
+        found = {
+            "own answer": float(pointing(own, boxes)),
+            "centre": float(centre_hit(boxes)),
+            "random": float(random_hit(boxes)),  # type: ignore[arg-type]
+            "activation": float(pointing(_energy(answerer, seen), boxes)),
+        }  # type: ignore[arg-type]
+        known = getattr(answerer.network.module, "answer_index", {})
+        if question.answer in known:
+            right = answerer.explain(seen, question.text, question.answer).heatmaps[:, 0]
+            found["right answer"] = float(pointing(right, boxes))  # type: ignore[arg-type]
+        rows.append((question.image_id, bool(exact_match(answer.text, question)), found))
+        progress()
+    names = ("own answer", "right answer", "centre", "random", "activation")
+    kept = {"all": rows, "answered rightly": [row for row in rows if row[1]]}
+    return {
+        which: {
+            name: summary([row[2].get(name, float("nan")) for row in some], _groups([row[0] for row in some]))
+            for name in names
+        }
+        for which, some in kept.items()
+    }
+
+
+def question_swap(
+    answerer: Answerer, questions: Sequence[Question], progress: Callable[[], None] = lambda: None
+) -> dict[str, Summary]:
+    """Rank correlation of maps on one image: of the question in other words, of another question, of another answer.
+
+    `other words` compares a question with its paraphrase, `other question` with one of another text (and, in
+    `other kind`, of another question type) about the same image; each for the model's own answer. `other answer`
+    compares the maps of the two likeliest answers to one question. The first should be high, the others lower.
+    """
+    groups: dict[str, list[Question]] = defaultdict(list)
+    for question in questions:
+        groups[question.image_id].append(question)
+    values: dict[str, list[tuple[float, str]]] = defaultdict(list)
+    for image_id in sorted(groups):
+        asked = [q for q in groups[image_id] if paraphrase(q.text)]
+        if not asked:
+            continue
+        seen = answerer.see(asked[0].image)
+        first = asked[0]
+        own = _map(answerer, seen, first.text)
+        found = {"other words": _map(answerer, seen, paraphrase(first.text))}
+        others = [q for q in groups[image_id] if q.text not in (first.text, paraphrase(first.text))]
+        if others:
+            found["other question"] = _map(answerer, seen, others[0].text)
+        apart = [q for q in others if q.kind != first.kind]
+        if apart:
+            found["other kind"] = _map(answerer, seen, apart[0].text)
+        second = answerer.answer(seen, first.text, top=2).runners_up
+        if second:
+            found["other answer"] = _map(answerer, seen, first.text, second[0].text)
+        for name, other in found.items():
+            values[name].append((_correlation(own, other), image_id))
+        progress()
+    return {
+        name: summary([value for value, _ in found], _groups([i for _, i in found]))
+        for name, found in values.items()
+    }
+
+
+_PARAPHRASES = (
+    (re.compile(r"^what (?:color|colour) (is|are) (the .+?)\??$"), r"what \1 the color of \2?"),
+    (re.compile(r"^what is the color of (the .+?)\??$"), r"what color is \1?"),
+    (re.compile(r"^(?:can|do) you see (.+?)(?: here)?\??$"), r"is there \1 in the picture?"),
+    (re.compile(r"^is there (.+?) in the picture\??$"), r"do you see \1?"),
+    (re.compile(r"^is there (.+?)\??$"), r"is there \1 in the picture?"),
+    (re.compile(r"^are there any (.+?)\??$"), r"are there \1 in the picture?"),
+    (re.compile(r"^how many (.+?) are there\??$"), r"how many \1 are in the picture?"),
+    (re.compile(r"^how many (.+?) are in the picture\??$"), r"how many \1 are there?"),
+    (re.compile(r"^how many (.+?) can you see\??$"), r"how many \1 are there?"),
+)
+
+
+def paraphrase(question: str) -> str:
+    """The same question in other words, or '' where no rule rewrites it.
+
+    >>> paraphrase("What color is the hat?")
+    'what is the color of the hat?'
+    """
+    text = question.strip().lower()
+    for pattern, other in _PARAPHRASES:
+        if pattern.match(text):
+            return pattern.sub(other, text)
+    return ""
+
+
+def attention_correlation(
+    answerer: Answerer, pairs: Sequence[tuple[Question, Any]], progress: Callable[[], None] = lambda: None
+) -> dict[str, Summary]:
+    """Rank correlation of maps with human attention (h, w) arrays (VQA-HAT; paper: Grad-CAM 0.136)."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for question, attention in pairs:
+        seen = answerer.see(question.image)
+        reference = torch.as_tensor(attention, dtype=torch.float32)[None]
+        values["gradcam"].append(_correlation(_map(answerer, seen, question.text), reference))
+        values["activation"].append(_correlation(_energy(answerer, seen), reference))
+        progress()
+    return {name: summary(found) for name, found in values.items()}
+
+
+def _map(answerer: Answerer, seen: Seen, question: str, answer: str | None = None) -> Tensor:
+    return answerer.explain(seen, question, answer).heatmaps[:, 0]
+
+
+def _energy(answerer: Answerer, seen: Seen) -> Tensor:
+    features = seen.features
+    return (
+        activation_energy(features)
+        if features.dim() == 4 and features.shape[1] > 3
+        else features.abs().mean(1)
+    )
+
+
+def _correlation(maps: Tensor, references: Tensor) -> float:
+    """The mean over maps of their rank correlation with a reference; 0 where a map is the same everywhere."""
+    found = rank_correlation(on_grid(maps, (references.shape[-2], references.shape[-1])), references)
+    return float(found.nan_to_num(0.0).mean())
+
+
+def _groups(names: Sequence[str]) -> list[int]:
+    number: dict[str, int] = {}
+    return [number.setdefault(name, len(number)) for name in names]

@@ -1,0 +1,74 @@
+"""What the VQA model is compared with: the commonest answers, and the same head without the image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from common.training.loop import Run, Stage, train
+from data.records import Question
+from vqa.metrics import commonest_answer, commonest_per_kind
+from vqa.model import VqaModel
+from vqa.training.batches import Batch, Loader
+from vqa.training.losses import blind_scores, weighted_entropy
+from vqa.training.settings import Settings
+
+
+def commonest(train: Sequence[Question], val: Sequence[Question]) -> dict[str, list[str]]:
+    """Predictions for `val`: its set's commonest training answer, and the commonest of the question's type."""
+    found = {}
+    sources = sorted({q.source for q in val})
+    for name, make in (("commonest", commonest_answer), ("commonest_of_type", commonest_per_kind)):
+        say = {source: make([q for q in train if q.source == source]) for source in sources}
+        found[name] = [say[q.source](q) for q in val]
+    return found
+
+
+def train_blind(model: VqaModel, loader: Loader, settings: Settings, run: Run) -> None:
+    """Train the parts of `model` that hear the question, without any image: the language-only baseline."""
+    parameters = [p for n, p in model.named_parameters() if not n.startswith(("trunk.", "image."))]
+    size = settings.head_batch if settings.head_epochs else settings.batch
+    steps = -(-len(loader.order(0)) // size)
+
+    def loss(batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        found = blind_scores(model, batch.tokens)
+        return weighted_entropy(found, batch, settings.label_smoothing), {}
+
+    def mode() -> None:
+        model.train()
+        model.trunk.eval()
+
+    stage = Stage(
+        "without the image",
+        settings.blind_epochs,
+        steps,
+        lambda: [{"params": parameters, "lr": settings.head_rate}],
+        lambda seed: loader.epoch(seed, look=False, batch=size),
+        loss,
+        weight_decay=settings.weight_decay,
+        average=settings.average,
+        warmup=min(100, steps),
+        mode=mode,
+    )
+    train([stage], _Head(model), run, settings.seed)
+
+
+@torch.no_grad()
+def predict_blind(model: VqaModel, loader: Loader) -> list[str]:
+    """The likeliest answer to each of the loader's questions, in their order, without the image."""
+    model.eval()
+    found = [""] * len(loader.questions)
+    for _, numbers, tokens, _ in loader.plain(look=False):
+        for number, answer in zip(numbers, blind_scores(model, tokens).argmax(1).tolist(), strict=True):
+            found[number] = model.answers[answer]
+    return found
+
+
+class _Head(nn.Module):
+    """The parts of a model that hear the question, so that a baseline's state is small."""
+
+    def __init__(self, model: VqaModel):
+        super().__init__()
+        self.question, self.query, self.classifier = model.question, model.query, model.classifier

@@ -1,0 +1,42 @@
+"""Scores and losses of a batch of questions.
+
+Letters: B images, Q questions, L tokens, N answers, K channels, E evidence words.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vqa.model import VqaModel
+from vqa.training.batches import Batch
+
+
+def scores(model: VqaModel, mean: Tensor, evidence: Tensor, tokens: Tensor, image: Tensor) -> Tensor:
+    """Answer scores (Q,N) from images' means (B,K) and evidence (B,E), questions (Q,L) and the image of each (Q,).
+
+    A question asked several times is read once.
+    """
+    questions, which = tokens.unique(dim=0, return_inverse=True)
+    seen = model.image.join(mean, evidence)[image]
+    return model.answer_scores(seen, model.question(questions)[which])
+
+
+def blind_scores(model: VqaModel, tokens: Tensor) -> Tensor:
+    """Answer scores (Q,N) of the same model without the image: ones stand in its place in the product."""
+    questions, which = tokens.unique(dim=0, return_inverse=True)
+    asked = model.question(questions)[which]
+    return model.answer_scores(asked.new_ones(len(asked), model.query.out_features), asked)
+
+
+def weighted_entropy(logits: Tensor, batch: Batch, smoothing: float) -> Tensor:
+    """Cross-entropy of answer scores (Q,N) with targets (Q,N), averaged with the questions' weights."""
+    each = F.cross_entropy(logits, batch.targets, reduction="none", label_smoothing=smoothing)
+    return (each * batch.weights).sum() / batch.weights.sum()
+
+
+def evidence_entropy(evidence: Tensor, targets: Tensor, absent: Tensor) -> Tensor:
+    """Binary cross-entropy of evidence (B,E) with targets in [0,1]; words not shown count by `absent` (B,)."""
+    each = F.binary_cross_entropy_with_logits(evidence, targets, reduction="none")
+    return (each * torch.where(targets > 0, 1.0, absent[:, None])).sum() / len(evidence)

@@ -1,0 +1,269 @@
+"""Train the VQA model: `saywhy train vqa --data derived:PATH --data cocoqa:PATH --data vqa2:PATH --out runs/vqa`.
+
+The trunk's early blocks stay as they are: their output, for a few views of each photograph, is stored once.
+Three stages, each resumable: `evidence` (the late blocks learn which words are true of an image; every image once
+an epoch), `head` (soft cross-entropy over the answers; the head alone, on each image's summary), `answers` (late
+blocks and head together, from where the head's own stage ended: a head that starts from chance would spoil the
+features; Kumar et al., ICLR 2022). Weights are averaged over steps. The last epoch is kept: no epoch is chosen by the
+validation questions, and no question about one of their images is trained on. The same head is trained without the
+image as well: the language-only baseline.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.training.checkpoints import save_checkpoint
+from common.training.loop import Run, Stage, parameter_groups, seed_everything, seed_of, train
+from data.derived.question_sets import QuestionSet
+from vqa import trunk as trunks
+from vqa.metrics import by_source
+from vqa.model import VqaModel
+from vqa.training.baselines import commonest, predict_blind, train_blind
+from vqa.training.batches import Batch, Loader
+from vqa.training.corpus import Corpus, stored_pictures
+from vqa.training.evidence import start_evidence
+from vqa.training.losses import evidence_entropy, scores, weighted_entropy
+from vqa.training.settings import Settings, settings_for
+
+
+def train_vqa(
+    data: Sequence[str],
+    out: str | os.PathLike[str],
+    settings: Settings | None = None,
+    restart: bool = False,
+    limit: int | None = None,
+    features: str | os.PathLike[str] | None = None,
+) -> Path:
+    """Train on the sets named in `data` (KIND:PATH); returns the checkpoint's path in folder `out`.
+
+    `limit` takes only the first images of each split; `features` names a folder for the feature stores
+    (default: in `out`). A run that was interrupted goes on where it stopped.
+    """
+    sets = [QuestionSet.parse(text) for text in data]
+    settings = settings or settings_for(data)
+    run = Run(out, {**asdict(settings), "limit": limit, "sets": sorted(s.kind for s in sets)}, fresh=restart)
+    training = Training(sets, Path(features or Path(out) / "features"), settings, limit)
+    blind = Run(Path(out) / "blind", run.settings, fresh=restart)
+    baselines = training.baselines(blind)
+    train(training.stages(), training.model, run, settings.seed)
+    figures = by_source(training.predict(training.validation), training.corpus.val)
+    run.log({"final": True, **{f"{kind}": row["all"] for kind, row in figures.items()}})
+    return save_checkpoint(
+        Path(out) / "vqa", training.model.state_dict(), training.config(figures, baselines)
+    )
+
+
+class Training:
+    """The model, its batches and the stages' losses."""
+
+    def __init__(
+        self, sets: Sequence[QuestionSet], stores: Path, settings: Settings, limit: int | None = None
+    ):
+        self.settings = settings
+        seed_everything(settings.seed)
+        self.corpus = corpus = Corpus.read(sets, settings, limit)
+        self.trunk = trunks.load(settings.trunk, seed=settings.seed)
+        self.model = self.new_model()
+        front, self.tail = self.trunk.split(settings.train_blocks)
+        for parameter in self.model.trunk.parameters():
+            parameter.requires_grad_(False)
+        self.training, self.validation = (
+            corpus.loader(split, stored_pictures(corpus, split, self.trunk, front, views, stores), settings)
+            for split, views in (("train", settings.views), ("val", 1))
+        )
+        few = [
+            q for q in corpus.val if q.source not in ("derived", "easyvqa") or seed_of(q.image_id) % 5 == 0
+        ]
+        self.quick = replace(corpus, val=few or corpus.val).loader("val", self.validation.pictures, settings)
+        if self.model.image.evidence is not None:
+            start_evidence(
+                self.model.image.evidence, corpus.words, self.training.evidence, self.trunk.classifier
+            )
+
+    def new_model(self) -> VqaModel:
+        s = self.settings
+        seed_everything(s.seed)
+        return VqaModel(
+            self.trunk.module,
+            self.corpus.vocabulary,
+            self.corpus.answers,
+            self.trunk.channels,
+            evidence_words=self.corpus.words,
+            embedding=s.embedding,
+            hidden=s.hidden,
+            joint=s.joint,
+            dropout=s.dropout,
+            word_dropout=s.word_dropout,
+            image_dropout=s.image_dropout,
+            trunk_features=self.trunk.features,
+        ).to(memory_format=torch.channels_last)
+
+    def stages(self) -> list[Stage]:
+        """The stages that have epochs; see the module's docstring."""
+        s, model = self.settings, self.model
+        tail = self.tail.trained()
+        evidence = list(model.image.evidence.parameters()) if model.image.evidence is not None else []
+        kept = ("trunk.", "image.evidence.")
+        rest = [p for n, p in model.named_parameters() if not n.startswith(kept)]
+        stages = [
+            replace(
+                self._stage(
+                    "evidence",
+                    s.evidence_epochs if evidence else 0,
+                    self.evidence_loss,
+                    (tail, s.trunk_rate),
+                    (evidence, s.head_rate),
+                ),
+                steps=-(-len(self.training.pictures) // s.batch),
+                batches=lambda seed: self.looked_at(seed, each_once=True),
+                evaluate=None,
+            ),
+            replace(
+                self._stage("head", s.head_epochs, self.answer_loss, (rest, s.head_rate)),
+                steps=-(-len(self.training.order(0)) // s.head_batch),
+                batches=self.summarised,
+            ),
+            self._stage(
+                "answers",
+                s.answer_epochs,
+                self.answer_loss,
+                (tail, s.answer_trunk_rate),
+                ([*evidence, *rest], s.answer_head_rate),
+            ),
+        ]
+        return [stage for stage in stages if stage.epochs]
+
+    def _stage(
+        self,
+        name: str,
+        epochs: int,
+        loss: Callable[[Batch], tuple[Tensor, dict[str, float]]],
+        *groups: tuple[list[nn.Parameter], float],
+    ) -> Stage:
+        return Stage(
+            name,
+            epochs,
+            self.training.steps,
+            parameter_groups(self.model, *groups),
+            self.looked_at,
+            loss,
+            self.quick_figures,
+            self.settings.weight_decay,
+            self.settings.average,
+            warmup=min(100, self.training.steps),
+            mode=self.mode,
+        )
+
+    def looked_at(self, seed: int, each_once: bool = False) -> Iterator[Batch]:
+        """An epoch of a stage that trains the trunk: from each image's stored features."""
+        self.training.summaries = self.quick.summaries = None
+        return self.training.epoch(seed, each_once=each_once)
+
+    def summarised(self, seed: int) -> Iterator[Batch]:
+        """An epoch of the head stage: the trunk stays as it is, so each image's summary is computed once.
+
+        Images with questions that people wrote keep two views (as they are, and mirrored), the others one.
+        """
+        if self.training.summaries is None:
+            human = self.corpus.human
+            mode = self.model.training
+            self.model.eval()
+            with torch.no_grad():
+                for loader, views in ((self.training, min(2, self.settings.views)), (self.quick, 1)):
+                    loader.summarise(
+                        lambda stored: torch.cat(self.encode(stored), 1),
+                        lambda picture, views=views: views if picture.image_id in human else 1,  # type: ignore[misc]
+                    )
+            self.model.train(mode)
+            self.mode()
+        return self.training.epoch(seed, batch=self.settings.head_batch)
+
+    def mode(self) -> None:
+        """Train mode; a pretrained trunk keeps its batch norms as they were trained on ImageNet."""
+        self.model.train()
+        if self.settings.trunk != trunks.SMALL:
+            self.model.trunk.eval()
+
+    def encode(self, stored: Tensor) -> tuple[Tensor, Tensor]:
+        """Stored features (or summaries) -> the mean of the map (B,K) and the pooled evidence (B,E)."""
+        if stored.dim() == 2:
+            return stored[:, : self.trunk.channels], stored[:, self.trunk.channels :]
+        maps = F.dropout2d(self.tail(stored), self.settings.feature_dropout, self.model.training)
+        return maps.mean((2, 3)), self.model.image.pooled_evidence(maps)
+
+    def evidence_loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """Binary cross-entropy of the evidence words, summed over words, averaged over images."""
+        return evidence_entropy(self.encode(batch.features)[1], batch.evidence, batch.absent), {}
+
+    def answer_loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """Cross-entropy with the answers' shares, with a share of the evidence loss."""
+        mean, evidence = self.encode(batch.features)
+        answers = weighted_entropy(
+            scores(self.model, mean, evidence, batch.tokens, batch.image),
+            batch,
+            self.settings.label_smoothing,
+        )
+        if not self.corpus.words or batch.features.dim() == 2:
+            return answers, {}
+        seen = evidence_entropy(evidence, batch.evidence, batch.absent)
+        return answers + self.settings.evidence_weight * seen, {
+            "answers": answers.item(),
+            "evidence": seen.item(),
+        }
+
+    def baselines(self, run: Run) -> dict[str, Any]:
+        """Figures of the commonest answer, the commonest of each question type, and the model without the image."""
+        found = commonest(self.corpus.train, self.corpus.val)
+        model = self.new_model()
+        train_blind(model, self.training, self.settings, run)
+        found["without_image"] = predict_blind(model, self.validation)
+        return {name: by_source(said, self.corpus.val) for name, said in found.items()}
+
+    @torch.no_grad()
+    def predict(self, loader: Loader) -> list[str]:
+        """The likeliest answer to each of the loader's questions, in their order."""
+        self.model.eval()
+        found = [""] * len(loader.questions)
+        for features, numbers, tokens, image in loader.plain():
+            best = scores(self.model, *self.encode(features), tokens, image).argmax(1)
+            for number, answer in zip(numbers, best.tolist(), strict=True):
+                found[number] = self.model.answers[answer]
+        return found
+
+    def quick_figures(self) -> dict[str, float]:
+        """Accuracy on the questions that people wrote and on the derived ones about a fifth of the images."""
+        found = by_source(self.predict(self.quick), self.quick.questions)
+        return {f"val_{source}": round(float(row["all"]["accuracy"]), 4) for source, row in found.items()}
+
+    def config(self, figures: dict[str, Any], baselines: dict[str, Any]) -> dict[str, Any]:
+        """What the checkpoint's JSON says: everything that loading it needs, settings and figures."""
+        s = self.settings
+        return {
+            "kind": "vqa",
+            "version": 1,
+            "trunk": s.trunk,
+            "trunk_source": self.trunk.source,
+            "layer": self.trunk.layer_name,
+            "preprocessing": self.trunk.preprocessing.to_dict(),
+            "embedding": s.embedding,
+            "hidden": s.hidden,
+            "joint": s.joint,
+            "settings": asdict(s),
+            "figures": figures,
+            "baselines": baselines,
+            "trained_on": dict(Counter(q.source for q in self.corpus.train)),
+            "validated_on": dict(Counter(q.source for q in self.corpus.val)),
+            "evidence_words": self.corpus.words,
+            "answers": list(self.model.answers),
+            "vocabulary": list(self.corpus.vocabulary.words),
+        }
