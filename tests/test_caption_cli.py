@@ -23,15 +23,15 @@ WORDS += ["there", "is", "small"]
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     torch.manual_seed(0)
-    network, layer = load_trunk("efficientnet_lite0")
+    trunk = load_trunk("efficientnet_lite0")
     vocabulary = Vocabulary.build([WORDS], minimum=1)
-    model = CaptionModel(network.module, vocabulary, 1280, ["square", "box"], 8, layer=layer)
+    model = CaptionModel(trunk.module, vocabulary, 1280, ["square", "box"], 8, layer=trunk.layer)
     with torch.no_grad():
         model.decoder.bias[vocabulary.encode(["square"])] = 3.0  # so that captions say it
         model.decoder.bias[END] = 2.5
     config = {
-        "kind": "captioner", "version": 1, "trunk": "efficientnet_lite0", "layer": layer, "hidden": 8,
-        "preprocessing": network.preprocessing.to_dict(), "decoding": {"beam": 2, "length_penalty": 0.0},
+        "kind": "captioner", "version": 1, "trunk": "efficientnet_lite0", "layer": trunk.layer, "hidden": 8,
+        "preprocessing": trunk.preprocessing.to_dict(), "decoding": {"beam": 2, "length_penalty": 0.0},
         "evidence_words": ["square", "box"], "vocabulary": list(vocabulary.words),
     }  # fmt: skip
     path = tmp_path_factory.mktemp("model") / "captioner"

@@ -14,7 +14,7 @@ from captioning.checkpoint import load_model
 from captioning.training import batches
 from captioning.training import stages as train
 from common.errors import UserError
-from common.networks.trunk import load_trunk, split_trunk
+from common.networks.trunk import load_trunk
 from common.training.checkpoints import load_checkpoint, load_weights, save_checkpoint
 from common.training.loop import Average, Run, Stage, cosine, seed_of
 from common.training.loop import train as train_stages
@@ -112,7 +112,8 @@ def test_going_on_with_other_settings_is_refused(trained, copy):
 
 
 def test_early_blocks_and_batch_norm_statistics_stay_as_they_were(trained):
-    original, _ = load_trunk("efficientnet_lite0")
+    original = load_trunk("efficientnet_lite0")
+    assert original.classifier.out_features == 1000 and original.pretrained
     before, after = original.module.state_dict(), _tensors(trained)
     for name in ("conv_stem.weight", "blocks.4.2.conv_pwl.weight", "bn2.running_mean"):
         torch.testing.assert_close(after[f"trunk.{name}"].float(), before[name], atol=1e-3, rtol=1e-3)
@@ -120,16 +121,42 @@ def test_early_blocks_and_batch_norm_statistics_stay_as_they_were(trained):
 
 
 def test_front_and_tail_make_the_whole_trunk():
-    network, layer = load_trunk("efficientnet_lite0", random_weights=True)
+    trunk = load_trunk("efficientnet_lite0", random_weights=True)
     images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        whole = network.module.forward_features(images)
+        whole = trunk.module.forward_features(images)
         for blocks in (None, 0, 5, 7):
-            front, tail = split_trunk(network.module, layer, blocks)
+            front, tail = trunk.split(blocks)
             torch.testing.assert_close(tail(front(images)), whole)
-    assert len(tail.trained()) == 3  # conv_head's weight, and the norm's scale and shift
+    assert len(list(tail.parameters())) == 3  # conv_head's weight, and the norm's scale and shift
     with pytest.raises(UserError, match="blocks 0 to 7; cannot train it from 9"):
-        split_trunk(network.module, layer, 9)
+        trunk.split(9)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "channels", "front", "trained"),
+    [
+        ("small_cnn", "trunk.body", 96, (3, 64, 64), 12),  # knows nothing yet: trained whole
+        ("timm:test_convnext", "trunk", 64, (64, 2, 2), 0),  # can't be cut: stays as it is
+        ("resnet18", "trunk.layer4", 512, (512, 2, 2), 0),
+    ],
+)
+def test_any_trunk_is_cut_where_it_can_be(name, layer, channels, front, trained):
+    trunk = load_trunk(name, random_weights=True)
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        before, tail = trunk.split(5)
+        assert before(images).shape[1:] == front and len(list(tail.parameters())) == trained
+        torch.testing.assert_close(tail(before(images)), trunk.features(images))
+        assert trunk.features(images).shape[1] == trunk.channels == channels
+    assert trunk.layer_name == layer and trunk.classifier is None
+    frozen, nothing = trunk.split(None)
+    assert not list(nothing.parameters()) and torch.equal(frozen(images), trunk.features(images))
+
+
+def test_a_network_of_tokens_is_no_trunk():
+    with pytest.raises(UserError, match="has tokens, not a feature map"):
+        load_trunk("timm:test_vit", random_weights=True)
 
 
 def test_views_depend_on_name_and_number_alone():
@@ -245,10 +272,13 @@ def test_a_vocabulary_that_does_not_fit_the_weights_is_refused(tmp_path, trained
     config = json.loads((trained / "captioner.json").read_text())
     (tmp_path / "captioner.safetensors").write_bytes((trained / "captioner.safetensors").read_bytes())
     for change, message in (
-        ({"vocabulary": [*config["vocabulary"], "extra"]}, "the vocabulary in .* doesn't fit the checkpoint"),
-        ({"kind": "vqa"}, "no captioner's checkpoint: it holds a vqa"),
+        (
+            {"vocabulary": [*config["vocabulary"], "extra"]},
+            "'vocabulary' in .* doesn't fit the checkpoint: it has",
+        ),
+        ({"kind": "vqa"}, "no checkpoint of a captioner model, but of a vqa one"),
         ({"hidden": 16}, "doesn't fit this model"),
-        ({"vocabulary": config["vocabulary"][:3]}, "a vocabulary starts with"),
+        ({"vocabulary": config["vocabulary"][::-1]}, "a vocabulary starts with"),
     ):
         (tmp_path / "captioner.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(UserError, match=message):

@@ -101,10 +101,10 @@ def test_a_checkpoint_whose_answers_do_not_fit_is_refused(run, tmp_path):
         (tmp_path / f"vqa{suffix}").write_bytes((run / f"vqa{suffix}").read_bytes())
     config = json.loads((tmp_path / "vqa.json").read_text())
     (tmp_path / "vqa.json").write_text(json.dumps({**config, "answers": config["answers"][:-1]}))
-    with pytest.raises(UserError, match="answers in .* don't fit"):
+    with pytest.raises(UserError, match="'answers' in .* doesn't fit the checkpoint"):
         load_model(tmp_path)
     (tmp_path / "vqa.json").write_text(json.dumps({**config, "kind": "captioner"}))
-    with pytest.raises(UserError, match="no VQA model's checkpoint"):
+    with pytest.raises(UserError, match="no checkpoint of a vqa model, but of a captioner one"):
         load_model(tmp_path)
 
 

@@ -11,8 +11,8 @@ Letters: B images, K channels, h,w map, L tokens, V vocabulary, D hidden, E evid
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.networks.pooling import log_mean_exp, pooled_importance
+from common.networks.trunk import feature_map
 from data.records import MAX_QUESTION_WORDS
 from data.words.vocabulary import PAD, Vocabulary, tokenize
 
@@ -168,9 +169,9 @@ class ImageEncoder(nn.Module):
 class VqaModel(nn.Module):
     """A trunk and a head with the seam between them: `head(features(images), tokens)` -> (B, answers).
 
-    `trunk` is the network itself, so that any layer in it can be hooked by name (`trunk.blocks.6`);
-    `trunk_features(trunk, images)` gives A. The answer scores are pre-softmax.
-    The question's encoding doesn't depend on the image.
+    `trunk` is the network itself, so that any layer in it can be hooked by name (`trunk.blocks.6`); `layer` the
+    name, within it, of the map that is A (None: what its `forward_features` returns). The answer scores are
+    pre-softmax. The question's encoding doesn't depend on the image.
     """
 
     def __init__(
@@ -187,8 +188,7 @@ class VqaModel(nn.Module):
         dropout: float = 0.5,
         word_dropout: float = 0.1,
         image_dropout: float = 0.5,
-        trunk_features: Callable[[nn.Module, Tensor], Tensor] | None = None,
-        config: dict[str, Any] | None = None,
+        layer: str | None = None,
     ):
         super().__init__()
         self.trunk, self.vocabulary, self.answers = trunk, vocabulary, tuple(answers)
@@ -205,11 +205,11 @@ class VqaModel(nn.Module):
             nn.init.constant_(self.trust.bias, 0.3)
         self.classifier = nn.Linear(joint, len(self.answers))
         self.dropout = dropout
-        self.trunk_features, self.config = trunk_features or _forward_features, config or {}
+        self.layer = layer
 
     def features(self, images: Tensor) -> Tensor:
         """The last feature map A (B,K,h,w) of images (B,3,H,W), after its activation."""
-        return self.trunk_features(self.trunk, images)
+        return feature_map(self.trunk, self.layer, images)
 
     def head(self, features: Tensor, tokens: Tensor) -> Tensor:
         """Answer scores (B,N), pre-softmax, of the map (B,K,h,w) and tokens (B,L).
@@ -277,7 +277,3 @@ def check_tokens(tokens: Tensor, vocabulary: int) -> None:
             f"token {int(tokens.max())} is outside this model's vocabulary of {vocabulary} words; "
             "encode the question with the model's own vocabulary"
         )
-
-
-def _forward_features(trunk: nn.Module, images: Tensor) -> Tensor:
-    return trunk.forward_features(images)  # type: ignore[operator]

@@ -24,7 +24,7 @@ from captioning import decoding, metrics
 from captioning.model import CaptionModel, State
 from captioning.training.batches import Batch, Loader, evidence_vocabulary
 from common.errors import UserError
-from common.networks.trunk import channels_of, fingerprint, load_trunk, split_trunk
+from common.networks.trunk import load_trunk
 from common.training.checkpoints import save_checkpoint
 from common.training.loop import Run, Stage, parameter_groups, seed_everything, show_progress, train
 from common.training.settings import TrainingSettings
@@ -97,33 +97,32 @@ class Training:
         seed_everything(settings.seed)
         self.train = flickr8k.read(data, "train")[:limit]
         self.dev = flickr8k.read(data, "dev")[:limit]
-        network, layer = load_trunk(settings.trunk)
+        self.network = load_trunk(settings.trunk)
         vocabulary = Vocabulary.build(
             (t for image in self.train for t in image.tokens), settings.minimum_count
         )
         words = evidence_vocabulary(self.train, vocabulary, settings.evidence_words)
         seed_everything(settings.seed)
-        self.network = network
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = (
             CaptionModel(
-                network.module,
+                self.network.module,
                 vocabulary,
-                channels_of(network.module, layer, network.blank())[0],
+                self.network.channels,
                 words,
                 settings.hidden,
                 settings.dropout,
                 settings.word_dropout,
-                layer,
+                self.network.layer,
             )
             .to(memory_format=torch.channels_last)
             .to(self.device)
         )
-        front, self.tail = split_trunk(network.module, layer, settings.train_blocks)
+        front, self.tail = self.network.split(settings.train_blocks)
         for parameter in self.model.trunk.parameters():
             parameter.requires_grad_(False)
         self.train_loader, self.dev_loader = (
-            self._loader(images, front, layer, stores, split, words)
+            self._loader(images, front, stores, split, words)
             for split, images in (("train", self.train), ("dev", self.dev))
         )
         base = self.train_loader.targets.mean(0).clamp(1e-4, 1 - 1e-4)
@@ -135,18 +134,17 @@ class Training:
         self,
         images: Sequence[CaptionedImage],
         front: Any,
-        layer: str | None,
         stores: Path,
         split: str,
         words: list,
     ) -> Loader:
         views = self.settings.views if split == "train" else 1
-        key = fingerprint(self.network.module, self.network.preprocessing, front.blocks, layer, views)
+        key = self.network.fingerprint(self.settings.train_blocks, views)
         store = complete_store(
             stores / f"{split}-{key}-{len(images)}.h5",
             {image.name: image.path for image in images},
             key,
-            views_encoder(front, lambda path: self.network.preprocessing(path)[0], views),
+            views_encoder(front, lambda path: self.network.preprocessing(path)[0], views, self.device),
             max(1, 32 // views),
             show_progress(f"features of {split} images"),
         )
@@ -162,7 +160,7 @@ class Training:
 
     def stages(self) -> list[Stage]:
         s, decoder = self.settings, self.model.decoder
-        tail = self.tail.trained()
+        tail = list(self.tail.parameters())
         rest = [p for n, p in decoder.named_parameters() if not n.startswith("evidence.")]
 
         evidence = list(decoder.evidence.parameters())

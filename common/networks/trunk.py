@@ -1,47 +1,124 @@
-"""A trunk: a network without its classifier, cut in a front that stays frozen and a tail that is trained."""
+"""A trunk: a network without its classifier, whose last feature map the heads of the captioner and the VQA model read.
+
+    trunk = load_trunk("efficientnet_lite0")
+    A = trunk.features(images)        # (B,3,H,W) -> (B,K,h,w), after the last activation
+    front, tail = trunk.split(5)      # the front stays as it is, so its output can be stored; the tail is trained
+
+Letters: B images, K channels, h,w map.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.networks.loading import LoadedNetwork, load_network
+from common.images import Preprocessing
+from common.networks.loading import load_network
+from common.networks.small_cnn import SmallCnn
+
+SMALL = "small_cnn"
+_LAST = (
+    "bn2",
+    "norm_head",
+    "final_conv",
+    "body",
+)  # what `forward_features` ends with, in timm's and our networks
 
 
-def load_trunk(name: str, random_weights: bool = False) -> tuple[LoadedNetwork, str | None]:
-    """The network `name` (see `common.networks.loading.load_network`) without its classifier, and its feature layer.
+@dataclass(frozen=True)
+class Trunk:
+    """A network without its classifier, and what is known of its last feature map.
 
-    The layer is None where the network's own `forward_features` ends at the map after the last activation.
+    `layer` is the map's layer, None where the module's own `forward_features` ends there; `classifier` the linear
+    layer that the network came with, where it reads the mean of the map. A trunk that isn't `pretrained` is
+    trained whole.
+    """
+
+    module: nn.Module
+    layer: str | None
+    preprocessing: Preprocessing
+    channels: int
+    source: str
+    classifier: nn.Linear | None = None
+    pretrained: bool = True
+
+    @property
+    def layer_name(self) -> str:
+        return layer_name(self.module, self.layer)
+
+    def features(self, images: Tensor) -> Tensor:
+        """The map after the last activation: (B,3,H,W) -> (B,K,h,w)."""
+        return feature_map(self.module, self.layer, images)
+
+    def first_trained(self, blocks: int | None) -> int | None:
+        """The block that training begins at when it is asked to begin at `blocks`; None: the trunk stays as it is.
+
+        timm's EfficientNets can be cut before any block; any other pretrained network stays as it is.
+        """
+        if blocks is None:
+            return None
+        if not self.pretrained:
+            return 0
+        parts = ("conv_stem", "bn1", "blocks", "conv_head", "bn2")
+        if self.layer is not None or not all(hasattr(self.module, part) for part in parts):
+            return None
+        count = len(self.module.blocks)  # type: ignore[arg-type]
+        if not 0 <= blocks <= count:
+            raise UserError(f"the trunk has blocks 0 to {count}; cannot train it from {blocks}")
+        return blocks
+
+    def split(self, blocks: int | None) -> tuple[Callable[[Tensor], Tensor], nn.Sequential]:
+        """Front, which stays as it is, and tail, which is trained from block `blocks` on: tail(front(images)) is A."""
+        first = self.first_trained(blocks)
+        if first is None:
+            return self.features, nn.Sequential()
+        if not self.pretrained:
+            return nn.Identity(), nn.Sequential(self.module)
+        net: Any = self.module
+        front = nn.Sequential(net.conv_stem, net.bn1, *net.blocks[:first])
+        return front, nn.Sequential(*net.blocks[first:], net.conv_head, net.bn2)
+
+    def fingerprint(self, blocks: int | None, views: int) -> str:
+        """What stored outputs of the front depend on: the weights, the preprocessing, the cut and the views."""
+        cut = self.first_trained(blocks)
+        return fingerprint(self.module, self.preprocessing, cut, self.layer, views)
+
+
+def load_trunk(name: str, random_weights: bool = False) -> Trunk:
+    """The trunk `name`: a network of `common.networks.loading.load_network`, or `small_cnn`, which knows nothing yet.
+
     Raises `UserError` for a network without a feature map (tokens, for example).
     """
+    if name == SMALL:
+        half = (0.5, 0.5, 0.5)
+        preprocessing = Preprocessing((64, 64), half, half)
+        small = SmallCnn().eval()
+        return Trunk(small, None, preprocessing, SmallCnn.channels, "untrained", pretrained=False)
     network = load_network(name, random_weights=random_weights)
-    module = network.module
-    if hasattr(module, "forward_features") and hasattr(module, "reset_classifier"):
-        module.reset_classifier(0)  # type: ignore[operator]
-        layer = None
-    else:
-        layer = network.default_layer()
     if network.grid is not None:
         raise UserError(f"'{name}' has tokens, not a feature map; a trunk is a convolutional network")
-    return network, layer
-
-
-def channels_of(module: nn.Module, layer: str | None, blank: Tensor) -> tuple[int, int, int]:
-    """(K, h, w) of the trunk's map for images of the size of `blank` (1,3,H,W)."""
+    module = network.module
+    classifier = None if random_weights else _classifier(module)
+    layer = None
+    if hasattr(module, "forward_features") and hasattr(module, "reset_classifier"):
+        module.reset_classifier(0)  # type: ignore[operator]
+    else:
+        layer = network.default_layer()
     with torch.no_grad():
-        maps = feature_map(module, layer, blank)
-    if not isinstance(maps, Tensor) or maps.ndim != 4:
-        raise UserError(
-            "the trunk's last layer is no feature map (images, channels, height, width); choose another"
-        )
-    return tuple(maps.shape[1:])  # type: ignore[return-value]
+        channels = _channels(feature_map(module, layer, network.blank()))
+    if classifier is not None and classifier.in_features != channels:
+        classifier = None
+    return Trunk(module, layer, network.preprocessing, channels, network.source, classifier)
 
 
 def feature_map(module: nn.Module, layer: str | None, images: Tensor) -> Tensor:
-    """The map after the last activation: (B,3,H,W) -> (B,K,h,w)."""
+    """The output of `layer` (None: of `forward_features`) for images (B,3,H,W): a map (B,K,h,w)."""
     if layer is None:
         return module.forward_features(images)  # type: ignore[operator]
     caught: list[Tensor] = []
@@ -55,57 +132,11 @@ def feature_map(module: nn.Module, layer: str | None, images: Tensor) -> Tensor:
     return caught[-1]
 
 
-class Front(nn.Module):
-    """The part of a trunk that isn't trained: its output is what the feature store holds."""
-
-    def __init__(self, module: nn.Module, layer: str | None, blocks: int | None):
-        super().__init__()
-        self.module, self.layer, self.blocks = module, layer, blocks
-
-    def forward(self, images: Tensor) -> Tensor:
-        if self.blocks is None:
-            return feature_map(self.module, self.layer, images)
-        net = self.module
-        x = net.bn1(net.conv_stem(images))  # type: ignore[operator]
-        for block in net.blocks[: self.blocks]:  # type: ignore[index]
-            x = block(x)
-        return x
-
-
-class Tail(nn.Module):
-    """The rest of the trunk, from the front's output to the last map; nothing where the trunk is frozen."""
-
-    def __init__(self, module: nn.Module, blocks: int | None):
-        super().__init__()
-        self.module, self.blocks = module, blocks
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.blocks is None:
-            return x
-        net = self.module
-        for block in net.blocks[self.blocks :]:  # type: ignore[index]
-            x = block(x)
-        return net.bn2(net.conv_head(x))  # type: ignore[operator]
-
-    def trained(self) -> list[nn.Parameter]:
-        """The parameters that training changes."""
-        if self.blocks is None:
-            return []
-        parts = [*self.module.blocks[self.blocks :], self.module.conv_head, self.module.bn2]  # type: ignore[index]
-        return [p for part in parts for p in part.parameters()]
-
-
-def split_trunk(module: nn.Module, layer: str | None, blocks: int | None) -> tuple[Front, Tail]:
-    """Front and tail of a trunk: timm's EfficientNets are cut before block number `blocks`.
-
-    Any other trunk, and `blocks=None`, gives the whole trunk as the front: it stays frozen.
-    """
-    cuttable = all(hasattr(module, part) for part in ("conv_stem", "bn1", "blocks", "conv_head", "bn2"))
-    if blocks is None or layer is not None or not cuttable:
-        return Front(module, layer, None), Tail(module, None)
-    if not 0 <= blocks <= len(module.blocks):  # type: ignore[arg-type]
-        raise UserError(f"the trunk has blocks 0 to {len(module.blocks)}; cannot train it from {blocks}")  # type: ignore[arg-type]
-    return Front(module, layer, blocks), Tail(module, blocks)
+def layer_name(module: nn.Module, layer: str | None) -> str:
+    """The layer of the last map as a model names it that holds the network as `trunk`: `trunk.layer4`."""
+    if layer is None:
+        layer = next((name for name, _ in reversed(list(module.named_children())) if name in _LAST), None)
+    return "trunk" if layer is None else f"trunk.{layer}"
 
 
 def fingerprint(module: nn.Module, *parts: object) -> str:
@@ -115,3 +146,16 @@ def fingerprint(module: nn.Module, *parts: object) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _channels(maps: Tensor) -> int:
+    if not isinstance(maps, Tensor) or maps.ndim != 4:
+        raise UserError(
+            "the trunk's last layer is no feature map (images, channels, height, width); choose another"
+        )
+    return maps.shape[1]
+
+
+def _classifier(module: Any) -> nn.Linear | None:
+    found = module.get_classifier() if hasattr(module, "get_classifier") else getattr(module, "fc", None)
+    return found if isinstance(found, nn.Linear) else None

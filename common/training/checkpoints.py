@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,33 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
     except (OSError, SafetensorError) as error:
         raise UserError(f"'{weights}' is truncated or not a safetensors file; copy it again") from error
     return {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}, config
+
+
+def load_task(
+    path: str | os.PathLike[str], kind: str, needed: Sequence[str], vocabularies: Mapping[str, str]
+) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
+    """(stem, tensors, configuration) of a checkpoint of one `kind` of model; `path` may be a training run's folder.
+
+    `needed` are keys that the configuration has to have; `vocabularies` the lists in it (key -> the tensor with a
+    row for each entry). Raises `UserError` for a checkpoint of something else, and for a list that doesn't fit.
+    """
+    path = Path(path)
+    path = stem_of(path / kind if path.is_dir() else path)
+    tensors, config = load_checkpoint(path)
+    absent = [key for key in needed if key not in config]
+    if config.get("kind") != kind:
+        raise UserError(
+            f"'{path}' is no checkpoint of a {kind} model, but of a {config.get('kind', 'unknown')} one"
+        )
+    if absent:
+        raise UserError(f"'{path}' is no checkpoint of a {kind} model: it lacks '{absent[0]}'")
+    for key, name in vocabularies.items():
+        if name in tensors and len(tensors[name]) != len(config[key]):
+            raise UserError(
+                f"'{key}' in '{path}.json' doesn't fit the checkpoint: it has {len(config[key])} entries, the weights "
+                f"know {len(tensors[name])}; copy both files from the same training"
+            )
+    return str(path), tensors, config
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:

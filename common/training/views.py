@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.training.loop import seed_of
 
@@ -35,13 +35,12 @@ def view(image: Tensor, name: str, number: int) -> Tensor:
 
 
 def views_encoder(
-    front: nn.Module, preprocess: Callable[[Path], Tensor], views: int
+    front: Callable[[Tensor], Tensor], preprocess: Callable[[Path], Tensor], views: int, device: torch.device
 ) -> Callable[[Sequence[Path]], np.ndarray]:
     """Files -> what `front` makes of the first `views` views of each (files, views, C, h, w), as float16.
 
     `preprocess` makes (3,H,W) of a file; an image's views depend on its file name.
     """
-    device = next(front.parameters()).device
 
     @torch.no_grad()
     def encode(paths: Sequence[Path]) -> np.ndarray:

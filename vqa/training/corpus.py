@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.errors import UserError
-from common.networks.trunk import fingerprint
+from common.networks.trunk import Trunk
 from common.training.loop import show_progress
 from common.training.views import views_encoder
 from data.derived.question_sets import QuestionSet
@@ -22,7 +22,6 @@ from data.store import FeatureStore, complete_store
 from data.words.vocabulary import FUNCTION_WORDS, Vocabulary, tokenize
 from vqa.training.batches import Loader, Picture, answer_vocabulary, evidence_vocabulary, words_shown
 from vqa.training.settings import Settings
-from vqa.trunk import Trunk
 
 Shown = Mapping[str, tuple[Mapping[str, float], bool]]
 
@@ -107,11 +106,11 @@ class Corpus:
 
 
 def stored_pictures(
-    corpus: Corpus, split: str, trunk: Trunk, front: nn.Module, views: int, folder: Path
+    corpus: Corpus, split: str, trunk: Trunk, blocks: int | None, views: int, folder: Path
 ) -> list[tuple[Picture, FeatureStore]]:
     """The images of a split's questions, each with its collection's feature store in `folder` (made when missing)."""
     questions = corpus.train if split == "train" else corpus.val
-    key = fingerprint(trunk.module, trunk.preprocessing, front.blocks, trunk.layer, views)
+    key, (front, _) = trunk.fingerprint(blocks, views), trunk.split(blocks)
     found: list[tuple[Picture, FeatureStore]] = []
     for family, group in _families(questions).items():
         pictures = _pictures(corpus, family, group, split)
@@ -120,7 +119,7 @@ def stored_pictures(
             folder / f"{name}-{key}-{len(pictures)}.h5",
             {picture.name: picture.path for picture in pictures},
             key,
-            views_encoder(front, lambda path: trunk.preprocessing(path)[0], views),
+            views_encoder(front, lambda path: trunk.preprocessing(path)[0], views, torch.device("cpu")),
             max(1, 32 // views),
             show_progress(f"features of {split} images ({family})"),
         )

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from common.networks.trunk import SMALL
 from common.training.settings import TrainingSettings
-from vqa import trunk
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Settings(TrainingSettings):
 
 
 EASY = Settings(
-    trunk=trunk.SMALL,
+    trunk=SMALL,
     views=1,
     evidence_words=0,
     evidence_epochs=0,

@@ -22,10 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.networks.trunk import load_trunk
 from common.training.checkpoints import save_checkpoint
 from common.training.loop import Run, Stage, parameter_groups, seed_everything, seed_of, train
 from data.derived.question_sets import QuestionSet
-from vqa import trunk as trunks
 from vqa.metrics import by_source
 from vqa.model import VqaModel
 from vqa.training.baselines import commonest, predict_blind, train_blind
@@ -72,13 +72,18 @@ class Training:
         self.settings = settings
         seed_everything(settings.seed)
         self.corpus = corpus = Corpus.read(sets, settings, limit)
-        self.trunk = trunks.load(settings.trunk, seed=settings.seed)
+        seed_everything(settings.seed, settings.trunk)
+        self.trunk = load_trunk(settings.trunk)
         self.model = self.new_model()
-        front, self.tail = self.trunk.split(settings.train_blocks)
+        _, self.tail = self.trunk.split(settings.train_blocks)
         for parameter in self.model.trunk.parameters():
             parameter.requires_grad_(False)
         self.training, self.validation = (
-            corpus.loader(split, stored_pictures(corpus, split, self.trunk, front, views, stores), settings)
+            corpus.loader(
+                split,
+                stored_pictures(corpus, split, self.trunk, settings.train_blocks, views, stores),
+                settings,
+            )
             for split, views in (("train", settings.views), ("val", 1))
         )
         few = [
@@ -105,13 +110,13 @@ class Training:
             dropout=s.dropout,
             word_dropout=s.word_dropout,
             image_dropout=s.image_dropout,
-            trunk_features=self.trunk.features,
+            layer=self.trunk.layer,
         ).to(memory_format=torch.channels_last)
 
     def stages(self) -> list[Stage]:
         """The stages that have epochs; see the module's docstring."""
         s, model = self.settings, self.model
-        tail = self.tail.trained()
+        tail = list(self.tail.parameters())
         evidence = list(model.image.evidence.parameters()) if model.image.evidence is not None else []
         kept = ("trunk.", "image.evidence.")
         rest = [p for n, p in model.named_parameters() if not n.startswith(kept)]
@@ -191,7 +196,7 @@ class Training:
     def mode(self) -> None:
         """Train mode; a pretrained trunk keeps its batch norms as they were trained on ImageNet."""
         self.model.train()
-        if self.settings.trunk != trunks.SMALL:
+        if self.trunk.pretrained:
             self.model.trunk.eval()
 
     def encode(self, stored: Tensor) -> tuple[Tensor, Tensor]:
