@@ -16,8 +16,9 @@ from captioning.training import stages as train
 from common.errors import UserError
 from common.networks.trunk import load_trunk
 from common.training.checkpoints import load_checkpoint, load_weights, save_checkpoint
-from common.training.loop import Average, Run, Stage, cosine, seed_of
+from common.training.loop import Average, Stage, cosine, seed_of
 from common.training.loop import train as train_stages
+from common.training.run import Run
 from common.training.views import view
 from data.readers import flickr8k
 from data.words.vocabulary import END
@@ -204,17 +205,17 @@ def test_a_captions_end_is_rewarded_as_a_word(copy, tmp_path):
 def test_averaged_weights_follow_and_give_way():
     module = nn.Linear(1, 1, bias=False)
     average = Average(module, decay=0.5)
-    start = float(module.weight)
+    start = float(module.weight.detach())
     with torch.no_grad():
         module.weight.fill_(start + 1)
     average.update()  # the first decay is 2/11
     expected = start + (1 - 2 / 11)
     with pytest.raises(ZeroDivisionError), average.applied():
-        assert float(module.weight) == pytest.approx(expected)
+        assert float(module.weight.detach()) == pytest.approx(expected)
         raise ZeroDivisionError
-    assert float(module.weight) == pytest.approx(start + 1)
+    assert float(module.weight.detach()) == pytest.approx(start + 1)
     average.settle()
-    assert float(module.weight) == pytest.approx(expected)
+    assert float(module.weight.detach()) == pytest.approx(expected)
 
 
 def test_the_learning_rate_rises_then_falls_to_nothing():
@@ -236,6 +237,46 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     )  # fmt: skip
     with pytest.raises(UserError, match="the loss is nan in stage 'x'"):
         train_stages([stage], module, Run(tmp_path, {}), 0)
+
+
+def _one_stage(module, epochs):
+    return Stage(
+        "x", epochs, 2, lambda: [{"params": list(module.parameters()), "lr": 0.1}], lambda seed: [1.0, 2.0],
+        lambda batch: ((module.weight * batch - 1).square().sum(), {}), warmup=0,
+    )  # fmt: skip
+
+
+def test_a_run_begun_on_a_gpu_goes_on_where_there_is_none(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    module = nn.Linear(3, 2, bias=False)
+    start = module.weight.detach().clone()
+    train_stages([_one_stage(module, 3)], module, Run(tmp_path / "whole", {}), 0)
+    whole = module.weight.detach().clone()
+
+    save = Run.save
+
+    def on_a_gpu(self, state):
+        monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        save(self, state)
+        raise KeyboardInterrupt
+
+    module.load_state_dict({"weight": start})
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Run, "save", on_a_gpu)
+        train_stages([_one_stage(module, 3)], module, Run(tmp_path / "stopped", {}), 0)
+    monkeypatch.undo()
+    module = nn.Linear(3, 2, bias=False)
+    train_stages([_one_stage(module, 3)], module, Run(tmp_path / "stopped", {}), 0)
+    assert torch.equal(module.weight, whole) and not torch.equal(whole, start)
+
+
+def test_averaged_weights_go_on_in_a_module_of_another_device_or_type():
+    saved = Average(nn.Linear(2, 1))
+    module = nn.Linear(2, 1).double()
+    average = Average(module)
+    average.load(saved.state())
+    average.update()
+    assert average.values["weight"].dtype == torch.float64 and average.updates == 1
 
 
 def test_a_broken_state_file_says_how_to_go_on(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from common.training.loop import Run
+from common.training.run import Run
 from data.derived.question_sets import QuestionSet
 from data.records import Question
 from vqa.checkpoint import load_model

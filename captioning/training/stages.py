@@ -26,7 +26,8 @@ from captioning.training.batches import Batch, Loader, evidence_vocabulary
 from common.errors import UserError
 from common.networks.trunk import load_trunk
 from common.training.checkpoints import save_checkpoint
-from common.training.loop import Run, Stage, parameter_groups, seed_everything, show_progress, train
+from common.training.loop import Stage, parameter_groups, seed_everything, show_progress, train
+from common.training.run import Run
 from common.training.settings import TrainingSettings
 from common.training.views import views_encoder
 from data.readers import flickr8k

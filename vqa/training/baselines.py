@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from common.training.loop import Run, Stage, train
+from common.training.loop import Stage, train
+from common.training.run import Run
 from data.records import Question
 from vqa.metrics import commonest_answer, commonest_per_kind
 from vqa.model import VqaModel

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from common.networks.trunk import load_trunk
 from common.training.checkpoints import save_checkpoint
-from common.training.loop import Run, Stage, parameter_groups, seed_everything, seed_of, train
+from common.training.loop import Stage, parameter_groups, seed_everything, seed_of, train
+from common.training.run import Run
 from data.derived.question_sets import QuestionSet
 from vqa.metrics import by_source
 from vqa.model import VqaModel
