@@ -23,7 +23,7 @@ from captioning.targets import OtherWordLogLikelihood, PhraseLogLikelihood, scor
 from common import gradcam
 from common.metrics import grounding as metrics
 from common.targets import Target
-from data.readers.entities import Box, GroundedCaption
+from data.records import Box, GroundedCaption
 from data.words.english import singular
 
 MAPS = ("gradcam", "energy", "other word", "wrong word")
@@ -106,8 +106,7 @@ def generated_case(
     """
     named: dict[str, list] = {}
     for phrase in (phrase for written in captions for phrase in written.phrases if phrase.boxes):
-        written_head = phrase.words[phrase.head - phrase.start]
-        named.setdefault(singular(written_head), []).append(phrase)
+        named.setdefault(phrase.noun, []).append(phrase)
     heads = []
     for position, word in enumerate(caption.words):
         found = named.get(singular(word), [])

@@ -1,16 +1,171 @@
-"""`Question`: one question about one image, as every question reader returns it."""
+"""What data sets hold, each kind of record once: boxes, captions, phrases, objects and questions.
+
+Readers make these records, everything else takes them; no record knows the layout that it was read from.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from common.errors import UserError
+from data.words.english import singular
+from data.words.vocabulary import tokenize
 
 MAX_QUESTION_WORDS = 1000
 """Longer questions are refused by the readers and by the model."""
+_PREPOSITIONS = frozenset(
+    "of in on with at to from for that which who near by over under and or , behind".split()
+)
+
+
+class Box(NamedTuple):
+    """A rectangle, its edges as shares of the image's width and height, in [0, 1]."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @classmethod
+    def of_pixels(
+        cls, edges: Iterable[float], size: Iterable[float], where: str, first_pixel: int = 0
+    ) -> Box:
+        """The box of left, top, right, bottom in pixels of an image of `size` (width, height), cut to it.
+
+        `first_pixel` is the number of the first pixel: 1 in VOC, where a box includes its last pixel, else 0.
+        Raises `UserError`, with the place `where`, for a size of nothing and a box that ends before it starts.
+        """
+        x0, y0, x1, y1 = edges
+        width, height = size
+        if width <= 0 or height <= 0:
+            raise UserError(
+                f"{where}: <size> is {width:g} x {height:g}; boxes need the image's size in pixels"
+            )
+        if x1 < x0 or y1 < y0:
+            raise UserError(f"{where}: a box ends before it starts: {x0:g},{y0:g} to {x1:g},{y1:g}")
+        x0, y0 = x0 - first_pixel, y0 - first_pixel
+        return cls(*(min(1.0, max(0.0, v)) for v in (x0 / width, y0 / height, x1 / width, y1 / height)))
+
+    @property
+    def area(self) -> float:
+        """The share of the image that the box covers."""
+        return (self.right - self.left) * (self.bottom - self.top)
+
+
+@dataclass(frozen=True)
+class CaptionedImage:
+    """A photograph and the captions people wrote for it: as written, and as tokens."""
+
+    name: str
+    path: Path
+    captions: tuple[str, ...]
+    image_id: str = ""  # tells photographs apart across sets, as a question's does
+
+    @property
+    def tokens(self) -> list[list[str]]:
+        return [tokenize(caption) for caption in self.captions]
+
+
+@dataclass(frozen=True)
+class CaptionedText:
+    """The captions of a photograph that is not at hand; `labels` are the classes of the objects in it."""
+
+    image_id: str
+    captions: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+
+    @property
+    def tokens(self) -> list[list[str]]:
+        return [tokenize(caption) for caption in self.captions]
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A phrase of a caption: tokens `start` to `stop` of it, its entity and types, and the entity's boxes.
+
+    `kinds` are of people, animals, clothing, vehicles, instruments, bodyparts, scene, other, notvisual;
+    `boxes` is empty for a scene that is the whole image and for what cannot be seen.
+    """
+
+    words: tuple[str, ...]
+    start: int
+    stop: int
+    entity: str
+    kinds: tuple[str, ...]
+    boxes: tuple[Box, ...]
+
+    @property
+    def kind(self) -> str:
+        return self.kinds[0]
+
+    @property
+    def head(self) -> int:
+        """Place in the caption of the head noun: the last word before a preposition in the phrase."""
+        for i, word in enumerate(self.words):
+            if i and word in _PREPOSITIONS:
+                return self.start + i - 1
+        return self.stop - 1
+
+    @property
+    def noun(self) -> str:
+        """The head noun in the singular."""
+        return singular(self.words[self.head - self.start])
+
+
+@dataclass(frozen=True)
+class GroundedCaption:
+    """A caption's text and tokens (`data.words.vocabulary.tokenize`), and its phrases in order."""
+
+    text: str
+    tokens: tuple[str, ...]
+    phrases: tuple[Phrase, ...]
+
+
+@dataclass(frozen=True)
+class GroundedImage:
+    """A photograph with its captions and the boxes of their phrases."""
+
+    path: Path
+    image_id: str
+    captions: tuple[GroundedCaption, ...]
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One annotated object: its class's name and its box.
+
+    A `crowd` is many things in one box; what is `difficult` the annotators could hardly see. `segmentation`
+    is the outline as COCO's file has it, of a photograph of `size` (H, W): see `data.readers.masks.mask_of`.
+    """
+
+    name: str
+    box: Box
+    crowd: bool = False
+    difficult: bool = False
+    segmentation: Any = None
+    size: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class LocalisedImage:
+    """A photograph and the objects in it; `mask` is the file of its segmentation, where there is one."""
+
+    name: str
+    path: Path
+    instances: tuple[Instance, ...]
+    mask: Path | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes in the photograph, each once, in the order of the annotation."""
+        return tuple(dict.fromkeys(instance.name for instance in self.instances))
+
+    def boxes(self, name: str) -> list[Box]:
+        """The boxes of one class."""
+        return [instance.box for instance in self.instances if instance.name == name]
 
 
 @dataclass(frozen=True)
@@ -18,8 +173,8 @@ class Question:
     """A question, its image and, where the data has them, its answers and their boxes.
 
     `answer` is the one right answer (for VQA the 'multiple choice answer'); `answers` all human answers
-    (ten in VQA, one elsewhere, none when unknown). `kind` is the set's own question type. `boxes` are
-    `(left, top, right, bottom)` as fractions of the image's width and height, in [0, 1].
+    (ten in VQA, one elsewhere, none when unknown); `soft_answers` pairs of an answer and its accuracy in
+    [0, 1], where the data has these instead. `kind` is the set's own question type.
     `image_id` tells photographs apart across sets (`coco:25`, `flickr8k:1000268201`).
     """
 
@@ -31,7 +186,8 @@ class Question:
     answers: tuple[str, ...] = ()
     kind: str = ""
     source: str = ""
-    boxes: tuple[tuple[float, float, float, float], ...] = ()
+    boxes: tuple[Box, ...] = ()
+    soft_answers: tuple[tuple[str, float], ...] = ()
 
 
 def checked_text(text: Any, where: str) -> str:
@@ -57,12 +213,15 @@ def checked_answer(answer: Any, where: str) -> str:
     return answer.strip()
 
 
-def held_out(questions: Iterable[Question], image_ids: Iterable[str]) -> list[Question]:
-    """The questions whose image is *not* among `image_ids`: nothing of a validation image is trained on."""
+class _OfImage(Protocol):
+    @property
+    def image_id(self) -> str: ...
+
+
+Record = TypeVar("Record", bound=_OfImage)
+
+
+def held_out(records: Iterable[Record], image_ids: Collection[str]) -> list[Record]:
+    """The records whose image is *not* among `image_ids`: nothing of a validation image is trained on."""
     forbidden = set(image_ids)
-    return [question for question in questions if question.image_id not in forbidden]
-
-
-def kinds(questions: Sequence[Question]) -> list[str]:
-    """The question types that occur, sorted."""
-    return sorted({question.kind for question in questions})
+    return [record for record in records if record.image_id not in forbidden]

@@ -11,7 +11,7 @@ from data.derived.questions import balance
 from data.derived.scenes import Lexicon, describe
 from data.derived.templates import ask
 from data.readers import entities
-from data.records import Question
+from data.records import GroundedImage, Question
 from data.words.english import article, color_of, gerund, head_noun, number_of, plural, singular
 
 BOXES = {"1": ((0.1, 0.1, 0.5, 0.9),), "2": ((0.2, 0.1, 0.3, 0.2),), "3": ((0.0, 0.5, 1.0, 1.0),)}
@@ -22,7 +22,8 @@ LEXICON = Lexicon(
 
 
 def _image(*lines, name="a", boxes=BOXES):
-    return derive.grounded(Path(f"{name}.jpg"), [entities.parse(line, boxes) for line in lines])
+    captions = tuple(entities.parse(line, boxes) for line in lines)
+    return GroundedImage(Path(f"{name}.jpg"), f"flickr8k:{name}", captions)
 
 
 def _asked(*lines):
@@ -164,7 +165,7 @@ def test_no_question_text_gives_its_answer_away(derived):
 
 def test_a_thing_that_is_said_not_to_be_there_is_in_no_caption(derived):
     images, questions = derived
-    words = {image.image_id: {w for tokens, _ in image.captions for w in tokens} for image in images}
+    words = {image.image_id: {w for caption in image.captions for w in caption.tokens} for image in images}
     absent = [
         q
         for q in questions

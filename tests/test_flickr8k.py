@@ -4,7 +4,8 @@ import flickr
 import pytest
 
 from common.errors import UserError
-from data.readers import coco, entities, flickr8k, karpathy
+from data.readers import coco, entities, flickr8k, flickr30k, karpathy
+from data.records import Box, CaptionedText, Instance, held_out
 
 
 @pytest.fixture
@@ -156,7 +157,7 @@ def test_coco_captions_and_instances_are_read_by_image(tmp_path):
     (image,) = coco.read_captions(path)
     assert image.name == "b.jpg" and image.captions == ("A dog .",)
     found = coco.read_instances(path)
-    assert found == {"b.jpg": [coco.Instance("dog", (0.1, 0.1, 0.6, 0.6), True)], "a.jpg": []}
+    assert found == {"b.jpg": [Instance("dog", (0.1, 0.1, 0.6, 0.6), True, size=(100, 200))], "a.jpg": []}
     (tmp_path / "train2014" / "b.jpg").unlink()
     with pytest.raises(UserError, match="image 5 \\('b.jpg'\\) is listed but is not in"):
         coco.read_captions(path)
@@ -204,3 +205,59 @@ def test_karpathys_split_is_read_and_dev_means_val(tmp_path):
         karpathy.read(path, tmp_path, "train", check_images=False)
     with pytest.raises(UserError, match="no split 'x'"):
         karpathy.read(path, tmp_path, "x")
+
+
+def test_a_box_is_cut_to_its_image_and_counts_pixels_from_where_its_format_does():
+    box = Box.of_pixels((-10, 25, 120, 50), (100, 100), "a.xml")
+    assert box == (0.0, 0.25, 1.0, 0.5) and box.area == 0.25
+    assert Box.of_pixels((1, 1, 100, 100), (100, 100), "a.xml", first_pixel=1) == (0, 0, 1, 1)
+    with pytest.raises(UserError, match="a.xml: a box ends before it starts: 5,0 to 4,9"):
+        Box.of_pixels((5, 0, 4, 9), (10, 10), "a.xml", first_pixel=1)
+
+
+def test_captions_of_coco_without_photographs_come_with_their_labels(tmp_path):
+    record = {
+        "images": [{"id": 17, "labels": ["cup", "dog"]}, {"id": 4}, {"id": 5, "labels": []}],
+        "annotations": [
+            {"image_id": 17, "caption": " a dog drinks. "},
+            {"image_id": 4, "caption": "rain"},
+            {"image_id": 17, "caption": "a cup"},
+        ],
+    }
+    path = tmp_path / "captions_without_photographs.json"
+    path.write_text(json.dumps(record))
+    found = coco.read_texts(path)
+    assert found == [
+        CaptionedText("coco:4", ("rain",)),
+        CaptionedText("coco:17", ("a dog drinks.", "a cup"), ("cup", "dog")),
+    ]
+    assert found[1].tokens == [["a", "dog", "drinks"], ["a", "cup"]]
+    assert held_out(found, {"coco:17"}) == found[:1]
+    record["images"][0]["labels"] = "dog"
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError, match="image 17 has the labels dog; expected a list of names"):
+        coco.read_texts(path)
+
+
+def test_captions_of_flickr30k_are_read_without_the_photographs(tmp_path):
+    path = tmp_path / "results_20130124.token"
+    path.write_text("10.jpg#0\tA dog .\n10.jpg#1\tDogs\n9.jpg#0\tRain\n")
+    assert flickr30k.read_texts(path) == [
+        CaptionedText("flickr30k:10", ("A dog .", "Dogs")),
+        CaptionedText("flickr30k:9", ("Rain",)),
+    ]
+    path.write_text("10.jpg A dog\n")
+    with pytest.raises(UserError, match="results_20130124.token:1: expected"):
+        flickr30k.read_texts(path)
+
+
+def test_the_photographs_of_a_set_of_captions_are_told_apart_across_sets(copy, shared_datasets):
+    assert flickr8k.read(copy, "dev")[0].image_id == "flickr8k:1012_000c"
+    folder = shared_datasets / "coco"
+    captions = coco.read_captions(folder / "annotations" / "captions_train2014.json")
+    train = held_out(captions, coco.split_ids(folder, "val"))
+    assert len(captions) == 226 and {image.image_id for image in train} <= coco.split_ids(folder, "train")
+    texts = coco.read_texts(folder / "annotations" / "captions_without_photographs.json")
+    assert len(texts) == 13_693 and not {text.image_id for text in texts} & coco.split_ids(folder, "val")
+    written = flickr30k.read_texts(shared_datasets / "flickr30k" / "results_20130124.token")
+    assert sum(len(text.captions) for text in written) == 118_115

@@ -12,7 +12,8 @@ from captioning.captioner import Captioner, LstmNetwork
 from common.errors import UserError
 from common.images import Preprocessing
 from common.metrics import grounding as metrics
-from data.readers.entities import GroundedCaption, Phrase, parse
+from data.readers.entities import parse
+from data.records import GroundedCaption, Phrase
 from tests.captioners import small
 
 SIZE = (24, 32)
@@ -237,7 +238,7 @@ def test_no_grounded_word_means_no_record(captioner, seen):
 
 
 def test_classes_of_coco_are_found_by_word_and_by_pair_of_words(captioner):
-    from data.readers.coco import Instance
+    from data.records import Instance
 
     words = captioner.network.read(["the", "dog", "cat", "runs"])
     caption = grounding.Caption(words.words, (), 0.0, words)

@@ -89,17 +89,17 @@ def test_instances_are_read_by_file_name(tmp_path):
     assert not problems
     assert list(found) == ["a.jpg", "b.jpg"] and found["b.jpg"] == []
     one, crowd = found["a.jpg"]
-    assert (one.name, one.crowd, one.mask().sum()) == ("dog", False, 6)
-    assert crowd.crowd and crowd.mask().all()
+    assert (one.name, one.crowd, masks.mask_of(one).sum()) == ("dog", False, 6)
+    assert crowd.crowd and masks.mask_of(crowd).all()
     record["annotations"][0].pop("segmentation")
     record["annotations"].append({"image_id": 99, "category_id": 18, "segmentation": []})
     path.write_text(json.dumps(record))
     found, problems = masks.read_masks(path)
     assert list(found) == ["b.jpg"]  # what else is in a.jpg is not known
-    assert list(problems) == ["a.jpg", "annotations[2]"] and "lacks 'segmentation'" in problems["a.jpg"]
+    assert list(problems) == ["a.jpg", "annotations[2]"] and "has no 'segmentation'" in problems["a.jpg"]
     record["images"].pop()
     path.write_text(json.dumps(record))
-    with pytest.raises(UserError, match="lacks 'segmentation'"):
+    with pytest.raises(UserError, match="has no 'segmentation'"):
         masks.read_masks(path)
 
 

@@ -100,7 +100,7 @@ def folder(request, tmp_path):
 def test_objects_and_not_their_parts_are_read(folder):
     found = voc.read(folder)
     assert [item.name for item in found.items] == ["2007_000027", "2007_000032"]
-    person, dog = found.items[0].things
+    person, dog = found.items[0].instances
     # VOC counts pixels from 1, and a box includes its last one.
     assert (person.name, person.box, person.difficult) == (
         "person",

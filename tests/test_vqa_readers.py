@@ -8,13 +8,15 @@ from PIL import Image
 
 from common.errors import UserError
 from data.derived.question_sets import QuestionSet
-from data.readers.coco_images import validation_ids
+from data.readers.coco import split_ids
 from data.readers.cocoqa import read_cocoqa
 from data.readers.easyvqa import read_easyvqa
 from data.readers.questions_file import read_questions_file, write_questions_file
-from data.readers.vqa import read_vqa
+from data.readers.vqa import read_okvqa, read_vqa
 from data.readers.vqahat import find_vqahat, read_attention
 from data.records import held_out
+from vqa.metrics import accuracy_of
+from vqa.training.batches import answer_scores
 
 
 @pytest.fixture
@@ -96,8 +98,33 @@ def test_a_file_that_is_not_json_and_a_folder_without_files(coco):
     with pytest.raises(UserError, match="OpenEnded"):
         read_vqa(coco, "train")
     (coco / "v2_OpenEnded_mscoco_train2014_questions.json").write_text("{")
-    with pytest.raises(UserError, match="not JSON"):
+    with pytest.raises(UserError, match="broken JSON"):
         read_vqa(coco)
+
+
+def _okvqa(coco, soft):
+    (coco / "okvqa_train2014_questions.json").write_text(json.dumps({"questions": [_asked()]}))
+    answers = {"question_id": 1, "image_id": 9, "soft_answers": soft}
+    (coco / "okvqa_train2014_soft_answers.json").write_text(json.dumps({"annotations": [answers]}))
+
+
+def test_okvqa_answers_come_with_their_accuracy_and_are_marked_and_trained_by_it(coco):
+    _okvqa(coco, {"1960s": 0.667, "The Dog": 1, "": 1, "cat": 0.333})
+    (question,) = QuestionSet.parse(f"okvqa:{coco}").read("train")
+    assert question.soft_answers == (("1960s", 0.667), ("The Dog", 1.0), ("cat", 0.333))
+    assert (question.answer, question.answers, question.image_id) == ("The Dog", (), "coco:9")
+    assert [accuracy_of(said, question) for said in ("dog", "1960s", "bird")] == [1.0, 0.667, 0.0]
+    assert answer_scores(question, {"dog": 0, "cat": 1}) == pytest.approx({0: 0.75, 1: 0.25}, abs=1e-3)
+
+
+@pytest.mark.parametrize("soft, message", [
+    ([], "not an object"), ({}, "not an object"), ({"a": 2}, "accuracy 2"), ({"a": "1"}, "accuracy '1'"),
+    ({" ": 1}, "not an object"),
+])  # fmt: skip
+def test_broken_soft_answers_are_named_by_question(coco, soft, message):
+    _okvqa(coco, soft)
+    with pytest.raises(UserError, match=f"okvqa_train2014_questions.json, question 1: .*{message}"):
+        read_okvqa(coco)
 
 
 def _cocoqa(coco, questions="what is it\n", answers="cat\n", ids="9\n", types="0\n"):
@@ -127,8 +154,8 @@ def test_broken_cocoqa_files_are_named_in_one_line(coco, change, message):
 
 def test_questions_about_validation_images_are_held_out(coco):
     _cocoqa(coco, "what is it\nhow many\n", "cat\ntwo\n", "9\n25\n", "0\n1\n")
-    assert validation_ids(coco) == {"coco:25"}
-    assert [q.image_id for q in held_out(read_cocoqa(coco, "train"), validation_ids(coco))] == ["coco:9"]
+    assert split_ids(coco, "val") == {"coco:25"}
+    assert [q.image_id for q in held_out(read_cocoqa(coco, "train"), split_ids(coco, "val"))] == ["coco:9"]
 
 
 def test_a_questions_file_is_read_back_as_written(tmp_path):
@@ -205,4 +232,12 @@ def test_the_shared_sets_keep_training_and_validation_images_apart(shared_datase
     coco = shared_datasets / "coco"
     train = {q.image_id for q in (*read_vqa(coco, "train"), *read_cocoqa(coco, "train"))}
     val = {q.image_id for q in (*read_vqa(coco, "val"), *read_cocoqa(coco, "val"))}
-    assert not train & val and val <= validation_ids(coco) and not train & validation_ids(coco)
+    assert not train & val and val <= split_ids(coco, "val") and not train & split_ids(coco, "val")
+    okvqa = read_okvqa(coco)  # of both
+    assert len(okvqa) == 478 and len(held_out(okvqa, split_ids(coco, "val"))) < 478
+
+
+def test_a_list_of_image_ids_is_refused_by_file(coco):
+    (coco / "splits" / "val_image_ids.txt").write_text("25 x\n")
+    with pytest.raises(UserError, match="val_image_ids.txt: 'x' is not an image id"):
+        split_ids(coco, "val")

@@ -87,7 +87,15 @@ def exact_match(prediction: str, question: Question) -> float:
 
 
 def accuracy_of(prediction: str, question: Question) -> float:
-    """The score a question is marked by: official VQA accuracy with several human answers, else exact match."""
+    """The score a question is marked by: official VQA accuracy with several human answers, else exact match.
+
+    Where the data says how accurate each answer is, it is that (0 for any other answer).
+    """
+    if question.soft_answers:
+        given = normalise_answer(prediction)
+        return max(
+            (s for answer, s in question.soft_answers if normalise_answer(answer) == given), default=0.0
+        )
     if len(question.answers) > 1:
         return vqa_accuracy(prediction, question.answers)
     return exact_match(prediction, question)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from captioning.model import pad
-from data.readers.flickr8k import CaptionedImage
+from data.records import CaptionedImage
 from data.store import FeatureStore
 from data.words.vocabulary import END, FUNCTION_WORDS, SPECIAL, Vocabulary
 

@@ -31,7 +31,7 @@ from common.training.run import Run
 from common.training.settings import TrainingSettings
 from common.training.views import views_encoder
 from data.readers import flickr8k
-from data.readers.flickr8k import CaptionedImage
+from data.records import CaptionedImage
 from data.store import complete_store
 from data.words.vocabulary import END, PAD, SPECIAL, Vocabulary
 

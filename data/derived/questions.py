@@ -27,12 +27,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from common.errors import UserError
-from data.derived.scenes import GroundedImage, Lexicon, Mention, describe
+from data.derived.scenes import Lexicon, describe
 from data.derived.templates import ask
 from data.derived.yesno import yes_no
 from data.readers import entities, flickr8k
 from data.readers.questions_file import write_questions_file
-from data.records import Question
+from data.records import GroundedImage, Question
 
 
 def balance(
@@ -109,20 +109,7 @@ def read_grounded(folder: str | Path, split: str) -> list[GroundedImage]:
     """
     folder = Path(folder)
     images = flickr8k.read(folder, split)
-    return [
-        grounded(image.path, entities.read(folder / "flickr30k_entities", image.name)) for image in images
-    ]
-
-
-def grounded(path: Path, captions: Sequence[entities.GroundedCaption]) -> GroundedImage:
-    """One photograph of Flickr8k with its grounded captions, in the form derivation works on."""
-    told: list[tuple[tuple[str, ...], tuple[Mention, ...]]] = []
-    boxes: dict[str, tuple[entities.Box, ...]] = {}
-    for caption in captions:
-        mentions = [Mention(p.entity, p.kinds, p.words, p.start, p.stop) for p in caption.phrases]
-        boxes |= {phrase.entity: phrase.boxes for phrase in caption.phrases}
-        told.append((caption.tokens, tuple(mentions)))
-    return GroundedImage(path, f"flickr8k:{path.stem}", tuple(told), boxes)
+    return [entities.read_image(folder / "flickr30k_entities", image.path) for image in images]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

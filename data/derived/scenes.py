@@ -8,38 +8,17 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import pairwise
 
+from data.records import Box, GroundedImage, Phrase
 from data.words.english import color_of, gerund, head_noun, is_plural, modified_nouns, number_of, singular
 
-Box = tuple[float, float, float, float]
 AUXILIARIES = ("is", "are")
 ADVERBS = frozenset("now currently happily quickly slowly also both all each together".split())
 PREPOSITIONS = frozenset(
     "in on at over through into with across along down up onto under behind from off out of near by "
     "around past towards toward against to inside beside above front next".split()
 )
-
-
-@dataclass(frozen=True)
-class Mention:
-    """A phrase of a caption: the entity it names, that entity's types, and words `start:end` of the caption."""
-
-    entity: str
-    types: tuple[str, ...]
-    words: tuple[str, ...]
-    start: int
-    end: int
-
-
-@dataclass(frozen=True)
-class GroundedImage:
-    """A photograph, its tokenised captions with the phrases in each, and entity -> boxes as fractions."""
-
-    path: Path
-    image_id: str
-    captions: tuple[tuple[tuple[str, ...], tuple[Mention, ...]], ...]
-    boxes: dict[str, tuple[Box, ...]]
 
 
 @dataclass(frozen=True)
@@ -62,7 +41,7 @@ class Entity:
     """What the captions of one photograph agree on about one thing in it."""
 
     id: str
-    types: set[str] = field(default_factory=set)
+    kinds: set[str] = field(default_factory=set)
     names: Counter[str] = field(default_factory=Counter)
     colors: Counter[str] = field(default_factory=Counter)
     numbers: Counter[int] = field(default_factory=Counter)
@@ -126,8 +105,8 @@ def gerunds(images: Iterable[GroundedImage], minimum: int = 3) -> frozenset[str]
     counts = Counter(
         after
         for image in images
-        for words, _ in image.captions
-        for word, after in zip(words, words[1:], strict=False)
+        for caption in image.captions
+        for word, after in pairwise(caption.tokens)
         if word in AUXILIARIES and after.endswith("ing")
     )
     return frozenset(
@@ -142,7 +121,7 @@ def frequent_nouns(images: Iterable[GroundedImage], minimum: int) -> frozenset[s
     counts = Counter(
         noun
         for image in images
-        for noun in {head_noun(mention.words) for _, mentions in image.captions for mention in mentions}
+        for noun in {head_noun(mention.words) for caption in image.captions for mention in caption.phrases}
     )
     return frozenset(noun for noun, count in counts.items() if noun and count >= minimum)
 
@@ -152,24 +131,23 @@ def describe(image: GroundedImage, lexicon: Lexicon) -> Scene:
     entities: dict[str, Entity] = {}
     relations: Counter[Relation] = Counter()
     activities: dict[str, set[str]] = defaultdict(set)
-    for number, (words, mentions) in enumerate(image.captions):
-        for mention in mentions:
-            if "notvisual" not in mention.types and mention.entity != "0":
+    for number, caption in enumerate(image.captions):
+        for mention in caption.phrases:
+            if "notvisual" not in mention.kinds and mention.entity != "0":
                 entity = entities.setdefault(mention.entity, Entity(mention.entity))
                 _add(entity, mention, number, lexicon.nouns)
-                entity.boxes = image.boxes.get(mention.entity, ())
-        for relation in dict.fromkeys(_relations(words, mentions, lexicon.verbs)):
+                entity.boxes = mention.boxes
+        for relation in dict.fromkeys(_relations(caption.tokens, caption.phrases, lexicon.verbs)):
             if relation.object:
                 relations[relation] += 1
             activities[relation.subject].add(relation.verb)
-    said = {singular(head_noun([word]) or word) for words, _ in image.captions for word in words}
-    return Scene(
-        image, entities, relations, activities, frozenset(said | {w for ws, _ in image.captions for w in ws})
-    )
+    words = {word for caption in image.captions for word in caption.tokens}
+    said = words | {singular(head_noun([word]) or word) for word in words}
+    return Scene(image, entities, relations, activities, frozenset(said))
 
 
-def _add(entity: Entity, mention: Mention, caption: int, nouns: frozenset[str]) -> None:
-    entity.types.update(mention.types)
+def _add(entity: Entity, mention: Phrase, caption: int, nouns: frozenset[str]) -> None:
+    entity.kinds.update(mention.kinds)
     entity.captions.add(caption)
     name = head_noun(mention.words)
     if name not in nouns:
@@ -188,13 +166,11 @@ def _add(entity: Entity, mention: Mention, caption: int, nouns: frozenset[str]) 
         entity.numbers[number] += 1
 
 
-def _relations(
-    words: Sequence[str], mentions: Sequence[Mention], verbs: frozenset[str]
-) -> Iterable[Relation]:
+def _relations(words: Sequence[str], mentions: Sequence[Phrase], verbs: frozenset[str]) -> Iterable[Relation]:
     """Who does what to what in one caption; relations without an object have object ''."""
     for place, mention in enumerate(mentions):
         after = mentions[place + 1] if place + 1 < len(mentions) else None
-        between = [w for w in words[mention.end : after.start if after else len(words)] if w not in ADVERBS]
+        between = [w for w in words[mention.stop : after.start if after else len(words)] if w not in ADVERBS]
         subject = _subject(mentions, place, words)
         if subject is None or not between:
             continue
@@ -205,8 +181,8 @@ def _relations(
             ["are", "wearing"],
             ["wear"],
             ["dressed", "in"],
-        ) or (between == ["in"] and after and "clothing" in after.types and subject is mention):
-            if after and "clothing" in after.types:
+        ) or (between == ["in"] and after and "clothing" in after.kinds and subject is mention):
+            if after and "clothing" in after.kinds:
                 yield Relation(subject.entity, "wearing", "", after.entity)
             continue
         rest = between[1:] if between[0] in AUXILIARIES else between
@@ -218,7 +194,7 @@ def _relations(
             after is not None
             and plain
             and after.entity not in ("0", subject.entity)
-            and "notvisual" not in after.types
+            and "notvisual" not in after.kinds
         )
         yield Relation(
             subject.entity,
@@ -228,20 +204,20 @@ def _relations(
         )
 
 
-def _subject(mentions: Sequence[Mention], place: int, words: Sequence[str]) -> Mention | None:
+def _subject(mentions: Sequence[Phrase], place: int, words: Sequence[str]) -> Phrase | None:
     """The person, animal or vehicle that the words behind mention `place` speak of."""
     while place >= 0:
         mention = mentions[place]
-        if {"people", "animals", "vehicles"} & set(mention.types):
+        if {"people", "animals", "vehicles"} & set(mention.kinds):
             # 'a dog and a cat are ...', 'a man watches a boy riding ...': two could be meant, so neither is.
-            joined = place > 0 and words[mentions[place - 1].end : mention.start] in (
+            joined = place > 0 and words[mentions[place - 1].stop : mention.start] in (
                 ("and",),
                 (",",),
                 (",", "and"),
             )
             return None if joined else mention
-        link = tuple(words[mentions[place - 1].end : mention.start]) if place else ()
-        if not {"clothing", "bodyparts"} & set(mention.types) or link not in _WORN:
+        link = tuple(words[mentions[place - 1].stop : mention.start]) if place else ()
+        if not {"clothing", "bodyparts"} & set(mention.kinds) or link not in _WORN:
             return None
         place -= 1
     return None

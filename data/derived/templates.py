@@ -10,8 +10,8 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from data.derived.scenes import Box, Entity, Scene
-from data.records import Question
+from data.derived.scenes import Entity, Scene
+from data.records import Box, Question
 from data.words.english import countable, is_plural, plural, singular
 
 Asked = tuple[Question, str]
@@ -64,8 +64,8 @@ def _colors(scene: Scene, rng: random.Random) -> Iterator[Asked]:
         if (
             not name
             or not color
-            or entity.types & {"people", "scene"}
-            or ("bodyparts" in entity.types and name != "hair")
+            or entity.kinds & {"people", "scene"}
+            or ("bodyparts" in entity.kinds and name != "hair")
         ):
             continue
         be, texts = to_be(name), []
@@ -117,7 +117,7 @@ def _objects(scene: Scene, rng: random.Random) -> Iterator[Asked]:
         ]
         if scene.only(subject) and len({r.object for r in twins if r.subject == subject.id}) == 1:
             be = to_be(subject.name)
-            if "scene" not in object_.types:
+            if "scene" not in object_.kinds:
                 yield templated(
                     scene,
                     f"what {be} the {subject.name} {deed}?",
@@ -147,7 +147,7 @@ def _objects(scene: Scene, rng: random.Random) -> Iterator[Asked]:
                     relation.verb,
                 )
         if scene.only(object_) and len({r.subject for r in twins if r.object == object_.id}) == 1:
-            asker = "who" if "people" in subject.types else "what"
+            asker = "who" if "people" in subject.kinds else "what"
             yield templated(
                 scene,
                 f"{asker} is {deed} the {object_.name}?",
@@ -184,7 +184,7 @@ def _worn(scene: Scene, rng: random.Random) -> Iterator[Asked]:
 
 
 def _numbers(scene: Scene, rng: random.Random) -> Iterator[Asked]:
-    people = [entity for entity in scene.entities.values() if "people" in entity.types]
+    people = [entity for entity in scene.entities.values() if "people" in entity.kinds]
     for entity in scene.entities.values():
         number, name = entity.number, entity.name
         if (
@@ -197,7 +197,7 @@ def _numbers(scene: Scene, rng: random.Random) -> Iterator[Asked]:
         if (
             entity.boxes
             and len(entity.boxes) != number
-            or entity.types & {"scene", "bodyparts"}
+            or entity.kinds & {"scene", "bodyparts"}
             and number == 1
         ):
             continue
@@ -214,7 +214,7 @@ def _numbers(scene: Scene, rng: random.Random) -> Iterator[Asked]:
 
 
 def _locations(scene: Scene, rng: random.Random) -> Iterator[Asked]:
-    places = [entity for entity in scene.entities.values() if "scene" in entity.types and entity.name]
+    places = [entity for entity in scene.entities.values() if "scene" in entity.kinds and entity.name]
     if not places:
         return
     place = max(places, key=lambda entity: (len(entity.captions), entity.name))
@@ -224,7 +224,7 @@ def _locations(scene: Scene, rng: random.Random) -> Iterator[Asked]:
     if len(place.captions) < 2 or rivals:
         return
     for entity in scene.entities.values():
-        if entity.types & {"people", "animals"} and len(entity.captions) > 2 and scene.only(entity):
+        if entity.kinds & {"people", "animals"} and len(entity.captions) > 2 and scene.only(entity):
             yield templated(
                 scene,
                 f"where {to_be(entity.name)} the {entity.name}?",

@@ -141,7 +141,7 @@ def _maybe(noun: str, telling: frozenset[str], scene: Scene) -> bool:
         return True
     if noun not in EXPLICIT_PEOPLE:
         return False
-    names = {singular(name) for e in scene.entities.values() if "people" in e.types for name in e.names}
+    names = {singular(name) for e in scene.entities.values() if "people" in e.kinds for name in e.names}
     young = {"boy", "girl", "baby", "child"}
     return not names <= EXPLICIT_PEOPLE or (
         noun in young and bool(names & ({"child", "baby"} if noun != "child" else young))
@@ -167,7 +167,7 @@ def _is_color(scenes: Sequence[Scene], rng: random.Random) -> Iterator[Pair]:
     by_name: dict[str, list[tuple[Scene, Entity]]] = defaultdict(list)
     for scene in scenes:
         for entity in scene.entities.values():
-            if entity.color and scene.only(entity) and not entity.types & {"people", "scene", "bodyparts"}:
+            if entity.color and scene.only(entity) and not entity.kinds & {"people", "scene", "bodyparts"}:
                 by_name[entity.name].append((scene, entity))
     for name in sorted(by_name):
         yield from _pairs(
@@ -188,7 +188,7 @@ def _is_doing(scenes: Sequence[Scene], rng: random.Random) -> Iterator[Pair]:
         for scene in scenes:
             for entity in scene.entities.values():
                 done = scene.activities.get(entity.id, set())
-                if entity.types & {"people", "animals"} and scene.only(entity) and len(done & group) == 1:
+                if entity.kinds & {"people", "animals"} and scene.only(entity) and len(done & group) == 1:
                     by_name[entity.name].append((scene, entity))
                     deeds[id(entity)] = done
         for name in sorted(by_name):

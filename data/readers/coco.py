@@ -1,92 +1,190 @@
-"""COCO's JSON files: captions and instances (boxes and classes), in the published layout.
+"""COCO in its published layout: photographs by id, captions, instances (boxes, outlines) and lists of ids.
 
-`annotations/captions_<set>.json`, `annotations/instances_<set>.json`, and a folder `<set>` of photographs.
-Boxes are (left, top, right, bottom) as shares of the image's width and height, in [0, 1].
+`annotations/captions_<set>.json`, `annotations/instances_<set>.json`, a folder `<set>` of photographs, and,
+where a copy has its own division, `splits/{train,val}_image_ids.txt`.
+Sources: Lin et al., Microsoft COCO, ECCV 2014; Chen et al., Microsoft COCO Captions, 2015.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from dataclasses import dataclass
+import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from data.readers.entities import Box
-from data.readers.flickr8k import CaptionedImage
+from data.readers.files import Name, fields, read_json, read_text
+from data.records import Box, CaptionedImage, CaptionedText, Instance
 from data.words.vocabulary import tokenize
 
 YEARS = ("2014", "2017")
+FOLDERS = ("train2014", "val2014", "test2015")
+_FILE = re.compile(r"COCO_(?:train|val|test)20\d\d_(\d{12})\.(?:jpg|jpeg|png)$")
 
 
-@dataclass(frozen=True)
-class Instance:
-    """One annotated object of an image: its class's name, its box, and whether it stands for a crowd."""
+def find_root(folder: Name) -> Path:
+    """The nearest folder, `folder` or up to two above it, that holds `train2014/` or `val2014/`."""
+    folder = Path(folder).resolve()
+    for candidate in (folder, folder.parent, folder.parent.parent):
+        if any((candidate / name).is_dir() for name in FOLDERS):
+            return candidate
+    raise UserError(
+        f"no folder of COCO photographs ({', '.join(FOLDERS)}) in {folder} or the two folders above it; "
+        f"put the photographs beside the questions, or name the folder that holds them"
+    )
 
-    name: str
-    box: Box
-    crowd: bool
+
+@lru_cache(maxsize=8)
+def photographs(folder: Path) -> dict[int, Path]:
+    """Image id -> file, for all the photographs under the COCO folder that `folder` belongs to."""
+    root = find_root(folder)
+    paths = (path for name in FOLDERS for path in sorted((root / name).glob("COCO_*")))
+    matches = ((_FILE.match(path.name), path) for path in paths)
+    return {int(match[1]): path for match, path in matches if match}
 
 
-def read_captions(
-    path: str | os.PathLike[str], images: str | os.PathLike[str] | None = None, check_images: bool = True
-) -> list[CaptionedImage]:
+def photograph_of(known: dict[int, Path], image_id: int, where: str) -> Path:
+    """The file of image `image_id` among `photographs`; `UserError` when there is none."""
+    try:
+        return known[image_id]
+    except KeyError:
+        raise UserError(
+            f"{where}: image id {image_id} has no image among the {len(known)} COCO photographs found; "
+            f"expected a file such as COCO_train2014_{image_id:012d}.jpg"
+        ) from None
+
+
+def split_ids(folder: Name, split: str) -> set[str]:
+    """`coco:ID` of the photographs in `splits/<split>_image_ids.txt`; empty when there is no such list."""
+    path = find_root(folder) / "splits" / f"{split}_image_ids.txt"
+    if not path.is_file():
+        return set()
+    lines = read_text(path).split()
+    odd = next((line for line in lines if not line.isdigit()), None)
+    if odd is not None:
+        raise UserError(f"{path}: '{odd}' is not an image id; expected a whole number a line")
+    return {f"coco:{int(line)}" for line in lines}
+
+
+def read_captions(path: Name, images: Name | None = None, check_images: bool = True) -> list[CaptionedImage]:
     """Images with captions from a captions JSON, by image id; `images` is the folder of photographs.
 
     The default folder is `../<set>` for `captions_<set>.json`. Raises `UserError` naming the file and entry.
     """
     path = Path(path)
-    record = read_json(path, ("images", "annotations"))
     folder = Path(images) if images else path.parent.parent / path.stem.removeprefix("captions_")
-    names = _by_id(record, path)
-    captions: dict[int, list[str]] = {}
-    for number, note in enumerate(record["annotations"]):
-        image, text = _fields(note, ("image_id", "caption"), path, f"annotations[{number}]")
-        if image not in names:
-            raise UserError(f"{path}: annotations[{number}] is of image {image}, which is not in 'images'")
-        if not tokenize(str(text)):
-            raise UserError(f"{path}: annotations[{number}] of image {image} has an empty caption")
-        captions.setdefault(image, []).append(str(text).strip())
+    entries, captions = _captions(path, ("id", "file_name"))
     found = []
     for key in sorted(captions):
-        photograph = folder / str(names[key]["file_name"])
+        photograph = folder / str(entries[key]["file_name"])
         if check_images and not photograph.is_file():
             raise UserError(f"{path}: image {key} ('{photograph.name}') is listed but is not in {folder}")
-        found.append(CaptionedImage(photograph.name, photograph, tuple(captions[key])))
+        found.append(CaptionedImage(photograph.name, photograph, tuple(captions[key]), f"coco:{key}"))
     return found
 
 
-def read_instances(path: str | os.PathLike[str]) -> dict[str, list[Instance]]:
-    """Objects of each image in an instances JSON, by file name; an empty list for none."""
+def read_texts(path: Name) -> list[CaptionedText]:
+    """The captions of a captions JSON without their photographs, by image id.
+
+    An entry of 'images' may have `labels`, the classes of the objects in the photograph.
+    """
+    entries, captions = _captions(Path(path), ("id",))
+    found = []
+    for key in sorted(captions):
+        labels = entries[key].get("labels", [])
+        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+            raise UserError(
+                f"{path}: image {key} has the labels {str(labels)[:40]}; expected a list of names"
+            )
+        found.append(CaptionedText(f"coco:{key}", tuple(captions[key]), tuple(labels)))
+    return found
+
+
+def _captions(path: Path, keys: tuple[str, ...]) -> tuple[dict[int, dict[str, Any]], dict[int, list[str]]]:
+    """The entries of 'images', which have `keys`, and the captions of those that have any, by image id."""
+    record = read_json(path, ("images", "annotations"))
+    entries = _by_id(record, path, keys)
+    captions: dict[int, list[str]] = {}
+    for number, note in enumerate(record["annotations"]):
+        where = f"{path}: annotations[{number}]"
+        image, text = fields(note, ("image_id", "caption"), where)
+        if image not in entries:
+            raise UserError(f"{where} is of image {image}, which is not in 'images'")
+        if not tokenize(str(text)):
+            raise UserError(f"{where} of image {image} has an empty caption")
+        captions.setdefault(image, []).append(str(text).strip())
+    return entries, captions
+
+
+def read_instances(path: Name) -> dict[str, list[Instance]]:
+    """Objects of each image in an instances JSON, by file name; an empty list for none.
+
+    Raises `UserError` for the first entry that is broken.
+    """
+    found, problems = sound_instances(path)
+    if problems:
+        raise UserError(next(iter(problems.values())))
+    return found
+
+
+def sound_instances(
+    path: Name, needed: tuple[str, ...] = ()
+) -> tuple[dict[str, list[Instance]], dict[str, str]]:
+    """The objects of each image whose entries are all sound, by file name, and what is wrong with the others.
+
+    `needed` are keys that an entry must have besides its box. An image with a broken entry is left out, since
+    what is in it is not known. Raises `UserError` for a file without the layout, and with the first problem
+    when every image is broken.
+    """
     path = Path(path)
     record = read_json(path, ("images", "annotations", "categories"))
-    names = _by_id(record, path)
+    entries = _by_id(record, path, ("id", "file_name"))
     classes = {}
     for number, entry in enumerate(record["categories"]):
-        key, name = _fields(entry, ("id", "name"), path, f"categories[{number}]")
+        key, name = fields(entry, ("id", "name"), f"{path}: categories[{number}]")
         classes[key] = str(name)
-    found: dict[str, list[Instance]] = {str(image["file_name"]): [] for image in names.values()}
+    found: dict[str, list[Instance]] = {str(entry["file_name"]): [] for entry in entries.values()}
+    problems: dict[str, str] = {}
     for number, note in enumerate(record["annotations"]):
-        place = f"annotations[{number}]"
-        image, category, box = _fields(note, ("image_id", "category_id", "bbox"), path, place)
-        if image not in names or category not in classes:
-            raise UserError(
-                f"{path}: {place} names image {image} and class {category}; one of them is not in the file"
-            )
-        width, height = _fields(names[image], ("width", "height"), path, f"image {image}")
-        if not isinstance(box, list) or len(box) != 4 or width <= 0 or height <= 0:
-            raise UserError(
-                f"{path}: {place} has the box {box} in an image of {width} x {height}; expected x,y,w,h"
-            )
-        x, y, w, h = (float(v) for v in box)
-        scaled = (x / width, y / height, min(1.0, (x + w) / width), min(1.0, (y + h) / height))
-        instance = Instance(classes[category], scaled, bool(note.get("iscrowd", 0)))
-        found[str(names[image]["file_name"])].append(instance)
-    return found
+        where = f"annotations[{number}]"
+        image = entries.get(note.get("image_id", -1)) if isinstance(note, dict) else None
+        file = str(image["file_name"]) if image else where
+        try:
+            fields(note, needed, f"{path}: {where}")
+            found.setdefault(file, []).append(_instance(note, image, classes, f"{path}: {where}"))
+        except UserError as problem:
+            problems.setdefault(file, str(problem))
+    kept = {file: these for file, these in found.items() if file not in problems}
+    if problems and not kept:
+        raise UserError(next(iter(problems.values())))
+    return kept, problems
 
 
-def find_instances(folder: str | os.PathLike[str], split: str) -> tuple[Path, Path]:
+def _instance(note: Any, image: dict[str, Any] | None, classes: dict[int, str], where: str) -> Instance:
+    number, category, box = fields(note, ("image_id", "category_id", "bbox"), where)
+    if image is None or category not in classes:
+        raise UserError(f"{where} names image {number} and class {category}; one of them is not in the file")
+    width, height = fields(image, ("width", "height"), f"{where}: image {number}")
+    if not isinstance(box, list) or len(box) != 4:
+        raise UserError(f"{where} has the box {box}; expected x,y,w,h")
+    x, y, w, h = (float(v) for v in box)
+    return Instance(
+        name=classes[category],
+        box=Box.of_pixels((x, y, x + w, y + h), (width, height), where),
+        crowd=bool(note.get("iscrowd", 0)),
+        segmentation=note.get("segmentation"),
+        size=(int(height), int(width)),
+    )
+
+
+def class_names(path: Name) -> list[str]:
+    """The classes of an instances JSON, sorted."""
+    categories = read_json(path, ("categories",))["categories"]
+    return sorted(str(fields(entry, ("name",), f"{path}: a category")[0]) for entry in categories)
+
+
+def find_instances(folder: Name, split: str) -> tuple[Path, Path]:
     """(instances JSON, folder of photographs) of 'train' or 'val', of 2014 or 2017, in a copy of COCO.
 
     Raises `UserError` listing the files that were looked for.
@@ -94,39 +192,16 @@ def find_instances(folder: str | os.PathLike[str], split: str) -> tuple[Path, Pa
     looked = []
     for year in YEARS:
         notes = Path(folder) / "annotations" / f"instances_{split}{year}.json"
-        for photographs in (Path(folder) / f"{split}{year}", Path(folder) / "images" / f"{split}{year}"):
-            if notes.is_file() and photographs.is_dir():
-                return notes, photographs
-            looked.append(f"{notes} with {photographs}{os.sep}")
+        for place in (Path(folder) / f"{split}{year}", Path(folder) / "images" / f"{split}{year}"):
+            if notes.is_file() and place.is_dir():
+                return notes, place
+            looked.append(f"{notes} with {place}{os.sep}")
     raise UserError(f"no instances of COCO in '{folder}'; looked for {', '.join(looked)}")
 
 
-def read_json(path: str | os.PathLike[str], keys: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A JSON object that has `keys`. Raises `UserError` naming file and line of what is broken."""
-    try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"'{path}' is missing; give the path of the published JSON file") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: broken JSON ({error.msg}); copy the file again") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read '{path}': {error}") from error
-    for key in keys:
-        if not isinstance(record, dict) or not isinstance(record.get(key), list):
-            raise UserError(f"{path}: has no list '{key}'; expected the published layout ({', '.join(keys)})")
-    return record
-
-
-def _by_id(record: dict[str, Any], path: Path) -> dict[int, dict[str, Any]]:
-    names = {}
-    for number, image in enumerate(record["images"]):
-        key, _ = _fields(image, ("id", "file_name"), path, f"images[{number}]")
-        names[key] = image
-    return names
-
-
-def _fields(entry: Any, keys: tuple[str, ...], path: Path, place: str) -> list[Any]:
-    for key in keys:
-        if not isinstance(entry, dict) or key not in entry:
-            raise UserError(f"{path}: {place} has no '{key}'; expected the published layout")
-    return [entry[key] for key in keys]
+def _by_id(record: dict[str, Any], path: Path, keys: tuple[str, ...]) -> dict[int, dict[str, Any]]:
+    entries = {}
+    for number, entry in enumerate(record["images"]):
+        key, *_ = fields(entry, keys, f"{path}: images[{number}]")
+        entries[key] = entry
+    return entries

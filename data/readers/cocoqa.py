@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from common.errors import UserError
-from data.readers.coco_images import coco_images, image_of
+from data.readers.coco import photograph_of, photographs
+from data.readers.files import read_text
 from data.records import Question, checked_answer, checked_text
 
 KINDS = {"0": "object", "1": "number", "2": "color", "3": "location"}
@@ -20,14 +21,17 @@ def read_cocoqa(folder: str | Path, split: str = "train") -> list[Question]:
     Raises `UserError` on a missing file, files of different lengths, an unknown type, an id without an image.
     """
     place = _split_folder(Path(folder), split)
-    columns = {name: _lines(place / f"{name}.txt") for name in ("questions", "answers", "img_ids", "types")}
+    columns = {
+        name: read_text(place / f"{name}.txt").splitlines()
+        for name in ("questions", "answers", "img_ids", "types")
+    }
     lengths = {name: len(lines) for name, lines in columns.items()}
     if len(set(lengths.values())) > 1:
         raise UserError(
             f"the files in {place} don't match: "
             + ", ".join(f"{n}.txt has {k} lines" for n, k in lengths.items())
         )
-    images = coco_images(place)
+    images = photographs(place)
     rows = zip(columns["questions"], columns["answers"], columns["img_ids"], columns["types"], strict=True)
     return [_question(number, row, images, place) for number, row in enumerate(rows)]
 
@@ -39,13 +43,6 @@ def _split_folder(folder: Path, split: str) -> Path:
     raise UserError(
         f"no folder {split!r} in {folder}; COCO-QA keeps each split's four text files in a folder of its own"
     )
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def _question(number: int, row: tuple[str, str, str, str], images: dict[int, Path], place: Path) -> Question:
@@ -61,7 +58,7 @@ def _question(number: int, row: tuple[str, str, str, str], images: dict[int, Pat
     return Question(
         id=f"{place.name}-{number}",
         text=checked_text(text, where),
-        image=image_of(images, int(image_id), where),
+        image=photograph_of(images, int(image_id), where),
         image_id=f"coco:{int(image_id)}",
         answer=answer,
         answers=(answer,),

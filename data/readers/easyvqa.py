@@ -5,12 +5,12 @@ The package carries its 5,000 images of 64x64 pixels. Source: Victor Zhou, easy-
 
 from __future__ import annotations
 
-import json
 import re
 from importlib.util import find_spec
 from pathlib import Path
 
 from common.errors import UserError
+from data.readers.files import read_json
 from data.records import Question, checked_answer, checked_text
 
 SPLITS = ("train", "test")
@@ -31,10 +31,7 @@ def read_easyvqa(split: str = "train", folder: str | Path | None = None) -> list
     if split not in SPLITS:
         raise UserError(f"easy-VQA has no split {split!r}; it has {' and '.join(SPLITS)}")
     place = Path(folder) / split if folder else easyvqa_folder() / split
-    try:
-        rows = json.loads((place / "questions.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {place / 'questions.json'}: {error}") from None
+    rows = read_json(place / "questions.json")
     present = {path.stem for path in (place / "images").glob("*.png")}
     return [_question(number, row, present, place) for number, row in enumerate(rows)]
 

@@ -6,11 +6,11 @@ Hodosh, Young and Hockenmaier 2013. A line of `Flickr8k.token.txt` is `<image>#<
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
+from data.readers.files import Name, read_text
+from data.records import CaptionedImage
 from data.words.vocabulary import tokenize
 
 SPLITS = {
@@ -20,22 +20,10 @@ SPLITS = {
 }
 PHOTOGRAPHS = ("Flicker8k_Dataset", "Flickr8k_Dataset")
 MAX_WORDS = 200
+_ADVICE = "give the folder of a copy of Flickr8k"
 
 
-@dataclass(frozen=True)
-class CaptionedImage:
-    """A photograph and the captions people wrote for it: as written, and as tokens."""
-
-    name: str
-    path: Path
-    captions: tuple[str, ...]
-
-    @property
-    def tokens(self) -> list[list[str]]:
-        return [tokenize(caption) for caption in self.captions]
-
-
-def read(folder: str | os.PathLike[str], split: str, check_images: bool = True) -> list[CaptionedImage]:
+def read(folder: Name, split: str, check_images: bool = True) -> list[CaptionedImage]:
     """The images of one split with their captions, in the order of the split's list.
 
     Raises `UserError` naming file and line for a broken line, an empty caption, an image listed twice,
@@ -53,13 +41,14 @@ def read(folder: str | os.PathLike[str], split: str, check_images: bool = True) 
             raise UserError(f"{listing}:{number}: image '{name}' has no caption in Flickr8k.token.txt")
         if check_images and not (photographs / name).is_file():
             raise UserError(f"{listing}:{number}: image '{name}' is listed but is not in {photographs}")
-        images.append(CaptionedImage(name, photographs / name, tuple(captions[name])))
+        image_id = f"flickr8k:{Path(name).stem}"
+        images.append(CaptionedImage(name, photographs / name, tuple(captions[name]), image_id))
     if not images:
         raise UserError(f"{listing} lists no image; expected one file name a line")
     return images
 
 
-def photograph_folder(folder: str | os.PathLike[str]) -> Path:
+def photograph_folder(folder: Name) -> Path:
     """The folder of photographs in a copy of Flickr8k, by either of its published names."""
     for name in PHOTOGRAPHS:
         if (Path(folder) / name).is_dir():
@@ -69,10 +58,10 @@ def photograph_folder(folder: str | os.PathLike[str]) -> Path:
     )
 
 
-def read_captions(path: str | os.PathLike[str]) -> dict[str, list[str]]:
-    """Captions of each image in a `Flickr8k.token.txt`, in the order of the file."""
+def read_captions(path: Name) -> dict[str, list[str]]:
+    """Captions of each image in a `Flickr8k.token.txt`, or Flickr30k's `.token`, in the order of the file."""
     captions: dict[str, list[str]] = {}
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(read_text(path, _ADVICE).splitlines(), 1):
         if not line.strip():
             continue
         key, tab, caption = line.partition("\t")
@@ -90,11 +79,11 @@ def read_captions(path: str | os.PathLike[str]) -> dict[str, list[str]]:
     return captions
 
 
-def read_list(path: str | os.PathLike[str]) -> list[tuple[int, str]]:
+def read_list(path: Name) -> list[tuple[int, str]]:
     """(line number, image name) pairs of a split's list."""
     entries: list[tuple[int, str]] = []
     seen: dict[str, int] = {}
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(read_text(path, _ADVICE).splitlines(), 1):
         name = line.strip()
         if not name:
             continue
@@ -103,15 +92,3 @@ def read_list(path: str | os.PathLike[str]) -> list[tuple[int, str]]:
         seen[name] = number
         entries.append((number, name))
     return entries
-
-
-def _lines(path: str | os.PathLike[str]) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"'{path}' is missing; give the folder of a copy of Flickr8k") from None
-    except UnicodeDecodeError as error:
-        line = Path(path).read_bytes()[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}:{line}: not UTF-8 text; save the file as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"cannot read '{path}': {error.strerror or error}") from error

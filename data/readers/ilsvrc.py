@@ -7,13 +7,13 @@ Source: Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge (I
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from pathlib import Path
 
 from common.errors import UserError
-from data.readers.localised import Localised, Reading, check_image, find_folder, read_each, read_things
+from data.readers.files import Name, Reading, check_image, find_folder, read_each, read_json, read_text
+from data.readers.pascal_xml import read_instances
+from data.records import LocalisedImage
 
 PHOTOGRAPHS = ("val", "ILSVRC2012_img_val", "Data/CLS-LOC/val", "ILSVRC/Data/CLS-LOC/val")
 BOXES = (
@@ -28,7 +28,7 @@ _PHOTOGRAPH = re.compile(r"ILSVRC2012_val_\d{8}\.JPEG", re.IGNORECASE)
 _WNID = re.compile(r"n\d{8}")
 
 
-def read_validation(folder: str | os.PathLike[str], limit: int | None = None) -> Reading:
+def read_validation(folder: Name, limit: int | None = None) -> Reading[LocalisedImage]:
     """The validation photographs with their boxes, by number; classes are WordNet ids.
 
     What is broken is noted and left out. Raises `UserError` listing the folders that were looked for.
@@ -43,23 +43,22 @@ def read_validation(folder: str | os.PathLike[str], limit: int | None = None) ->
     if not files:
         raise UserError(f"no ILSVRC2012_val_*.JPEG in '{photographs}' nor in its folders of classes")
 
-    def read(name: str) -> Localised:
+    def read(name: str) -> LocalisedImage:
         check_image(files[name])
-        things = read_things(boxes / f"{name}.xml", first_pixel=0)
-        if len({thing.name for thing in things}) != 1 or not _WNID.fullmatch(things[0].name):
-            given = ", ".join(dict.fromkeys(thing.name for thing in things)) or "none"
+        instances = read_instances(boxes / f"{name}.xml")
+        if len({each.name for each in instances}) != 1 or not _WNID.fullmatch(instances[0].name):
+            given = ", ".join(dict.fromkeys(each.name for each in instances)) or "none"
             raise UserError(f"{boxes / name}.xml: its objects are {given}; expected one WordNet id")
-        return Localised(name, files[name], things)
+        return LocalisedImage(name, files[name], instances)
 
     return read_each(sorted(files), read, limit)
 
 
-def class_indices(folder: str | os.PathLike[str]) -> dict[str, int] | None:
-    """The number of each WordNet id in a network's output, from a class file beside the data; None without
-    one.
+def class_indices(folder: Name) -> dict[str, int] | None:
+    """The number of each WordNet id in a network's output, by a class file beside the data; None without one.
 
-    `LOC_synset_mapping.txt` has a class a line, `imagenet_class_index.json` {"0": ["n01440764", "tench"],
-    ...}.
+    `LOC_synset_mapping.txt` has a class a line, `imagenet_class_index.json` is
+    {"0": ["n01440764", "tench"], ...}.
     """
     for name in CLASS_FILES:
         path = Path(folder) / name
@@ -68,14 +67,13 @@ def class_indices(folder: str | os.PathLike[str]) -> dict[str, int] | None:
     return None
 
 
-def read_class_indices(path: str | os.PathLike[str]) -> dict[str, int]:
+def read_class_indices(path: Name) -> dict[str, int]:
     """The number of each WordNet id, from one of the published class files."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
         if Path(path).suffix == ".json":
-            found = {str(entry[0]): int(number) for number, entry in json.loads(text).items()}
+            found = {str(entry[0]): int(number) for number, entry in read_json(path).items()}
         else:
-            lines = [line for line in text.splitlines() if line.strip()]
+            lines = [line for line in read_text(path).splitlines() if line.strip()]
             found = {line.split()[0]: number for number, line in enumerate(lines)}
     except (OSError, ValueError, AttributeError, LookupError, TypeError) as error:
         raise UserError(f"'{path}' is not a list of ILSVRC's classes ({error})") from error

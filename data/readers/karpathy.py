@@ -5,20 +5,17 @@ Karpathy and Fei-Fei 2015. Each image has a file name, a split (train, restval, 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from common.errors import UserError
-from data.readers.coco import read_json
-from data.readers.flickr8k import CaptionedImage
+from data.readers.files import Name, fields, read_json
+from data.records import CaptionedImage
 from data.words.vocabulary import tokenize
 
 SPLITS = ("train", "restval", "val", "test")
 
 
-def read(
-    path: str | os.PathLike[str], images: str | os.PathLike[str], split: str, check_images: bool = True
-) -> list[CaptionedImage]:
+def read(path: Name, images: Name, split: str, check_images: bool = True) -> list[CaptionedImage]:
     """The images of one split with their captions, in the file's order; `images` holds the photographs.
 
     `dev` is another name of `val`. Raises `UserError` naming the file and entry that is broken.
@@ -29,12 +26,11 @@ def read(
     found = []
     for number, entry in enumerate(read_json(path, ("images",))["images"]):
         place = f"{path}: images[{number}]"
-        if not isinstance(entry, dict) or not {"filename", "split", "sentences"} <= entry.keys():
-            raise UserError(f"{place} needs 'filename', 'split' and 'sentences'")
-        if entry["split"] != split:
+        file, part, sentences = fields(entry, ("filename", "split", "sentences"), place)
+        if part != split:
             continue
-        photograph = Path(images, str(entry.get("filepath", "")), str(entry["filename"]))
-        captions = tuple(str(s.get("raw", "")).strip() for s in entry["sentences"] if isinstance(s, dict))
+        photograph = Path(images, str(entry.get("filepath", "")), str(file))
+        captions = tuple(str(s.get("raw", "")).strip() for s in sentences if isinstance(s, dict))
         if not captions or not all(tokenize(caption) for caption in captions):
             raise UserError(f"{place} ('{photograph.name}') has an empty caption, or none")
         if check_images and not photograph.is_file():

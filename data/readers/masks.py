@@ -5,69 +5,25 @@ Lin et al., Microsoft COCO (ECCV 2014). H,W image in pixels.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common.errors import UserError
-from data.readers.coco import read_json
+from data.readers.coco import sound_instances
+from data.readers.files import Name
+from data.records import Instance
 
 
-@dataclass(frozen=True)
-class MaskedInstance:
-    """One annotated object: its class's name, and its segmentation as the file has it."""
-
-    name: str
-    segmentation: Any
-    size: tuple[int, int]  # (H, W) of the photograph
-    crowd: bool
-
-    def mask(self) -> np.ndarray:
-        """(H, W), true on the object. Raises `UserError` for what is no segmentation."""
-        return segmentation_mask(self.segmentation, self.size)
+def read_masks(path: Name) -> tuple[dict[str, list[Instance]], dict[str, str]]:
+    """The outlined objects of each image in an instances JSON, and what is broken: see `sound_instances`."""
+    return sound_instances(path, ("segmentation",))
 
 
-def read_masks(
-    path: str | os.PathLike[str],
-) -> tuple[dict[str, list[MaskedInstance]], dict[str, str]]:
-    """The masks of each image in an instances JSON, by file name, and what is broken, by file name too.
-
-    Masks are read lazily; an image without objects has an empty list. An image with a broken annotation is
-    left out, since what is in it is not known. Raises `UserError` for a file without the layout, and with
-    the first problem when every image is broken.
-    """
-    record = read_json(path, ("images", "annotations", "categories"))
-    try:
-        images = {image["id"]: image for image in record["images"]}
-        files = {key: str(image["file_name"]) for key, image in images.items()}
-        names = {entry["id"]: str(entry["name"]) for entry in record["categories"]}
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{Path(path)}: an entry lacks {error}; expected COCO's instances layout") from error
-    found: dict[str, list[MaskedInstance]] = {name: [] for name in files.values()}
-    problems: dict[str, str] = {}
-    for number, note in enumerate(record["annotations"]):
-        try:
-            image = images[note["image_id"]]
-            size = (int(image["height"]), int(image["width"]))
-            instance = MaskedInstance(
-                names[note["category_id"]], note["segmentation"], size, bool(note.get("iscrowd", 0))
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            place = f"annotations[{number}]"
-            known = files.get(note.get("image_id")) if isinstance(note, dict) else None
-            problems[known or place] = (
-                f"{Path(path)}: {place} lacks {error}; expected COCO's instances layout"
-            )
-            continue
-        found[files[note["image_id"]]].append(instance)
-    kept = {name: these for name, these in found.items() if name not in problems}
-    if problems and not kept:
-        raise UserError(next(iter(problems.values())))
-    return kept, problems
+def mask_of(instance: Instance) -> np.ndarray:
+    """(H, W), true on the object. Raises `UserError` for what is no segmentation."""
+    return segmentation_mask(instance.segmentation, instance.size)
 
 
 def segmentation_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:

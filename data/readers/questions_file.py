@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from data.records import Question, checked_answer, checked_text
+from data.readers.files import read_text
+from data.records import Box, Question, checked_answer, checked_text
 
 
 def read_questions_file(path: str | Path, split: str = "") -> list[Question]:
@@ -31,12 +32,7 @@ def read_questions_file(path: str | Path, split: str = "") -> list[Question]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text") from None
+    text = read_text(path)
     if path.suffix.lower() == ".csv":
         for number, row in enumerate(csv.DictReader(text.splitlines()), start=2):
             yield f"{path.name}, line {number}", {k: v for k, v in row.items() if k and v not in (None, "")}
@@ -99,7 +95,7 @@ def _question(where: str, row: dict[str, Any], path: Path) -> Question:
     )
 
 
-def _boxes(boxes: Any, where: str) -> tuple[tuple[float, float, float, float], ...]:
+def _boxes(boxes: Any, where: str) -> tuple[Box, ...]:
     if not boxes:
         return ()
     try:
@@ -114,7 +110,7 @@ def _boxes(boxes: Any, where: str) -> tuple[tuple[float, float, float, float], .
     for box in found:
         if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
             raise UserError(f"{where}: box {list(box)} is not left < right, top < bottom within [0, 1]")
-    return tuple(found)  # type: ignore[arg-type]
+    return tuple(Box(*box) for box in found)
 
 
 def write_questions_file(path: str | Path, questions: list[Question]) -> None:

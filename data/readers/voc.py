@@ -6,14 +6,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from common.errors import UserError
-from data.readers.localised import Localised, Reading, check_image, read_each, read_things
+from data.readers.files import Name, Reading, check_image, read_each
+from data.readers.pascal_xml import read_instances
+from data.records import LocalisedImage
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
@@ -23,7 +24,7 @@ YEARS = ("2012", "2007")
 UNDECIDED = 255
 
 
-def find_root(folder: str | os.PathLike[str], years: tuple[str, ...] = YEARS) -> Path:
+def find_root(folder: Name, years: tuple[str, ...] = YEARS) -> Path:
     """The folder that holds Annotations and JPEGImages: `folder` itself or a VOCdevkit's inside it.
 
     Of several years in one folder, that which comes first in `years`.
@@ -45,8 +46,8 @@ def has_split(root: Path, split: str, task: str = "Main") -> bool:
 
 
 def read(
-    folder: str | os.PathLike[str], split: str = "val", task: str = "Main", limit: int | None = None
-) -> Reading:
+    folder: Name, split: str = "val", task: str = "Main", limit: int | None = None
+) -> Reading[LocalisedImage]:
     """The photographs of one split with their boxes, in the order of its list; broken ones are noted.
 
     `task` 'Segmentation' reads that list, whose photographs have segmentations.
@@ -60,21 +61,21 @@ def read(
         known = ", ".join(sorted(path.stem for path in listing.parent.glob("*.txt"))[:8]) or "none"
         raise UserError(f"no list '{listing}'; the splits there are: {known}") from None
 
-    def read_one(name: str) -> Localised:
+    def read_one(name: str) -> LocalisedImage:
         photograph, mask = root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png"
         check_image(photograph)
-        things = read_things(root / "Annotations" / f"{name}.xml", first_pixel=1)
-        odd = [thing.name for thing in things if thing.name not in CLASSES]
+        instances = read_instances(root / "Annotations" / f"{name}.xml", first_pixel=1)
+        odd = [each.name for each in instances if each.name not in CLASSES]
         if odd:
             raise UserError(f"{root / 'Annotations' / name}.xml: '{odd[0]}' is not a class of VOC")
         if task == "Segmentation" and not mask.is_file():
             raise UserError(f"'{mask}' is missing, though {listing.name} lists it")
-        return Localised(name, photograph, things, mask if mask.is_file() else None)
+        return LocalisedImage(name, photograph, instances, mask if mask.is_file() else None)
 
     return read_each((line.split()[0] for line in lines if line.strip()), read_one, limit)
 
 
-def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
+def read_mask(path: Name) -> np.ndarray:
     """A segmentation (H, W), uint8: 0 background, 1 to 20 `CLASSES`, 255 undecided; the palette's numbers.
 
     Raises `UserError` for a PNG whose palette was lost (saved again as RGB).

@@ -7,12 +7,13 @@ Source: Antol et al., VQA, ICCV 2015; Goyal et al., Making the V in VQA Matter, 
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from data.readers.coco_images import coco_images, image_of
+from data.readers.coco import photograph_of, photographs
+from data.readers.files import read_json
 from data.records import Question, checked_answer, checked_text
 
 
@@ -29,12 +30,44 @@ def read_vqa(folder: str | Path, split: str = "train") -> list[Question]:
         str(questions).replace("OpenEnded_", "").replace("_questions.json", "_annotations.json")
     )
     return read_vqa_files(
-        questions, annotations if annotations.is_file() else None, coco_images(questions.parent)
+        questions, annotations if annotations.is_file() else None, photographs(questions.parent)
     )
 
 
-def _find(folder: Path, split: str) -> Path:
-    pattern = f"*OpenEnded_mscoco_{split}*_questions.json"
+def read_okvqa(folder: str | Path, split: str = "train") -> list[Question]:
+    """The questions of OK-VQA (Marino et al., CVPR 2019) in a copy that has soft answers, in file order.
+
+    `okvqa_SPLIT_questions.json` beside `okvqa_SPLIT_soft_answers.json`, whose entries hold
+    `soft_answers: {answer: accuracy in [0, 1]}`; `answer` is the first of the most accurate.
+    """
+    path = _find(Path(folder), split, "okvqa_{split}*_questions.json")
+    answers = path.with_name(path.name.replace("_questions.json", "_soft_answers.json"))
+    entries, answered = _entries(path, "questions"), _by_id(_entries(answers, "annotations"), answers)
+    _check_match(_by_id(entries, path), answered, path, answers)
+    images = photographs(path.parent)
+    return [_softly_answered(entry, answered[entry["question_id"]], images, path) for entry in entries]
+
+
+def _softly_answered(entry: dict, annotation: dict, images: dict[int, Path], path: Path) -> Question:
+    where = f"{path.name}, question {entry['question_id']}"
+    soft = annotation.get("soft_answers")
+    if not isinstance(soft, dict) or not any(answer.strip() for answer in soft):
+        raise UserError(
+            f"{where}: 'soft_answers' is {soft!r}, not an object of answers with their accuracies"
+        )
+    odd = next((v for v in soft.values() if not isinstance(v, (int, float)) or not 0 <= v <= 1), None)
+    if odd is not None:
+        raise UserError(f"{where}: the accuracy {odd!r} of an answer is not in [0, 1]")
+    # The published answers are normalised: of one such as 'a' nothing is left.
+    pairs = tuple((answer.strip(), float(value)) for answer, value in soft.items() if answer.strip())
+    best = max(pairs, key=lambda pair: pair[1])[0]
+    return replace(
+        _question(entry, None, images, path), answer=best, soft_answers=pairs, source="okvqa", kind="other"
+    )
+
+
+def _find(folder: Path, split: str, layout: str = "*OpenEnded_mscoco_{split}*_questions.json") -> Path:
+    pattern = layout.format(split=split)
     for place in (folder, folder / "vqa"):
         found = sorted(place.glob(pattern), key=lambda path: (not path.name.startswith("v2_"), path.name))
         if found:
@@ -54,14 +87,7 @@ def read_vqa_files(questions: Path, annotations: Path | None, images: dict[int, 
 
 
 def _entries(path: Path, key: str) -> list[dict[str, Any]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from None
-    if not isinstance(content, dict) or not isinstance(content.get(key), list):
-        raise UserError(f"{path} has no list {key!r}; is it an official VQA {key} file?")
+    content = read_json(path, (key,))
     for entry in content[key]:
         if not isinstance(entry, dict) or "question_id" not in entry or "image_id" not in entry:
             raise UserError(f"{path}: an entry of {key!r} lacks question_id or image_id: {str(entry)[:80]}")
@@ -102,7 +128,7 @@ def _question(entry: dict, annotation: dict | None, images: dict[int, Path], pat
     return Question(
         id=str(entry["question_id"]),
         text=checked_text(entry.get("question"), where),
-        image=image_of(images, entry["image_id"], where),
+        image=photograph_of(images, entry["image_id"], where),
         image_id=f"coco:{entry['image_id']}",
         answer=checked_answer(annotation["multiple_choice_answer"], where) if annotation else "",
         answers=texts,

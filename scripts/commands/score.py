@@ -187,7 +187,7 @@ def read_truth(data: str, split: str = "val") -> Truth:
 
 
 def _from_json(path: str) -> Truth:
-    from data.readers.coco import read_json
+    from data.readers.files import read_json
 
     record = read_json(path)
     found: Truth = {}

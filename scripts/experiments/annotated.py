@@ -18,8 +18,9 @@ from torch import Tensor
 from common.errors import UserError
 from common.metrics.grounding import box_mask
 from data.readers import coco, voc
-from data.readers.localised import Localised, check_image
-from data.readers.masks import MaskedInstance, read_masks
+from data.readers.files import check_image
+from data.readers.masks import mask_of, read_masks
+from data.records import Instance, LocalisedImage
 from scripts.experiments.lab import Lab
 from scripts.experiments.multilabel import Labelled
 
@@ -76,7 +77,7 @@ def coco_annotations(lab: Lab, count: int) -> Annotations:
     folder = lab.need("coco")
     notes, photographs = coco.find_instances(folder, "val")
     known, problems = read_masks(notes)
-    names = sorted({str(entry["name"]) for entry in coco.read_json(notes, ("categories",))["categories"]})
+    names = coco.class_names(notes)
     items: list[Annotated] = []
     left_out = len(problems)
     for file, instances in sorted(known.items()):
@@ -115,22 +116,21 @@ def spread(items: Sequence[Item], most: int) -> list[Item]:
     return [items[place] for place in torch.linspace(0, len(items) - 1, most).round().int().tolist()]
 
 
-def _boxed(item: Localised) -> dict[str, tuple[float, Tensor]]:
+def _boxed(item: LocalisedImage) -> dict[str, tuple[float, Tensor]]:
     with Image.open(item.path) as image:
         size = (image.height, image.width)
     found = {}
     for name in item.classes:
         boxes = item.boxes(name)
-        area = sum((right - left) * (bottom - top) for left, top, right, bottom in boxes)
-        found[name] = (area, box_mask(boxes, size))
+        found[name] = (sum(box.area for box in boxes), box_mask(boxes, size))
     return found
 
 
-def _masked(instances: list[MaskedInstance]) -> dict[str, tuple[float, Tensor]]:
+def _masked(instances: list[Instance]) -> dict[str, tuple[float, Tensor]]:
     """Raises `UserError` for a segmentation that is none."""
     found: dict[str, tuple[float, Tensor]] = {}
     for each in instances:
-        mask = torch.from_numpy(each.mask())
+        mask = torch.from_numpy(mask_of(each))
         area, region = found.get(each.name, (0.0, torch.zeros_like(mask)))
         found[each.name] = (area + float(mask.double().mean()), region | mask)
     return found

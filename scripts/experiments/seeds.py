@@ -21,7 +21,8 @@ from common.images import open_image
 from common.metrics.grounding import box_mask
 from common.metrics.segmentation import UNDECIDED, confusion, mean_overlap, seeds
 from data.readers import voc
-from data.readers.localised import Reading
+from data.readers.files import Reading
+from data.records import LocalisedImage
 from scripts.experiments.annotated import voc_training
 from scripts.experiments.lab import Lab, summarised
 from scripts.experiments.maps import LABELS, method_maps
@@ -68,7 +69,7 @@ def voc_classifier(lab: Lab, pooled: bool = False) -> tuple[Classifier, list[Lab
     return fine_tuned(lab, "voc-pooled" if pooled else "voc", voc.CLASSES, images, pooled), images
 
 
-def voc_val(lab: Lab) -> tuple[Reading, str]:
+def voc_val(lab: Lab) -> tuple[Reading[LocalisedImage], str]:
     """The photographs of the segmentation's val split, and its name."""
     root = voc.find_root(lab.need("voc"))
     year = root.name.removeprefix("VOC") if root.name.startswith("VOC") else ""

@@ -62,7 +62,9 @@ def answer_vocabulary(questions: Sequence[Question], minimum: int) -> list[str]:
 
 def answer_scores(question: Question, index: dict[str, int]) -> dict[int, float]:
     """Answer's number -> its share of the target; empty when no answer of the question is in the list."""
-    if len(question.answers) > 1:
+    if question.soft_answers:
+        scores = {normalise_answer(answer): score for answer, score in question.soft_answers}
+    elif len(question.answers) > 1:
         scores = accuracy_scores(question.answers)
     else:
         scores = {normalise_answer(question.answer): 1.0}

@@ -16,7 +16,7 @@ from common.training.loop import show_progress
 from common.training.views import views_encoder
 from data.derived.question_sets import QuestionSet
 from data.readers import flickr8k
-from data.readers.coco_images import validation_ids
+from data.readers.coco import split_ids
 from data.records import Question, held_out
 from data.store import FeatureStore, complete_store
 from data.words.vocabulary import FUNCTION_WORDS, Vocabulary, tokenize
@@ -156,7 +156,8 @@ def words_true(questions: Sequence[Question], sets: Sequence[QuestionSet]) -> Sh
 
 
 def _coco_validation(questions: QuestionSet) -> set[str]:
-    return validation_ids(questions.path) if questions.kind in ("vqa", "vqa2", "cocoqa") else set()
+    of_coco = questions.kind in ("vqa", "vqa2", "okvqa", "cocoqa")
+    return split_ids(questions.path, "val") if of_coco else set()
 
 
 def _families(questions: Sequence[Question]) -> dict[str, list[Question]]:
