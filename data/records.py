@@ -134,6 +134,26 @@ class GroundedImage:
 
 
 @dataclass(frozen=True)
+class Scene:
+    """A photograph, the boxes of each noun (singular), and every noun of its captions, boxed or not."""
+
+    path: Path
+    boxes: dict[str, tuple[Box, ...]]
+    nouns: frozenset[str]
+
+    @classmethod
+    def of(cls, image: GroundedImage) -> Scene:
+        """The scene that the captions of a photograph describe; nouns are the heads of their phrases."""
+        phrases = [phrase for caption in image.captions for phrase in caption.phrases]
+        boxes: dict[str, dict[Box, None]] = {}
+        for phrase in phrases:
+            if phrase.boxes:
+                boxes.setdefault(phrase.noun, {}).update(dict.fromkeys(phrase.boxes))
+        nouns = frozenset(phrase.noun for phrase in phrases)
+        return cls(image.path, {noun: tuple(these) for noun, these in boxes.items()}, nouns)
+
+
+@dataclass(frozen=True)
 class Instance:
     """One annotated object: its class's name and its box.
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from data.derived import questions as derive
+from data.derived.facts import Lexicon, describe
 from data.derived.questions import balance
-from data.derived.scenes import Lexicon, describe
 from data.derived.templates import ask
 from data.readers import entities
 from data.records import GroundedImage, Question

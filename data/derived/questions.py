@@ -27,7 +27,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from common.errors import UserError
-from data.derived.scenes import Lexicon, describe
+from data.derived.facts import Lexicon, describe
 from data.derived.templates import ask
 from data.derived.yesno import yes_no
 from data.readers import entities, flickr8k
@@ -79,8 +79,8 @@ def derive(
     """
     rng = random.Random(seed)
     lexicon = Lexicon.of(images) if lexicon is None else lexicon
-    scenes = [describe(image, lexicon) for image in images]
-    asked = [item for scene in scenes for item in ask(scene, rng)]
+    described = [describe(image, lexicon) for image in images]
+    asked = [item for facts in described for item in ask(facts, rng)]
     asked = _unique(asked)
     if answers is None:
         counts = Counter(question.answer for question, _ in asked)
@@ -89,7 +89,7 @@ def derive(
     for key in (lambda item: item[0].text, lambda item: item[1]):
         asked = balance(asked, key, cap, rng)
     order = {image.image_id: place for place, image in enumerate(images)}
-    asked += yes_no(scenes, rng)
+    asked += yes_no(described, rng)
     asked.sort(key=lambda item: order[item[0].image_id])
     return [replace(question, id=f"derived-{number}") for number, (question, _) in enumerate(asked)]
 

@@ -10,7 +10,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from data.derived.scenes import Entity, Scene
+from data.derived.facts import Entity, Facts
 from data.records import Box, Question
 from data.words.english import countable, is_plural, plural, singular
 
@@ -25,20 +25,30 @@ DEEDS = frozenset(
     "sledding cooking bowling waving shouting yelling crawling skipping performing waiting falling hugging".split()
 )  # what one can be said to do without saying what to
 
+TRANSITIVE = frozenset(
+    {"climbing", "playing", "eating", "reading", "hugging"}
+)  # deeds that may have an object
+PLACING = frozenset("in on at through across along down up near into".split())
+HOW_MANY = (
+    "how many {many} are there?",
+    "how many {many} are in the picture?",
+    "how many {many} can you see?",
+)
 
-def ask(scene: Scene, rng: random.Random) -> list[Asked]:
+
+def ask(facts: Facts, rng: random.Random) -> list[Asked]:
     """Every object, color, number, location and activity question that the captions of one photograph answer."""
     makers = (_colors, _objects, _worn, _numbers, _locations, _activities)
-    return [asked for make in makers for asked in make(scene, rng)]
+    return [asked for make in makers for asked in make(facts, rng)]
 
 
-def templated(scene: Scene, text: str, answer: str, kind: str, boxes: Sequence[Box], frame: str) -> Asked:
+def templated(facts: Facts, text: str, answer: str, kind: str, boxes: Sequence[Box], frame: str) -> Asked:
     """The question `text` about the photograph, with the answer that its captions give, and its frame."""
     question = Question(
-        id=f"{scene.image.image_id} {text}",
+        id=f"{facts.image.image_id} {text}",
         text=text,
-        image=scene.image.path,
-        image_id=scene.image.image_id,
+        image=facts.image.path,
+        image_id=facts.image.image_id,
         answer=answer,
         answers=(answer,),
         kind=kind,
@@ -53,197 +63,113 @@ def to_be(noun: str) -> str:
     return "are" if is_plural(noun) else "is"
 
 
-def _wearers(scene: Scene, clothing: Entity) -> list[Entity]:
-    ids = sorted({r.subject for r in scene.relations if r.verb == "wearing" and r.object == clothing.id})
-    return [scene.entities[i] for i in ids if i in scene.entities]
+def _named(facts: Facts, text: str, answer: Entity, kind: str, frame: str) -> Asked:
+    """The question whose answer is the name of an entity, where it is."""
+    return templated(facts, text, answer.name, kind, answer.boxes, frame)
 
 
-def _colors(scene: Scene, rng: random.Random) -> Iterator[Asked]:
-    for entity in scene.entities.values():
-        name, color = entity.name, entity.color
-        if (
-            not name
-            or not color
-            or entity.kinds & {"people", "scene"}
-            or ("bodyparts" in entity.kinds and name != "hair")
-        ):
-            continue
-        be, texts = to_be(name), []
-        if scene.only(entity):
-            texts += [f"what color {be} the {name}?", f"what is the color of the {name}?"]
-        wearers = _wearers(scene, entity)
-        if len(wearers) == 1 and scene.only(wearers[0]) and not is_plural(wearers[0].name):
-            worn = [r.object for r in scene.relations if r.subject == wearers[0].id and r.verb == "wearing"]
-            if (
-                sum(
-                    singular(name) in map(singular, scene.entities[o].names)
-                    for o in set(worn)
-                    if o in scene.entities
-                )
-                == 1
-            ):
-                texts += [
-                    f"what color is the {wearers[0].name}'s {name}?"
-                    if be == "is"
-                    else f"what color are the {wearers[0].name}'s {name}?",
-                    f"what color {name} is the {wearers[0].name} wearing?",
-                ]
-        for text in rng.sample(texts, min(len(texts), 1 + (len(entity.captions) > 2))):
-            yield templated(scene, text, color, "color", entity.boxes, singular(name))
+def _colors(facts: Facts, rng: random.Random) -> Iterator[Asked]:
+    for entity in facts.entities.values():
+        left_out = {"people", "scene"} if entity.name == "hair" else {"people", "scene", "bodyparts"}
+        if entity.name and entity.color and not entity.kinds & left_out:
+            texts = _color_texts(facts, entity)
+            for text in rng.sample(texts, min(len(texts), 1 + (len(entity.captions) > 2))):
+                yield templated(facts, text, entity.color, "color", entity.boxes, singular(entity.name))
 
 
-def _objects(scene: Scene, rng: random.Random) -> Iterator[Asked]:
-    for relation in scene.relations:
-        subject, object_ = scene.entities.get(relation.subject), scene.entities.get(relation.object)
-        if (
-            relation.verb == "wearing"
-            or subject is None
-            or object_ is None
-            or not subject.name
-            or not object_.name
-        ):
-            continue
-        deed = f"{relation.verb} {relation.preposition}".strip()
-        if not relation.preposition and relation.verb in DEEDS - {
-            "climbing",
-            "playing",
-            "eating",
-            "reading",
-            "hugging",
-        }:
-            continue  # 'sitting the table'
-        twins = [
-            r for r in scene.relations if r.verb == relation.verb and r.preposition == relation.preposition
+def _color_texts(facts: Facts, entity: Entity) -> list[str]:
+    """The ways to ask for a thing's colour: by its name, and by who alone wears it and nothing else of that name."""
+    name, be = entity.name, to_be(entity.name)
+    texts = (
+        [f"what color {be} the {name}?", f"what is the color of the {name}?"] if facts.only(entity) else []
+    )
+    wearers = {relation.subject for relation in facts.relations if relation.is_worn(entity.id)}
+    owner = facts.entities.get(wearers.pop()) if len(wearers) == 1 else None
+    if owner is None or not facts.only(owner) or is_plural(owner.name):
+        return texts
+    worn = {
+        relation.object for relation in facts.relations if relation.subject == owner.id and relation.is_worn()
+    }
+    named = [facts.entities[id] for id in worn if id in facts.entities]
+    if sum(singular(name) in map(singular, thing.names) for thing in named) == 1:
+        texts += [
+            f"what color {be} the {owner.name}'s {name}?",
+            f"what color {name} is the {owner.name} wearing?",
         ]
-        if scene.only(subject) and len({r.object for r in twins if r.subject == subject.id}) == 1:
-            be = to_be(subject.name)
+    return texts
+
+
+def _objects(facts: Facts, rng: random.Random) -> Iterator[Asked]:
+    for relation in facts.relations:
+        subject, object_ = facts.entities.get(relation.subject), facts.entities.get(relation.object)
+        if not (subject and object_ and subject.name and object_.name) or relation.verb == "wearing":
+            continue
+        if not relation.preposition and relation.verb in DEEDS - TRANSITIVE:
+            continue  # 'sitting the table'
+        deed = relation.deed
+        twins = [other for other in facts.relations if other.deed == deed]
+        if facts.only(subject) and len({r.object for r in twins if r.subject == subject.id}) == 1:
+            asked = f"{to_be(subject.name)} the {subject.name}"
             if "scene" not in object_.kinds:
-                yield templated(
-                    scene,
-                    f"what {be} the {subject.name} {deed}?",
-                    object_.name,
-                    "object",
-                    object_.boxes,
-                    deed,
-                )
-            elif relation.preposition in (
-                "in",
-                "on",
-                "at",
-                "through",
-                "across",
-                "along",
-                "down",
-                "up",
-                "near",
-                "into",
-            ):
-                yield templated(
-                    scene,
-                    f"where {be} the {subject.name} {relation.verb}?",
-                    object_.name,
-                    "location",
-                    object_.boxes,
-                    relation.verb,
-                )
-        if scene.only(object_) and len({r.subject for r in twins if r.object == object_.id}) == 1:
+                yield _named(facts, f"what {asked} {deed}?", object_, "object", deed)
+            elif relation.preposition in PLACING:
+                yield _named(facts, f"where {asked} {relation.verb}?", object_, "location", relation.verb)
+        if facts.only(object_) and len({r.subject for r in twins if r.object == object_.id}) == 1:
             asker = "who" if "people" in subject.kinds else "what"
-            yield templated(
-                scene,
-                f"{asker} is {deed} the {object_.name}?",
-                subject.name,
-                "object",
-                subject.boxes,
-                f"{asker} is {deed}",
-            )
+            frame = f"{asker} is {deed}"
+            yield _named(facts, f"{frame} the {object_.name}?", subject, "object", frame)
 
 
-def _worn(scene: Scene, rng: random.Random) -> Iterator[Asked]:
+def _worn(facts: Facts, rng: random.Random) -> Iterator[Asked]:
     worn: dict[str, set[str]] = defaultdict(set)
-    for relation in scene.relations:
-        if (
-            relation.verb == "wearing"
-            and relation.object in scene.entities
-            and relation.subject in scene.entities
-        ):
+    for relation in facts.relations:
+        if relation.is_worn() and {relation.subject, relation.object} <= facts.entities.keys():
             worn[relation.subject].add(relation.object)
     for wearer, clothes in sorted(worn.items()):
-        subject = scene.entities[wearer]
-        if len(clothes) != 1 or not scene.only(subject):
+        subject, entity = facts.entities[wearer], facts.entities[min(clothes)]
+        if len(clothes) == 1 and facts.only(subject) and entity.name and len(entity.captions) > 1:
+            text = f"what {to_be(subject.name)} the {subject.name} wearing?"
+            yield _named(facts, text, entity, "object", "wearing")
+
+
+def _numbers(facts: Facts, rng: random.Random) -> Iterator[Asked]:
+    people = [entity for entity in facts.entities.values() if "people" in entity.kinds]
+    for entity in facts.entities.values():
+        if not _countable(facts, entity):
             continue
-        entity = scene.entities[next(iter(clothes))]
-        if entity.name and len(entity.captions) > 1:
-            yield templated(
-                scene,
-                f"what {to_be(subject.name)} the {subject.name} wearing?",
-                entity.name,
-                "object",
-                entity.boxes,
-                "wearing",
-            )
+        noun, answer = singular(entity.name), str(entity.number)
+        text = rng.choice(HOW_MANY).format(many=plural(noun))
+        yield templated(facts, text, answer, "number", entity.boxes, "how many")
+        if people == [entity] and entity.boxes and noun != "person":
+            text = rng.choice(HOW_MANY[:2]).format(many="people")
+            yield templated(facts, text, answer, "number", entity.boxes, "how many people")
 
 
-def _numbers(scene: Scene, rng: random.Random) -> Iterator[Asked]:
-    people = [entity for entity in scene.entities.values() if "people" in entity.kinds]
-    for entity in scene.entities.values():
-        number, name = entity.number, entity.name
-        if (
-            number is None
-            or not scene.only(entity)
-            or not countable(name)
-            or sum(entity.numbers.values()) < 2
-        ):
-            continue
-        if (
-            entity.boxes
-            and len(entity.boxes) != number
-            or entity.kinds & {"scene", "bodyparts"}
-            and number == 1
-        ):
-            continue
-        many = plural(singular(name))
-        texts = [
-            f"how many {many} are there?",
-            f"how many {many} are in the picture?",
-            f"how many {many} can you see?",
-        ]
-        yield templated(scene, rng.choice(texts), str(number), "number", entity.boxes, "how many")
-        if people == [entity] and entity.boxes and singular(name) != "person":
-            text = rng.choice(["how many people are there?", "how many people are in the picture?"])
-            yield templated(scene, text, str(number), "number", entity.boxes, "how many people")
+def _countable(facts: Facts, entity: Entity) -> bool:
+    """Whether two captions or more give the number of a thing, and no more or fewer boxes were drawn."""
+    if entity.number is None or not facts.only(entity) or not countable(entity.name):
+        return False
+    one_of_many = entity.number == 1 and entity.kinds & {"scene", "bodyparts"}
+    return sum(entity.numbers.values()) > 1 and len(entity.boxes) in (0, entity.number) and not one_of_many
 
 
-def _locations(scene: Scene, rng: random.Random) -> Iterator[Asked]:
-    places = [entity for entity in scene.entities.values() if "scene" in entity.kinds and entity.name]
+def _locations(facts: Facts, rng: random.Random) -> Iterator[Asked]:
+    places = [entity for entity in facts.entities.values() if "scene" in entity.kinds and entity.name]
     if not places:
         return
     place = max(places, key=lambda entity: (len(entity.captions), entity.name))
-    rivals = [
-        entity for entity in places if entity is not place and 2 * len(entity.captions) > len(place.captions)
-    ]
-    if len(place.captions) < 2 or rivals:
+    told = len(place.captions)
+    if told < 2 or any(2 * len(other.captions) > told for other in places if other is not place):
         return
-    for entity in scene.entities.values():
-        if entity.kinds & {"people", "animals"} and len(entity.captions) > 2 and scene.only(entity):
-            yield templated(
-                scene,
-                f"where {to_be(entity.name)} the {entity.name}?",
-                place.name,
-                "location",
-                place.boxes,
-                "where",
-            )
+    for entity in facts.entities.values():
+        if entity.kinds & {"people", "animals"} and len(entity.captions) > 2 and facts.only(entity):
+            text = f"where {to_be(entity.name)} the {entity.name}?"
+            yield _named(facts, text, place, "location", "where")
 
 
-def _activities(scene: Scene, rng: random.Random) -> Iterator[Asked]:
-    for name, verbs in sorted(scene.activities.items()):
-        entity = scene.entities.get(name)
-        if entity is not None and len(verbs) == 1 and verbs <= DEEDS and scene.only(entity):
-            yield templated(
-                scene,
-                f"what {to_be(entity.name)} the {entity.name} doing?",
-                next(iter(verbs)),
-                "activity",
-                entity.boxes,
-                "doing",
-            )
+def _activities(facts: Facts, rng: random.Random) -> Iterator[Asked]:
+    for name, verbs in sorted(facts.activities.items()):
+        entity = facts.entities.get(name)
+        if entity is not None and len(verbs) == 1 and verbs <= DEEDS and facts.only(entity):
+            text = f"what {to_be(entity.name)} the {entity.name} doing?"
+            yield templated(facts, text, min(verbs), "activity", entity.boxes, "doing")

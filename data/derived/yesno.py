@@ -4,62 +4,51 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-from data.derived.scenes import Entity, Scene
+from data.derived.facts import Entity, Facts
 from data.derived.templates import DEEDS, Asked, templated, to_be
+from data.records import Box
 from data.words.english import article, countable, is_plural, plural, singular
 
 Pair = tuple[Asked, Asked]
+Named = tuple[Facts, Entity]  # a thing in a photograph
 PRESENT = ("is there {a} in the picture?", "is there {a}?", "can you see {a} here?", "do you see {a}?")
 PRESENT_MANY = ("are there {many} in the picture?", "are there any {many}?", "can you see any {many} here?")
+GENERIC = frozenset({"person", "child", "group", "player", "adult", "crowd"})
 EXPLICIT_PEOPLE = frozenset({"man", "woman", "boy", "girl", "baby", "child"})
-OVERLAPPING = (
-    {"child", "boy", "girl", "baby", "teenager", "teen", "youth"},
-    {"person", "man", "woman", "adult"},
-    {
-        "water",
-        "ocean",
-        "lake",
-        "river",
-        "pool",
-        "pond",
-        "wave",
-        "surf",
-        "stream",
-        "beach",
-        "fountain",
-        "puddle",
-        "boat",
-        "shore",
-        "waterfall",
-        "creek",
-    },
-    {"grass", "field", "lawn", "yard", "park", "meadow", "hill", "backyard"},
-    {"road", "street", "path", "sidewalk", "track", "trail", "city", "car", "alley", "highway", "dirt"},
-    {"snow", "ski", "slope", "mountain", "ice"},
-    {"rock", "mountain", "cliff", "hill", "boulder", "wall"},
-    {"sand", "beach", "ocean", "dirt", "shore"},
-    {"tree", "forest", "woods", "park", "branch"},
-    {"ball", "football", "basketball", "baseball", "soccer", "tennis", "toy", "game", "volleyball", "rugby"},
-    {"stick", "branch", "log", "toy", "pole"},
-    {"toy", "ball", "frisbee", "doll", "animal"},
-    {"building", "house", "city", "street", "wall", "store", "church"},
-    {"bike", "bicycle", "motorcycle", "vehicle", "dirtbike"},
-    {"car", "truck", "vehicle", "van", "traffic"},
-    {"crowd", "people", "group", "audience", "person"},
-    {"skateboard", "board", "ramp"},
-    {"ramp", "rail", "skateboard"},
-    {"air", "sky"},
-    {"bench", "chair", "table", "seat"},
-    {"boat", "kayak", "canoe", "raft", "ship"},
-    {"team", "player", "game", "football", "soccer"},
-    {"horse", "animal"},
-    {"flower", "garden", "bush"},
-    {"dog", "animal"},
-    {"cat", "animal"},
-    {"swing", "playground", "slide"},
-)
+# Words of which one leaves open whether the others are there as well, a group a line.
+_OVERLAPPING = """
+child boy girl baby teenager teen youth
+person man woman adult
+water ocean lake river pool pond wave surf stream beach fountain puddle boat shore waterfall creek
+grass field lawn yard park meadow hill backyard
+road street path sidewalk track trail city car alley highway dirt
+snow ski slope mountain ice
+rock mountain cliff hill boulder wall
+sand beach ocean dirt shore
+tree forest woods park branch
+ball football basketball baseball soccer tennis toy game volleyball rugby
+stick branch log toy pole
+toy ball frisbee doll animal
+building house city street wall store church
+bike bicycle motorcycle vehicle dirtbike
+car truck vehicle van traffic
+crowd people group audience person
+skateboard board ramp
+ramp rail skateboard
+air sky
+bench chair table seat
+boat kayak canoe raft ship
+team player game football soccer
+horse animal
+flower garden bush
+dog animal
+cat animal
+swing playground slide
+"""
+OVERLAPPING = [frozenset(line.split()) for line in _OVERLAPPING.strip().splitlines()]
+# Deeds that rule one another out.
 APART = (
     frozenset({"running", "sitting", "swimming", "sleeping", "lying", "climbing"}),
     frozenset({"jumping", "sitting", "swimming", "sleeping", "climbing", "digging"}),
@@ -68,11 +57,11 @@ APART = (
 )
 
 
-def yes_no(scenes: Sequence[Scene], rng: random.Random) -> list[Asked]:
+def yes_no(described: Sequence[Facts], rng: random.Random) -> list[Asked]:
     """Balanced yes/no questions: for every yes there is a no with the same text on another photograph."""
     asked: list[Asked] = []
     seen: set[tuple[str, str]] = set()
-    for yes, no in (*_presence(scenes, rng), *_is_color(scenes, rng), *_is_doing(scenes, rng)):
+    for yes, no in (*_presence(described, rng), *_is_color(described, rng), *_is_doing(described, rng)):
         keys = {(question.image_id, question.text) for question, _ in (yes, no)}
         if not keys & seen:
             seen |= keys
@@ -80,51 +69,59 @@ def yes_no(scenes: Sequence[Scene], rng: random.Random) -> list[Asked]:
     return asked
 
 
-def _presence(
-    scenes: Sequence[Scene], rng: random.Random, per_image: int = 2, least_told: float = 0.42
-) -> Iterator[Pair]:
+def _pair(yes: Named, no: Facts, text: str, frame: str, boxes: Sequence[Box] = ()) -> Pair:
+    """The question asked of two photographs; `boxes` are those of the thing on which the answer is no."""
+    facts, entity = yes
+    return (
+        templated(facts, text, "yes", "yes/no", entity.boxes, frame),
+        templated(no, text, "no", "yes/no", boxes, frame),
+    )
+
+
+def _presence(described: Sequence[Facts], rng: random.Random, per_image: int = 2) -> Iterator[Pair]:
     """'is there a dog?': yes where two captions name one, no where none does though all speaks for one."""
-    told: dict[str, list[int]] = defaultdict(
-        list
-    )  # in how many captions a thing is named where it is named at all
-    present: list[dict[str, Entity]] = []
-    for scene in scenes:
-        here = {singular(e.name): e for e in scene.entities.values() if e.name}
-        present.append(here)
-        for noun, entity in here.items():
-            told[noun].append(len(entity.captions))
-    enough = max(4, len(scenes) // 400)
-    nouns = {
-        n
-        for n, counts in told.items()
-        if len(counts) >= enough and sum(counts) / len(counts) >= 5 * least_told
-    }
-    nouns -= {"person", "child", "group", "player", "adult", "crowd"}
-    together = _cooccurrence([set(here) for here in present])
-    positives: dict[str, list[int]] = defaultdict(list)
-    for index, here in enumerate(present):
-        sure = sorted(noun for noun, entity in here.items() if noun in nouns and len(entity.captions) > 1)
-        for noun in rng.sample(sure, min(per_image, len(sure))):
-            positives[noun].append(index)
+    present = [{singular(e.name): e for e in facts.entities.values() if e.name} for facts in described]
+    positives = _sure(present, _told(present), per_image, rng)
+    counts = Counter(noun for here in present for noun in here)
+    together = _cooccurrence(present)
+    words = frozenset().union(*(facts.words for facts in described))
     load: Counter[int] = Counter()
-    words = frozenset().union(*(scene.words for scene in scenes))
     for noun in sorted(positives, key=lambda n: (len(positives[n]), n)):
         telling = _telling(noun, words)
-        lacking = [
-            i for i, scene in enumerate(scenes) if load[i] <= per_image and not _maybe(noun, telling, scene)
-        ]
         weights = {
-            i: sum(together[other][noun] / len(told[other]) for other in present[i]) + 1e-6 for i in lacking
+            i: sum(together[other][noun] / counts[other] for other in present[i]) + 1e-6
+            for i, facts in enumerate(described)
+            if load[i] <= per_image and not _maybe(noun, telling, facts)
         }
         chosen = _weighted_sample(weights, len(positives[noun]), rng)
         for yes, no in zip(rng.sample(positives[noun], len(chosen)), chosen, strict=True):
             load[no] += 1
-            many = is_plural(present[yes][noun].name) and countable(noun)
+            entity = present[yes][noun]
+            many = is_plural(entity.name) and countable(noun)
             text = rng.choice(PRESENT_MANY if many else PRESENT).format(a=article(noun), many=plural(noun))
-            yield (
-                templated(scenes[yes], text, "yes", "yes/no", present[yes][noun].boxes, "present"),
-                templated(scenes[no], text, "no", "yes/no", (), "present"),
-            )
+            yield _pair((described[yes], entity), described[no], text, "present")
+
+
+def _told(present: Sequence[dict[str, Entity]], least: float = 2.1) -> set[str]:
+    """Nouns that captions don't leave out: where a thing is named, it is in `least` of five on average."""
+    told: dict[str, list[int]] = defaultdict(list)
+    for here in present:
+        for noun, entity in here.items():
+            told[noun].append(len(entity.captions))
+    enough = max(4, len(present) // 400)
+    return {n for n, c in told.items() if len(c) >= enough and sum(c) / len(c) >= least} - GENERIC
+
+
+def _sure(
+    present: Sequence[dict[str, Entity]], nouns: set[str], per_image: int, rng: random.Random
+) -> dict[str, list[int]]:
+    """Noun -> the photographs where it is asked for: up to `per_image` nouns each that two captions name."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for index, here in enumerate(present):
+        sure = sorted(noun for noun, entity in here.items() if noun in nouns and len(entity.captions) > 1)
+        for noun in rng.sample(sure, min(per_image, len(sure))):
+            found[noun].append(index)
+    return found
 
 
 def _telling(noun: str, words: Iterable[str]) -> frozenset[str]:
@@ -135,24 +132,24 @@ def _telling(noun: str, words: Iterable[str]) -> frozenset[str]:
     return frozenset(w for w in words if w.startswith(noun) or w in related or singular(w) in related)
 
 
-def _maybe(noun: str, telling: frozenset[str], scene: Scene) -> bool:
+def _maybe(noun: str, telling: frozenset[str], facts: Facts) -> bool:
     """Whether the thing could be in the photograph, going by the words of its captions."""
-    if not telling.isdisjoint(scene.words):
+    if not telling.isdisjoint(facts.words):
         return True
     if noun not in EXPLICIT_PEOPLE:
         return False
-    names = {singular(name) for e in scene.entities.values() if "people" in e.kinds for name in e.names}
+    names = {singular(name) for e in facts.entities.values() if "people" in e.kinds for name in e.names}
     young = {"boy", "girl", "baby", "child"}
     return not names <= EXPLICIT_PEOPLE or (
         noun in young and bool(names & ({"child", "baby"} if noun != "child" else young))
     )
 
 
-def _cooccurrence(sets: Iterable[set[str]]) -> dict[str, Counter[str]]:
+def _cooccurrence(sets: Iterable[Collection[str]]) -> dict[str, Counter[str]]:
     together: dict[str, Counter[str]] = defaultdict(Counter)
     for names in sets:
         for name in names:
-            together[name].update(names - {name})
+            together[name].update(other for other in names if other != name)
     return together
 
 
@@ -162,61 +159,62 @@ def _weighted_sample(weights: dict[int, float], count: int, rng: random.Random) 
     return sorted(weights, key=lambda item: (-keys[item], item))[:count]
 
 
-def _is_color(scenes: Sequence[Scene], rng: random.Random) -> Iterator[Pair]:
+def _is_color(described: Sequence[Facts], rng: random.Random) -> Iterator[Pair]:
     """'is the hat red?': yes on one photograph, no on another whose hat has another colour."""
-    by_name: dict[str, list[tuple[Scene, Entity]]] = defaultdict(list)
-    for scene in scenes:
-        for entity in scene.entities.values():
-            if entity.color and scene.only(entity) and not entity.kinds & {"people", "scene", "bodyparts"}:
-                by_name[entity.name].append((scene, entity))
-    for name in sorted(by_name):
-        yield from _pairs(
-            by_name[name],
-            lambda e: {e.color},
-            lambda e: set(" ".join(e.colors).split()),
-            lambda value, name=name: f"{to_be(name)} the {name} {value}?",
-            "colored",
-            rng,
-        )  # type: ignore[misc]
+
+    def asked(named: Named) -> bool:
+        return bool(named[1].color) and not named[1].kinds & {"people", "scene", "bodyparts"}
+
+    for same in _by_name(described, asked):
+        colors = lambda named: set(" ".join(named[1].colors).split())  # noqa: E731
+        yield from _pairs(same, lambda named: {named[1].color}, colors, "colored", rng)
 
 
-def _is_doing(scenes: Sequence[Scene], rng: random.Random) -> Iterator[Pair]:
+def _is_doing(described: Sequence[Facts], rng: random.Random) -> Iterator[Pair]:
     """'is the dog running?': yes on one photograph, no on another where it does what rules that out."""
     for group in APART:
-        by_name: dict[str, list[tuple[Scene, Entity]]] = defaultdict(list)
-        deeds: dict[int, set[str]] = {}
-        for scene in scenes:
-            for entity in scene.entities.values():
-                done = scene.activities.get(entity.id, set())
-                if entity.kinds & {"people", "animals"} and scene.only(entity) and len(done & group) == 1:
-                    by_name[entity.name].append((scene, entity))
-                    deeds[id(entity)] = done
-        for name in sorted(by_name):
-            yield from _pairs(
-                by_name[name],
-                lambda e, d=deeds, g=group: d[id(e)] & g,
-                lambda e, d=deeds: d[id(e)],  # type: ignore[misc]
-                lambda value, name=name: f"{to_be(name)} the {name} {value}?",
-                "deed",
-                rng,
-            )  # type: ignore[misc]
+        yield from _is_doing_of(group, described, rng)
 
 
-def _pairs(found, values, excluded, text, frame, rng) -> Iterator[Pair]:
-    """Complementary pairs among photographs with one thing of the same name: the same text, yes and no."""
-    spare = list(range(len(found)))
+def _is_doing_of(group: frozenset[str], described: Sequence[Facts], rng: random.Random) -> Iterator[Pair]:
+    def deeds(named: Named) -> set[str]:
+        return named[0].activities.get(named[1].id, set())
+
+    def asked(named: Named) -> bool:
+        return bool(named[1].kinds & {"people", "animals"}) and len(deeds(named) & group) == 1
+
+    for same in _by_name(described, asked):
+        yield from _pairs(same, lambda named: deeds(named) & group, deeds, "deed", rng)
+
+
+def _by_name(described: Sequence[Facts], asked: Callable[[Named], bool]) -> list[list[Named]]:
+    """The things that can be asked for by their name, those of one name together, by name."""
+    found: dict[str, list[Named]] = defaultdict(list)
+    for facts in described:
+        for entity in facts.entities.values():
+            if asked((facts, entity)) and facts.only(entity):
+                found[entity.name].append((facts, entity))
+    return [found[name] for name in sorted(found)]
+
+
+def _pairs(
+    same: Sequence[Named],
+    values: Callable[[Named], set[str]],
+    excluded: Callable[[Named], set[str]],
+    frame: str,
+    rng: random.Random,
+) -> Iterator[Pair]:
+    """Pairs of things of one name, of which the first is the first of its `values`, the second none `excluded`."""
+    spare = list(range(len(same)))
     rng.shuffle(spare)
     while spare:
-        scene, entity = found[spare.pop()]
-        value = sorted(values(entity))[0]
+        yes = same[spare.pop()]
+        value = min(values(yes))
         if frame == "deed" and value not in DEEDS:
             continue
-        partner = next((i for i in spare if not set(value.split()) & excluded(found[i][1])), None)
-        if partner is None:
-            continue
-        spare.remove(partner)
-        other, its = found[partner]
-        yield (
-            templated(scene, text(value), "yes", "yes/no", entity.boxes, frame),
-            templated(other, text(value), "no", "yes/no", its.boxes, frame),
-        )
+        partner = next((i for i in spare if not set(value.split()) & excluded(same[i])), None)
+        if partner is not None:
+            spare.remove(partner)
+            facts, entity = same[partner]
+            name = entity.name
+            yield _pair(yes, facts, f"{to_be(name)} the {name} {value}?", frame, entity.boxes)

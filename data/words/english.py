@@ -9,73 +9,40 @@ from collections.abc import Collection, Sequence
 
 COLORS = frozenset("red blue green yellow black white brown orange pink purple gray tan gold silver".split())
 _COLOR_SPELLINGS = {"grey": "gray", "golden": "gold"}
-NUMBERS = {
-    "one": 1,
-    "two": 2,
-    "three": 3,
-    "four": 4,
-    "five": 5,
-    "six": 6,
-    "seven": 7,
-    "eight": 8,
-    "nine": 9,
-    "ten": 10,
-}
+NUMBERS = {word: n for n, word in enumerate("one two three four five six seven eight nine ten".split(), 1)}
+# The word that stands for others, then those others.
+_SYNONYMS = """
+dog: puppy doggy pup
+man: guy gentleman male vendor
+woman: lady female
+child: kid toddler
+baby: infant
+bike: bicycle
+motorcycle: motorbike
+shirt: tshirt t-shirt tee-shirt
+phone: cellphone telephone
+car: automobile
+couch: sofa
+beach: seashore
+hat: cap
+ocean: sea
+skateboard: skate-board
+forest: woods
+road: roadway
+hill: hillside
+air: midair mid-air
+"""
 SYNONYMS = {
-    "puppy": "dog",
-    "doggy": "dog",
-    "pup": "dog",
-    "guy": "man",
-    "gentleman": "man",
-    "male": "man",
-    "lady": "woman",
-    "female": "woman",
-    "kid": "child",
-    "toddler": "child",
-    "infant": "baby",
-    "bicycle": "bike",
-    "motorbike": "motorcycle",
-    "tshirt": "shirt",
-    "t-shirt": "shirt",
-    "tee-shirt": "shirt",
-    "cellphone": "phone",
-    "telephone": "phone",
-    "automobile": "car",
-    "sofa": "couch",
-    "seashore": "beach",
-    "cap": "hat",
-    "sea": "ocean",
-    "skate-board": "skateboard",
-    "woods": "forest",
-    "roadway": "road",
-    "hillside": "hill",
-    "midair": "air",
-    "mid-air": "air",
-    "vendor": "man",
+    word: name
+    for name, _, words in (line.partition(":") for line in _SYNONYMS.strip().splitlines())
+    for word in words.split()
 }
-_IRREGULAR = {
-    "men": "man",
-    "women": "woman",
-    "children": "child",
-    "people": "person",
-    "mice": "mouse",
-    "geese": "goose",
-    "feet": "foot",
-    "teeth": "tooth",
-    "leaves": "leaf",
-    "wolves": "wolf",
-    "knives": "knife",
-    "policemen": "policeman",
-    "firemen": "fireman",
-    "fishermen": "fisherman",
-    "snowmen": "snowman",
-    "calves": "calf",
-    "scarves": "scarf",
-    "sheep": "sheep",
-    "deer": "deer",
-    "fish": "fish",
-    "persons": "person",
-}
+_IRREGULAR_FORMS = (
+    "men/man women/woman children/child people/person mice/mouse geese/goose feet/foot teeth/tooth "
+    "leaves/leaf wolves/wolf knives/knife policemen/policeman firemen/fireman fishermen/fisherman "
+    "snowmen/snowman calves/calf scarves/scarf sheep/sheep deer/deer fish/fish persons/person"
+)
+_IRREGULAR = dict(pair.split("/") for pair in _IRREGULAR_FORMS.split())
 _PLURALS = {singular: plural for plural, singular in _IRREGULAR.items() if plural != "persons"}
 _ALWAYS_PLURAL = frozenset(
     "shorts pants jeans glasses sunglasses goggles clothes trousers tights overalls stairs woods outdoors trunks "

@@ -1,4 +1,4 @@
-"""What five captions of a photograph say of the things in it: the ground on which questions are derived.
+"""What five captions of a photograph say of the things in it: the facts that questions are derived from.
 
 An entity is a chain of phrases that Flickr30k Entities ties together (and to boxes) across the captions.
 """
@@ -6,7 +6,7 @@ An entity is a chain of phrases that Flickr30k Entities ties together (and to bo
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -19,6 +19,11 @@ PREPOSITIONS = frozenset(
     "in on at over through into with across along down up onto under behind from off out of near by "
     "around past towards toward against to inside beside above front next".split()
 )
+BASIC_COLORS = {"red", "blue", "green", "yellow", "black", "white", "brown"}
+# The words between two phrases: the second is worn by the first; it is one of two; it is on who is spoken of.
+WEARING = {("wearing",), ("wears",), ("is", "wearing"), ("are", "wearing"), ("wear",), ("dressed", "in")}
+JOINED = {("and",), (",",), (",", "and")}
+WORN = {(), ("in",), ("with",), ("wearing",), ("and",), ("dressed", "in"), ("wears",), (",",), ("in", "a")}
 
 
 @dataclass(frozen=True)
@@ -73,10 +78,18 @@ class Relation:
     preposition: str
     object: str
 
+    @property
+    def deed(self) -> str:
+        return f"{self.verb} {self.preposition}".strip()
+
+    def is_worn(self, clothing: str | None = None) -> bool:
+        """Whether the subject wears something, or the one thing `clothing`."""
+        return self.verb == "wearing" and clothing in (None, self.object)
+
 
 @dataclass
-class Scene:
-    """The description of one photograph that questions are asked from."""
+class Facts:
+    """What the captions of one photograph say: its entities, who does what to what, and every word."""
 
     image: GroundedImage
     entities: dict[str, Entity]
@@ -126,7 +139,7 @@ def frequent_nouns(images: Iterable[GroundedImage], minimum: int) -> frozenset[s
     return frozenset(noun for noun, count in counts.items() if noun and count >= minimum)
 
 
-def describe(image: GroundedImage, lexicon: Lexicon) -> Scene:
+def describe(image: GroundedImage, lexicon: Lexicon) -> Facts:
     """What the captions say: entities, and relations between them."""
     entities: dict[str, Entity] = {}
     relations: Counter[Relation] = Counter()
@@ -143,7 +156,7 @@ def describe(image: GroundedImage, lexicon: Lexicon) -> Scene:
             activities[relation.subject].add(relation.verb)
     words = {word for caption in image.captions for word in caption.tokens}
     said = words | {singular(head_noun([word]) or word) for word in words}
-    return Scene(image, entities, relations, activities, frozenset(said))
+    return Facts(image, entities, relations, activities, frozenset(said))
 
 
 def _add(entity: Entity, mention: Phrase, caption: int, nouns: frozenset[str]) -> None:
@@ -155,9 +168,7 @@ def _add(entity: Entity, mention: Phrase, caption: int, nouns: frozenset[str]) -
     entity.names[name] += 1
     # 'a man in a red hat' in one phrase, or 'red and blue shirts': the colour is not the head's own.
     inner = modified_nouns(mention.words)
-    joined = (
-        "and" in inner and len(set(inner) & {"red", "blue", "green", "yellow", "black", "white", "brown"}) > 1
-    )
+    joined = "and" in inner and len(set(inner) & BASIC_COLORS) > 1
     color = color_of(inner[:-1])
     if color and not (joined and is_plural(name)) and not {"in", "with", "striped", "plaid"} & set(inner):
         entity.colors[color] += 1
@@ -166,61 +177,47 @@ def _add(entity: Entity, mention: Phrase, caption: int, nouns: frozenset[str]) -
         entity.numbers[number] += 1
 
 
-def _relations(words: Sequence[str], mentions: Sequence[Phrase], verbs: frozenset[str]) -> Iterable[Relation]:
+def _relations(
+    words: tuple[str, ...], mentions: Sequence[Phrase], verbs: frozenset[str]
+) -> Iterator[Relation]:
     """Who does what to what in one caption; relations without an object have object ''."""
     for place, mention in enumerate(mentions):
         after = mentions[place + 1] if place + 1 < len(mentions) else None
-        between = [w for w in words[mention.stop : after.start if after else len(words)] if w not in ADVERBS]
+        between = words[mention.stop : after.start if after else len(words)]
+        between = tuple(word for word in between if word not in ADVERBS)
         subject = _subject(mentions, place, words)
         if subject is None or not between:
             continue
-        if between in (
-            ["wearing"],
-            ["wears"],
-            ["is", "wearing"],
-            ["are", "wearing"],
-            ["wear"],
-            ["dressed", "in"],
-        ) or (between == ["in"] and after and "clothing" in after.kinds and subject is mention):
-            if after and "clothing" in after.kinds:
-                yield Relation(subject.entity, "wearing", "", after.entity)
-            continue
-        rest = between[1:] if between[0] in AUXILIARIES else between
-        verb = gerund(rest[0], verbs) if rest else ""
-        if not verb or (between[0] in AUXILIARIES and not rest[0].endswith("ing")):
-            continue
-        plain = all(word in PREPOSITIONS for word in rest[1:]) and len(rest) <= 4
-        usable = (
-            after is not None
-            and plain
-            and after.entity not in ("0", subject.entity)
-            and "notvisual" not in after.kinds
-        )
-        yield Relation(
-            subject.entity,
-            verb,
-            " ".join(rest[1:]) if usable else "",
-            after.entity if usable and after else "",
-        )
+        clothes = after if after and "clothing" in after.kinds else None
+        if between in WEARING or (between == ("in",) and clothes and subject is mention):
+            if clothes:
+                yield Relation(subject.entity, "wearing", "", clothes.entity)
+        else:
+            yield from _deed(subject, between, after, verbs)
 
 
-def _subject(mentions: Sequence[Phrase], place: int, words: Sequence[str]) -> Phrase | None:
+def _deed(
+    subject: Phrase, between: tuple[str, ...], after: Phrase | None, verbs: frozenset[str]
+) -> Iterator[Relation]:
+    """What the words `between` two phrases say that the subject does, and to what."""
+    rest = between[1:] if between[0] in AUXILIARIES else between
+    verb = gerund(rest[0], verbs) if rest else ""
+    if not verb or (between[0] in AUXILIARIES and not rest[0].endswith("ing")):
+        return
+    plain = len(rest) <= 4 and all(word in PREPOSITIONS for word in rest[1:])
+    if after and plain and after.entity not in ("0", subject.entity) and "notvisual" not in after.kinds:
+        yield Relation(subject.entity, verb, " ".join(rest[1:]), after.entity)
+    else:
+        yield Relation(subject.entity, verb, "", "")
+
+
+def _subject(mentions: Sequence[Phrase], place: int, words: tuple[str, ...]) -> Phrase | None:
     """The person, animal or vehicle that the words behind mention `place` speak of."""
-    while place >= 0:
-        mention = mentions[place]
+    for mention, before in zip(mentions[place::-1], [*mentions[:place][::-1], None], strict=True):
+        link = words[before.stop : mention.start] if before else None
         if {"people", "animals", "vehicles"} & set(mention.kinds):
             # 'a dog and a cat are ...', 'a man watches a boy riding ...': two could be meant, so neither is.
-            joined = place > 0 and words[mentions[place - 1].stop : mention.start] in (
-                ("and",),
-                (",",),
-                (",", "and"),
-            )
-            return None if joined else mention
-        link = tuple(words[mentions[place - 1].stop : mention.start]) if place else ()
-        if not {"clothing", "bodyparts"} & set(mention.kinds) or link not in _WORN:
+            return None if link in JOINED else mention
+        if not {"clothing", "bodyparts"} & set(mention.kinds) or link not in WORN:
             return None
-        place -= 1
     return None
-
-
-_WORN = {(), ("in",), ("with",), ("wearing",), ("and",), ("dressed", "in"), ("wears",), (",",), ("in", "a")}
