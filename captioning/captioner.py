@@ -21,7 +21,7 @@ from captioning import decoding
 from captioning.model import CaptionModel, CaptionOutput
 from captioning.request import Sentence, check_sentence, plan, unbatched
 from captioning.targets import scored
-from common import gradcam
+from common import formulas, gradcam
 from common.errors import UserError
 from common.explainable import Explainable, HookedModel, SplitModel
 from common.images import ImageLike, Preprocessing
@@ -197,8 +197,8 @@ class Captioner:
         )  # fmt: skip
         explainable, same = self.network.explainable(layer or self.layer)
         explanation = gradcam.explain(
-            explainable, seen.pixels, made.query.to(self.device), scored(made.targets, score), methods,
-            seen.features if same else None, occlusion_options,
+            explainable, seen.pixels, scored(made.targets, score), query=made.query.to(self.device),
+            methods=methods, features=seen.features if same else None, occlusion_options=occlusion_options,
         )  # fmt: skip
         about = [
             {"task": "caption", "model": self.name, "weights": self.network.source, "score": score}
@@ -317,7 +317,7 @@ class _Seam(SplitModel):
         self.network, self.layer = module, layer
         self.module = module
 
-    def features(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor, query: Any = None) -> Tensor:
         return self.module.features(images)
 
     def head(self, features: Tensor, query: Tensor | None = None) -> CaptionOutput:
@@ -325,18 +325,12 @@ class _Seam(SplitModel):
             raise UserError("a captioner explains a caption; give its tokens (S, B, L) as the query")
         return speak(self.module, features, query)
 
-    def split(self, images: Tensor, query: Any = None, features: Tensor | None = None) -> tuple[Tensor, Any]:
-        leaf, output = super().split(images, query, features)
-        self._seen = (leaf, output.seen)
-        return leaf, output
-
-    def importance(self, scores: Tensor, A: Tensor) -> Tensor:
-        """As `common.gradcam.importance`, by way of what the decoder saw: the map itself is left out, where the
+    def importance(self, scores: Tensor, A: Tensor, output: Any) -> Tensor:
+        """As `common.formulas.importance`, by way of what the decoder saw: the map itself is left out, where the
         backward pass of many words would spend most of its time."""
-        leaf, seen = self._seen
-        if leaf is not A or len(seen) != len(A):  # maps repeated for several captions of several images
-            return gradcam.importance(scores, A)
-        return self.module.decoder.importance(gradcam.gradients(scores, seen), A[0, 0].numel())
+        if len(output.seen) != len(A):  # maps repeated for several captions of several images
+            return formulas.importance(scores, A)
+        return self.module.decoder.importance(formulas.gradients(scores, output.seen), A[0, 0].numel())
 
 
 def speak(model: CaptionModel, features: Tensor, query: Tensor) -> CaptionOutput:

@@ -149,9 +149,13 @@ def measure(
     query = _query([case.sentence for case in cases], captioner.network.end).to(rows)
     targets, places = _targets(cases, captioner.network)
     A = seen.features[rows] if same else None
-    explanation = gradcam.explain(explainable, seen.pixels[rows], query, scored(targets, score), features=A)
+    explanation = gradcam.explain(
+        explainable, seen.pixels[rows], scored(targets, score), query=query, features=A
+    )
     maps = explanation.heatmaps.cpu()
-    energy = metrics.activation_energy(explainable.features(seen.pixels[rows]) if A is None else A).cpu()
+    energy = metrics.activation_energy(
+        explainable.features(seen.pixels[rows], query) if A is None else A
+    ).cpu()
     return _records(cases, maps, places, energy)
 
 
@@ -171,7 +175,7 @@ def phrase_ratios(
     query = _query([case.sentence], captioner.network.end).to(seen.pixels.device)
     pixels, A = seen.pixels[case.image, None], seen.features[case.image, None] if same else None
     targets = [PhraseLogLikelihood(mark) for mark in marks]
-    found = gradcam.explain(explainable, pixels, query, targets, methods, A).maps
+    found = gradcam.explain(explainable, pixels, targets, query=query, methods=methods, features=A).maps
     boxes = [span.boxes for span in spans]
     maps = {method: (m.abs().sum(2) if m.dim() == 5 else m)[:, 0].cpu() for method, m in found.items()}
     ratios = {method: metrics.inside_outside(values, boxes).tolist() for method, values in maps.items()}

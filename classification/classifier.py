@@ -17,7 +17,7 @@ from common.errors import LayerError, UserError
 from common.explainable import HookedModel
 from common.explanation import Explanation
 from common.fast.fold import fold
-from common.gradcam import explain
+from common.gradcam import explain, method_names
 from common.images import ImageLike, Preprocessing
 from common.layers import Layer
 from common.networks import hub
@@ -141,9 +141,8 @@ class Classifier:
         if contrast is not None:
             other = self.target(contrast)
             wanted = [Contrast(target, other) for target in wanted]
-        names = [methods] if isinstance(methods, str) else list(methods)
         explainable = self.explainable if layer is None else self._split_at(layer)
-        found = explain(explainable, batch, None, wanted, names, **options)
+        found = explain(explainable, batch, wanted, methods=methods, **options)
         return replace(found, provenance={**found.provenance, **self.provenance()})
 
     def provenance(self) -> dict[str, Any]:
@@ -156,7 +155,7 @@ class Classifier:
         }
 
     def _prediction(self, batch: Tensor, methods: Sequence[str] | str) -> list[Target]:
-        if "occlusion" not in methods:
+        if "occlusion" not in method_names(methods):
             return [TopLogit(self.labels.__getitem__)]
         best = self.logits(batch).argmax(1)  # covered images must not decide what they are asked about
         if len(best) == 1:

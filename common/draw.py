@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from common.files import atomic_path
-from common.gradcam import upsample
+from common.formulas import upsample
 
 INK, MUTED, PAPER = (28, 30, 36), (98, 102, 112), (255, 255, 255)
 MARGIN, GAP = 18, 12

@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from common import formulas
 from common.errors import LayerError
 from common.layers import (
     Forward,
@@ -39,21 +40,28 @@ class Explainable:
         """Output for images (B, 3, H, W) and a query; `relu_rule` rules the ReLUs of the vision part."""
         raise NotImplementedError
 
-    def features(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor, query: Any = None) -> Tensor:
         """The feature map A (B, K, h, w) at `layer`, without a graph."""
         raise NotImplementedError
 
     def split(self, images: Tensor, query: Any = None, features: Tensor | None = None) -> tuple[Tensor, Any]:
         """One pass: the feature map A (B, K, h, w) as a leaf, and the output whose graph starts at it.
 
-        `features`, when given, is A as `features(images)` returned it: the trunk is not run again where
-        the model can avoid it.
+        `features`, when given, is A as `features(images, query)` returned it: the trunk is not run again
+        where the model can avoid it.
         """
         raise NotImplementedError
 
+    def importance(self, scores: Tensor, A: Tensor, output: Any) -> Tensor:
+        """alpha (T, B, K) of the scores (T, B) read off what `split` returned (paper, eq. 1).
+
+        A model that knows a shorter way to the same numbers than the gradient of the whole map takes it.
+        """
+        return formulas.importance(scores, A)
+
 
 class SplitModel(Explainable):
-    """A model with a seam of its own: a subclass gives `features(images)` and `head(A, query)`."""
+    """A model with a seam of its own: a subclass gives `features(images, query)` and `head(A, query)`."""
 
     def head(self, features: Tensor, query: Any = None) -> Any:
         """Output for a feature map A (B, K, h, w)."""
@@ -62,13 +70,13 @@ class SplitModel(Explainable):
     def forward(self, images: Tensor, query: Any = None, relu_rule: str | None = None) -> Any:
         # Guided Backprop covers the CNN alone; a head that is a language model keeps its own gradient.
         with guided_relus(relu_rule):
-            features = self.features(images)
+            features = self.features(images, query)
         return self.head(features, query)
 
     def split(self, images: Tensor, query: Any = None, features: Tensor | None = None) -> tuple[Tensor, Any]:
         if features is None:
             with torch.no_grad():
-                features = self.features(images)
+                features = self.features(images, query)
         leaf = features.detach().requires_grad_()
         with torch.enable_grad():
             return leaf, self.head(leaf, query)

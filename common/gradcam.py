@@ -9,12 +9,12 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import MethodError, UserError
 from common.explainable import Explainable, HookedModel, TokenGrid
 from common.explanation import Explanation, versions
+from common.formulas import gradient_of, guided_localisation, localisation
 from common.layers import default_layer
 from common.methods.cam import class_activation
 from common.methods.occlusion import OcclusionOptions, occlusion
@@ -22,8 +22,6 @@ from common.state import ordinary, untouched
 from common.targets import Target, as_targets, score_table, target_name
 
 Targets = int | Tensor | Target | Sequence[int | Tensor | Target]
-
-_GRADIENT_BUDGET = 2**26  # elements of all targets' gradients held at once: 256 MB in float32
 
 
 def gradcam(
@@ -47,37 +45,53 @@ def gradcam(
     torch.Size([3, 2, 14, 14])
     """
     explainable = as_explainable(model, images, layer, query, grid)
-    return explain(explainable, images, query, targets).heatmaps
+    return explain(explainable, images, targets, query=query).heatmaps
 
 
 def explain(
     model: nn.Module | Explainable,
     images: Tensor,
-    query: Any,
     targets: Targets,
-    methods: Sequence[str] = ("gradcam",),
+    *,
+    query: Any = None,
+    methods: str | Sequence[str] = ("gradcam",),
     features: Tensor | None = None,
     occlusion_options: OcclusionOptions | None = None,
 ) -> Explanation:
-    """Explain targets by the named methods; see `METHODS` for these.
+    """Explain targets by the named methods, `["gradcam", "guided"]` or `"gradcam,guided"`; see `METHODS`.
 
     Maps at the feature map's resolution are (T, B, h, w), those at the image's (T, B, 3, H, W). The method
     'importance' gives alpha (T, B, K), what each channel adds to the score (eq. 1; section 7), and no picture.
-    `features` is A as `model.features(images)` gave it, when the caller has it already. Raises `MethodError` for
+    `features` is A as `model.features(images, query)` gave it, when the caller has it already. Raises `MethodError` for
     an unknown method or one that the model cannot be explained with.
     """
-    unknown = [method for method in methods if method not in _KNOWN]
-    if unknown or not methods:
-        raise MethodError(f"unknown method {', '.join(unknown) or 'list ()'}; known: {', '.join(_KNOWN)}")
+    names = method_names(methods)
     images = ordinary(_checked(images))
     explainable = as_explainable(model, images, query=query)
     kept = None if features is None else ordinary(features)
     run = _Run(explainable, images, query, as_targets(targets), kept, occlusion_options or OcclusionOptions())
     with untouched(explainable.network):
-        maps = {method: run.map(method).detach() for method in methods}
+        maps = {method: run.map(method).detach() for method in names}
         scores = run.scores.detach()
-    provenance = {"layer": explainable.layer, "methods": list(methods), "versions": versions()}
+    provenance = {"layer": explainable.layer, "methods": list(names), "versions": versions()}
     return Explanation(tuple(map(target_name, run.targets)), scores, maps, provenance)
+
+
+def method_names(methods: str | Sequence[str]) -> tuple[str, ...]:
+    """The methods asked for, each once, as `METHODS` spells them; hyphens stand for underscores.
+
+    >>> method_names("gradcam, guided-gradcam")
+    ('gradcam', 'guided_gradcam')
+
+    Raises `MethodError` for one that is not known, and for none at all.
+    """
+    asked = methods.split(",") if isinstance(methods, str) else methods
+    names = tuple(dict.fromkeys(str(name).strip().replace("-", "_") for name in asked))
+    unknown = [name for name in names if name not in _KNOWN]
+    if unknown or not names:
+        given = ", ".join(map(repr, unknown)) or "list ()"
+        raise MethodError(f"unknown method {given}; known: {', '.join(_KNOWN)}")
+    return names
 
 
 def as_explainable(
@@ -95,63 +109,6 @@ def as_explainable(
             )
         return model
     return HookedModel(model, layer or default_layer(model, _checked(images), query), grid)
-
-
-def importance(scores: Tensor, A: Tensor) -> Tensor:
-    """alpha (T, B, K): the mean over positions of d scores (T, B) / d A (B, K, h, w) (paper, eq. 1).
-
-    Images are taken to be independent of each other, as they are in evaluation mode.
-    """
-    chunk = max(1, _GRADIENT_BUDGET // A.numel())
-    parts = [gradients(part, A).mean((-2, -1)) for part in scores.split(chunk)]
-    return torch.cat(parts)
-
-
-def localisation(A: Tensor, alpha: Tensor) -> Tensor:
-    """ReLU(sum_k alpha_k A_k) (T, B, h, w), of A (B, K, h, w) and alpha (T, B, K) (paper, eq. 2)."""
-    return torch.einsum("tbk,bkhw->tbhw", alpha, A).relu()
-
-
-def guided_localisation(heatmaps: Tensor, gradient_images: Tensor) -> Tensor:
-    """Guided Grad-CAM (T, B, 3, H, W): heatmaps (T, B, h, w), upsampled bilinearly, times gradient images."""
-    return upsample(heatmaps, gradient_images.shape[-2:])[:, :, None] * gradient_images
-
-
-def upsample(heatmaps: Tensor, size: Sequence[int]) -> Tensor:
-    """Heatmaps (T, B, h, w) at `size` (H, W): (T, B, H, W), bilinear, corners not aligned."""
-    return F.interpolate(heatmaps, size=tuple(size), mode="bilinear", align_corners=False)
-
-
-def gradients(scores: Tensor, inputs: Tensor) -> Tensor:
-    """d scores (T, B) / d inputs (B, ...): (T, B, ...), in one batched backward pass of the graph between them.
-
-    Raises `UserError` when the scores do not depend on the inputs.
-    """
-    if scores.requires_grad and len(scores) > 1:
-        rows = torch.eye(len(scores), dtype=scores.dtype, device=scores.device)[:, :, None].expand(
-            -1, -1, scores.shape[1]
-        )
-        try:
-            return _present(
-                torch.autograd.grad(scores, inputs, rows, True, is_grads_batched=True, allow_unused=True)
-            )
-        except RuntimeError:
-            pass  # an operation that cannot be batched: one backward pass for each target gives the same
-    return torch.stack([_gradient(row, inputs) for row in scores])
-
-
-def _gradient(row: Tensor, inputs: Tensor, retain: bool = True) -> Tensor:
-    if not row.requires_grad:
-        return _present((None,))
-    return _present(torch.autograd.grad(row.sum(), inputs, retain_graph=retain, allow_unused=True))
-
-
-def _present(found: tuple[Tensor | None, ...]) -> Tensor:
-    if found[0] is None:
-        raise UserError(
-            "a target does not depend on the explained layer; name a layer on its way to the output"
-        )
-    return found[0]
 
 
 class _Run:
@@ -179,21 +136,20 @@ class _Run:
     @property
     def scores(self) -> Tensor:
         """(T, B), from the pass that ran first."""
-        return self.split[1] if self._scores is None else self._scores
+        return self.split[2] if self._scores is None else self._scores
 
     @cached_property
-    def split(self) -> tuple[Tensor, Tensor]:
-        """A (B, K, h, w), a leaf, and the scores (T, B) whose graph starts at it."""
+    def split(self) -> tuple[Tensor, Any, Tensor]:
+        """A (B, K, h, w), a leaf, the output whose graph starts at it, and the scores (T, B) read off it."""
         A, output = self.explainable.split(self.images, self.query, self.features)
         with torch.enable_grad():
             self._scores = score_table(self.targets, output, len(self.images))
-        return A, self._scores
+        return A, output, self._scores
 
     @cached_property
     def alpha(self) -> Tensor:
-        A, scores = self.split
-        # A model may know a shorter way than the gradient of the whole map, to the same numbers.
-        return getattr(self.explainable, "importance", importance)(scores, A)
+        A, output, scores = self.split
+        return self.explainable.importance(scores, A, output)
 
     def image_gradients(self, relu_rule: str | None) -> Tensor:
         """d scores / d images (T, B, 3, H, W), with the vision part's ReLUs ruled (see `guided_relus`)."""
@@ -203,7 +159,7 @@ class _Run:
             scores = score_table(self.targets, output, len(images))
         self._scores = scores if self._scores is None else self._scores
         last = len(scores) - 1  # the graph may go with the last target's pass
-        return torch.stack([_gradient(row, images, retain=i < last) for i, row in enumerate(scores)])
+        return torch.stack([gradient_of(row, images, retain=i < last) for i, row in enumerate(scores)])
 
     def occlusion(self) -> Tensor:
         return occlusion(self.explainable, self.images, self.targets, self.query, self.occlusion_options)
@@ -212,7 +168,7 @@ class _Run:
 METHODS: dict[str, Callable[[_Run], Tensor]] = {
     "gradcam": lambda run: localisation(run.split[0], run.alpha),
     "counterfactual": lambda run: localisation(run.split[0], -run.alpha),  # paper, section 3.4
-    "cam": lambda run: class_activation(run.split[1], run.split[0]),
+    "cam": lambda run: class_activation(run.split[2], run.split[0]),
     "guided": lambda run: run.image_gradients("guided"),
     "deconv": lambda run: run.image_gradients("deconv"),
     "gradient": lambda run: run.image_gradients(None),

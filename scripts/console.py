@@ -68,14 +68,12 @@ def add_method_arguments(parser: argparse.ArgumentParser) -> None:
 
 def methods_of(args: argparse.Namespace) -> tuple[str, ...]:
     """The methods asked for, as `common.gradcam.METHODS` spells them, each once."""
-    from common.gradcam import METHODS
+    from common.gradcam import METHODS, method_names
 
-    names = [name.strip().lower().replace("-", "_") for name in args.methods.split(",") if name.strip()]
-    unknown = [name for name in names if name not in METHODS]
-    if unknown or not names:
-        allowed = ", ".join(name.replace("_", "-") for name in METHODS)
-        raise UserError(f"unknown method '{unknown[0] if unknown else args.methods}'; allowed: {allowed}")
-    return tuple(dict.fromkeys(names))
+    names = method_names(args.methods)
+    if set(names) - set(METHODS):
+        raise UserError("the method 'importance' gives one number a channel and no map: use it from Python")
+    return names
 
 
 def occlusion_options(args: argparse.Namespace) -> Any:

@@ -14,7 +14,7 @@ from captioning.targets import (
     WordLogLikelihood,
     scored,
 )
-from common import gradcam
+from common import formulas, gradcam
 from common.errors import UserError
 from common.explainable import HookedModel
 from common.targets import target_name
@@ -70,7 +70,7 @@ def test_another_word_in_the_same_place_has_that_words_probability(model):
 def test_the_captions_gradient_is_the_sum_of_its_words(model):
     targets = [CaptionLogLikelihood(), *(WordLogLikelihood(i) for i in range(3))]
     A, output = HookedModel(model, "trunk.last").split(IMAGES, TOKENS)
-    gradients = gradcam.gradients(torch.stack([target(output) for target in targets]), A)
+    gradients = formulas.gradients(torch.stack([target(output) for target in targets]), A)
     np.testing.assert_allclose(gradients[0, 0], gradients[1:, 0].sum(0), rtol=1e-9, atol=1e-13)
     # the second caption has two words: its third token is the end, which the caption leaves out
     np.testing.assert_allclose(gradients[0, 1], gradients[1:3, 1].sum(0), rtol=1e-9, atol=1e-13)

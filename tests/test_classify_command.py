@@ -132,7 +132,7 @@ def test_the_map_of_the_cat_is_on_the_cat_and_that_of_the_cup_on_the_cup(tmp_pat
         ([ROOT], [str(ROOT)]),
         ([CAT, "--target", "tabby catt"], ["tabby catt", "tabby"]),
         ([CAT, "--target", "1000"], ["1000", "999"]),
-        ([CAT, "--methods", "gradcam,lime"], ["'lime'", "guided-gradcam"]),
+        ([CAT, "--methods", "gradcam,lime"], ["'lime'", "guided_gradcam"]),
         ([CAT, "--model", "resnet5"], ["resnet5", "resnet50"]),
         ([CAT, "--layer", "classifier"], ["classifier", "bn2"]),
         ([CAT, "--layer", "block.4"], ["block.4", "blocks.4"]),

@@ -6,7 +6,7 @@ import torch
 
 from common.checks import dissection
 from common.errors import UserError
-from common.gradcam import upsample
+from common.formulas import upsample
 
 NETDISSECT = """\
 unit,category,label,score,object-label,object-truth,object-activation,object-intersect,object-iou

@@ -17,7 +17,7 @@ from tests.test_gradcam import images_of
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_saving_and_loading_gives_the_same_explanation(tmp_path, batch) -> None:
-    made = explain(seeded(Plain), images_of(batch), None, [0, 3], methods=("gradcam", "guided"))
+    made = explain(seeded(Plain), images_of(batch), [0, 3], methods=("gradcam", "guided"))
     made.save(tmp_path / "e.npz")
     found = Explanation.load(tmp_path / "e.npz")
     assert found.names == made.names == ("0", "3")
@@ -28,7 +28,7 @@ def test_saving_and_loading_gives_the_same_explanation(tmp_path, batch) -> None:
 
 
 def test_arrays_are_float32_and_a_single_image_has_no_batch_axis() -> None:
-    made = explain(seeded(Plain), images_of(1), None, [0, 3], methods=("gradcam", "guided"))
+    made = explain(seeded(Plain), images_of(1), [0, 3], methods=("gradcam", "guided"))
     assert {name: (array.shape, array.dtype.name) for name, array in made.arrays().items()} == {
         "heatmaps": ((2, 6, 6), "float32"),
         "guided": ((2, 3, 12, 12), "float32"),
@@ -37,15 +37,15 @@ def test_arrays_are_float32_and_a_single_image_has_no_batch_axis() -> None:
 
 def test_an_image_of_a_batch_is_its_own_explanation() -> None:
     network, images = seeded(Plain), images_of(3)
-    one = explain(network, images, None, [1]).image(-1)
-    assert torch.allclose(one.heatmaps, explain(network, images[2:], None, [1]).heatmaps, atol=1e-6)
+    one = explain(network, images, [1]).image(-1)
+    assert torch.allclose(one.heatmaps, explain(network, images[2:], [1]).heatmaps, atol=1e-6)
     with pytest.raises(IndexError, match="image 3 of an explanation of 1"):
         one.image(3)
 
 
 def test_a_method_that_was_not_asked_for_is_named_with_those_that_were() -> None:
     with pytest.raises(AttributeError, match="no 'guided'; it has gradcam"):
-        _ = explain(seeded(Plain), images_of(), None, [1]).guided
+        _ = explain(seeded(Plain), images_of(), [1]).guided
 
 
 @pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04broken"])

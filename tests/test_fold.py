@@ -61,7 +61,7 @@ def test_maps_agree_within_1e_5(build, layer) -> None:
     assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
     if build is Chain:
         return  # its in-place ReLUs one behind the other rule out a backward pass to the image
-    guided = [explain(model, x, None, [1], ("guided",)).guided for model in (copy, network)]
+    guided = [explain(model, x, [1], methods=("guided",)).guided for model in (copy, network)]
     assert (guided[0] - guided[1]).abs().max() <= 1e-4 * guided[1].abs().max()
 
 

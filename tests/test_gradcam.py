@@ -67,7 +67,7 @@ def test_map_of_a_tiny_network_is_the_one_worked_out_by_hand() -> None:
     x = torch.tensor([[0.0, 1.0], [2.0, 4.0]])
     images = torch.stack([x, torch.zeros(2, 2), torch.zeros(2, 2)])[None]
     assert gradcam(network, images, 0).tolist() == [[[[0.0, 0.25], [2.0, 5.5]]]]
-    counter = explain(network, images, None, [0], methods=("counterfactual",)).counterfactual
+    counter = explain(network, images, [0], methods=("counterfactual",)).counterfactual
     assert counter.tolist() == [[[[1.5, 0.0], [0.0, 0.0]]]]
 
 
@@ -88,7 +88,7 @@ def test_a_layer_that_runs_twice_is_explained_at_its_last_run() -> None:
 
 
 def test_cam_is_grad_cam_times_the_number_of_positions_where_the_head_is_pooling_and_linear() -> None:
-    found = explain(seeded(Plain), images_of(), None, [0, 4], methods=("cam", "gradcam"))
+    found = explain(seeded(Plain), images_of(), [0, 4], methods=("cam", "gradcam"))
     positions = found.cam.shape[-1] * found.cam.shape[-2]
     assert torch.allclose(found.cam.relu(), found.heatmaps * positions, atol=1e-5)
     assert (found.cam < 0).any()
@@ -96,27 +96,25 @@ def test_cam_is_grad_cam_times_the_number_of_positions_where_the_head_is_pooling
 
 def test_cam_uses_the_weights_of_the_linear_layer() -> None:
     network = seeded(Plain)
-    found = explain(network, images_of(), None, [3], methods=("cam",)).cam
+    found = explain(network, images_of(), [3], methods=("cam",)).cam
     A = HookedModel(network, "features.5").features(images_of())
     assert torch.allclose(found[0], (network.fc.weight[3][:, None, None] * A).sum(1), atol=1e-5)
 
 
 def test_cam_refuses_a_head_with_a_hidden_layer() -> None:
     with pytest.raises(MethodError, match="average pooling and one linear layer"):
-        explain(seeded(Functional), images_of(), None, [0], methods=("cam",))
+        explain(seeded(Functional), images_of(), [0], methods=("cam",))
 
 
 def test_contrast_and_negation_are_the_gradients_of_what_they_say() -> None:
     network, images = seeded(Functional), images_of()
-    explanation = explain(
-        network, images, None, [Contrast(Index(1, "a"), Index(2, "b")), Negated(Index(1, "a"))]
-    )
+    explanation = explain(network, images, [Contrast(Index(1, "a"), Index(2, "b")), Negated(Index(1, "a"))])
     assert explanation.names == ("a rather than b", "not a")
     logits = network(images)
     assert torch.allclose(
         explanation.scores, torch.stack([logits[:, 1] - logits[:, 2], -logits[:, 1]]), atol=1e-6
     )
-    counter = explain(network, images, None, [1], methods=("counterfactual",)).counterfactual
+    counter = explain(network, images, [1], methods=("counterfactual",)).counterfactual
     assert torch.allclose(explanation.heatmaps[1], counter[0], atol=1e-7)
     weights = copy.deepcopy(network)
     with torch.no_grad():  # a network whose class 0 is the difference
@@ -126,7 +124,7 @@ def test_contrast_and_negation_are_the_gradients_of_what_they_say() -> None:
 
 def test_gradient_agrees_with_finite_differences() -> None:
     network, images = seeded(Functional).double(), images_of(1).double()
-    gradient = explain(network, images, None, [2], methods=("gradient",)).gradient[0, 0]
+    gradient = explain(network, images, [2], methods=("gradient",)).gradient[0, 0]
     generator = torch.Generator().manual_seed(0)
     for _ in range(5):
         direction = torch.randn(images.shape, generator=generator, dtype=torch.float64)
@@ -136,7 +134,7 @@ def test_gradient_agrees_with_finite_differences() -> None:
 
 
 def test_guided_gradcam_is_the_upsampled_map_times_guided_backprop() -> None:
-    found = explain(seeded(Plain), images_of(), None, [1], methods=("guided_gradcam", "guided", "gradcam"))
+    found = explain(seeded(Plain), images_of(), [1], methods=("guided_gradcam", "guided", "gradcam"))
     up = F.interpolate(found.heatmaps[0][:, None], size=(12, 12), mode="bilinear", align_corners=False)
     assert torch.allclose(found.guided_gradcam[0], up * found.guided[0])
     assert list(found.maps) == ["guided_gradcam", "guided", "gradcam"]
@@ -162,9 +160,9 @@ def test_a_batch_equals_its_images_and_the_order_of_targets_does_not_matter(batc
 @pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_the_callers_gradient_mode_does_not_matter(around) -> None:
     network = seeded(Functional)
-    expected = explain(network, images_of(), None, [1], methods=("gradcam", "guided"))
+    expected = explain(network, images_of(), [1], methods=("gradcam", "guided"))
     with around():
-        found = explain(network, images_of(), None, [1], methods=("gradcam", "guided"))
+        found = explain(network, images_of(), [1], methods=("gradcam", "guided"))
         assert torch.is_grad_enabled() == (around is torch.enable_grad)
     assert torch.allclose(found.heatmaps.clone(), expected.heatmaps)
     assert torch.allclose(found.guided.clone(), expected.guided)
@@ -195,7 +193,7 @@ def twin_without_no_grad(network: FrozenTrunk) -> Tensor:
 def test_many_targets_are_worked_off_within_the_memory_budget(monkeypatch) -> None:
     network, images = seeded(Functional), images_of()
     expected = gradcam(network, images, [0, 1, 2, 3])
-    monkeypatch.setattr("common.gradcam._GRADIENT_BUDGET", 1)
+    monkeypatch.setattr("common.formulas._GRADIENT_BUDGET", 1)
     assert torch.allclose(gradcam(network, images, [0, 1, 2, 3]), expected, atol=1e-7)
 
 
@@ -254,7 +252,7 @@ def test_the_model_is_bit_identical_afterwards(build) -> None:
     next(network.parameters()).requires_grad_(False)
     before = snapshot(network)
     methods = tuple(method for method in METHODS if method != "cam")
-    explain(network, images_of(side=48), None, [0, 1], methods=methods)
+    explain(network, images_of(side=48), [0, 1], methods=methods)
     assert same(snapshot(network), before)
 
 
@@ -271,7 +269,7 @@ def test_the_model_is_bit_identical_after_a_failure(targets, layer, methods) -> 
     network = seeded(Plain).train()
     before = snapshot(network)
     with pytest.raises((RuntimeError, UserError)):
-        explain(HookedModel(network, layer), images_of(side=48), None, targets, methods=methods)
+        explain(HookedModel(network, layer), images_of(side=48), targets, methods=methods)
     assert same(snapshot(network), before)
 
 
@@ -307,13 +305,13 @@ def test_images_that_are_no_batch_are_refused() -> None:
 
 
 def test_unknown_methods_are_refused_with_the_known_ones() -> None:
-    with pytest.raises(MethodError, match="unknown method gradcamm; known: gradcam, counterfactual"):
-        explain(seeded(Plain), images_of(), None, [0], methods=("gradcamm",))
+    with pytest.raises(MethodError, match="unknown method 'gradcamm'; known: gradcam, counterfactual"):
+        explain(seeded(Plain), images_of(), [0], methods=("gradcamm",))
 
 
 def test_guided_backprop_of_a_smooth_network_says_what_to_use_instead() -> None:
     with pytest.raises(MethodError, match="GELU.*'gradcam', 'gradient' or 'occlusion'"):
-        explain(seeded(Smooth), images_of(), None, [0], methods=("guided",))
+        explain(seeded(Smooth), images_of(), [0], methods=("guided",))
     assert gradcam(seeded(Smooth), images_of(), 0).shape == (1, 2, 10, 10)
 
 
@@ -323,7 +321,7 @@ class Seamed(SplitModel):
     def __init__(self) -> None:
         self.network, self.layer, self.passes = seeded(Plain), "features", 0
 
-    def features(self, images):
+    def features(self, images, query=None):
         self.passes += 1
         return self.network.features(images)
 
@@ -334,13 +332,13 @@ class Seamed(SplitModel):
 def test_a_seam_of_the_models_own_gives_the_same_maps_from_one_pass_of_the_trunk() -> None:
     model, images = Seamed(), images_of()
     query = torch.tensor([1.0, 3.0])
-    maps = explain(model, images, query, [0, 1]).heatmaps
+    maps = explain(model, images, [0, 1], query=query).heatmaps
     assert model.passes == 1
     assert torch.allclose(
         maps, gradcam(model.network, images, [0, 1]) * query[None, :, None, None], atol=1e-6
     )
     features = model.network.features(images).detach()
-    again = explain(model, images, query, [0, 1], features=features)
+    again = explain(model, images, [0, 1], query=query, features=features)
     assert model.passes == 1 and torch.allclose(again.heatmaps, maps)
 
 
@@ -348,8 +346,8 @@ def test_a_seam_of_the_models_own_gives_the_same_maps_from_one_pass_of_the_trunk
 @pytest.mark.parametrize("build", [Plain, Functional, Recurrent])
 def test_cuda_gives_the_maps_of_the_cpu_and_leaves_them_there(build) -> None:
     network = seeded(build)
-    expected = explain(network, images_of(), None, [1, 0], methods=("gradcam", "guided"))
-    found = explain(network.cuda(), images_of().cuda(), None, [1, 0], methods=("gradcam", "guided"))
+    expected = explain(network, images_of(), [1, 0], methods=("gradcam", "guided"))
+    found = explain(network.cuda(), images_of().cuda(), [1, 0], methods=("gradcam", "guided"))
     assert found.heatmaps.is_cuda
     assert torch.allclose(found.heatmaps.cpu(), expected.heatmaps, atol=1e-5)
     assert torch.allclose(found.guided.cpu(), expected.guided, atol=1e-5)
@@ -357,9 +355,7 @@ def test_cuda_gives_the_maps_of_the_cpu_and_leaves_them_there(build) -> None:
 
 def test_importance_is_the_mean_gradient_of_each_target() -> None:
     network, images = seeded(Plain), images_of(side=48)
-    found = explain(
-        HookedModel(network, "features.5"), images, None, [0, 1], methods=("importance", "gradcam")
-    )
+    found = explain(HookedModel(network, "features.5"), images, [0, 1], methods=("importance", "gradcam"))
     A, output = HookedModel(network, "features.5").split(images)
     with torch.enable_grad():
         twin = torch.stack([torch.autograd.grad(output[:, c].sum(), A, retain_graph=True)[0] for c in (0, 1)])
@@ -367,3 +363,12 @@ def test_importance_is_the_mean_gradient_of_each_target() -> None:
     torch.testing.assert_close(
         found.heatmaps, torch.einsum("tbk,bkhw->tbhw", found.importance, A.detach()).relu()
     )
+
+
+@pytest.mark.parametrize(
+    "methods", ["gradcam,guided-gradcam", "gradcam, guided_gradcam,gradcam", ["gradcam", "guided-gradcam"]]
+)
+def test_methods_are_a_string_or_a_list_and_a_hyphen_is_an_underscore(methods) -> None:
+    found = explain(seeded(Plain), images_of(), [1], methods=methods)
+    assert tuple(found.maps) == ("gradcam", "guided_gradcam")
+    assert found.provenance["methods"] == ["gradcam", "guided_gradcam"]

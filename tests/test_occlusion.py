@@ -257,7 +257,7 @@ class ReaderSplit(SplitModel):
     def __init__(self, network: Reader) -> None:
         self.network = network
 
-    def features(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor, query=None) -> Tensor:
         return self.network.features(images)
 
     def forward(self, images: Tensor, query=None, relu_rule=None) -> Tensor:

@@ -67,7 +67,7 @@ def test_grad_cam_agrees_with_torchcam() -> None:
 
 def test_guided_backprop_and_deconvolution_agree_with_captum_on_relus() -> None:
     network = apart(seeded(Plain))
-    found = explain(network, images_of(), None, [2], methods=("guided", "deconv"))
+    found = explain(network, images_of(), [2], methods=("guided", "deconv"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         guided = captum.GuidedBackprop(network).attribute(images_of(), target=2)
@@ -81,9 +81,7 @@ def test_occlusion_agrees_with_captum() -> None:
 
     network = apart(seeded(Plain))
     options = OcclusionOptions(window=4, stride=4)
-    ours = explain(
-        network, images_of(), None, [1], methods=("occlusion",), occlusion_options=options
-    ).occlusion[0]
+    ours = explain(network, images_of(), [1], methods=("occlusion",), occlusion_options=options).occlusion[0]
     theirs = captum.Occlusion(network).attribute(
         images_of(), target=1, sliding_window_shapes=(3, 4, 4), strides=(3, 4, 4), baselines=0
     )
@@ -95,7 +93,7 @@ def test_captum_guides_no_relu6_and_we_do() -> None:
     network = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
     ).eval()
-    found = explain(network, images_of(), None, [0], methods=("guided", "gradient"))
+    found = explain(network, images_of(), [0], methods=("guided", "gradient"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = captum.GuidedBackprop(network).attribute(images_of(), target=0)
@@ -105,7 +103,7 @@ def test_captum_guides_no_relu6_and_we_do() -> None:
 
 def test_captum_misses_functional_relus_and_we_do_not() -> None:
     network = apart(seeded(Functional))
-    found = explain(network, images_of(side=16), None, [2], methods=("guided",)).guided[0]
+    found = explain(network, images_of(side=16), [2], methods=("guided",)).guided[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -111,7 +111,7 @@ def guided_twin(network: Functional, image: Tensor, index: int) -> Tensor:
 
 def test_guided_backprop_of_a_whole_network_is_the_one_written_out_by_hand() -> None:
     images = images_of(1, side=16)
-    found = explain(seeded(Functional), images, None, [2], methods=("guided",)).guided[0]
+    found = explain(seeded(Functional), images, [2], methods=("guided",)).guided[0]
     expected = guided_twin(seeded(Functional), images.double(), 2)
     assert (expected != 0).any()
     assert torch.allclose(found.double(), expected, atol=1e-7)
@@ -119,6 +119,6 @@ def test_guided_backprop_of_a_whole_network_is_the_one_written_out_by_hand() -> 
 
 def test_without_relus_all_rules_are_the_plain_gradient() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-    found = explain(network, images_of(), None, [0, 1], methods=("guided", "deconv", "gradient"))
+    found = explain(network, images_of(), [0, 1], methods=("guided", "deconv", "gradient"))
     assert torch.equal(found.guided, found.gradient)
     assert torch.equal(found.deconv, found.gradient)

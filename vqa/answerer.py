@@ -25,6 +25,7 @@ from common.explainable import Explainable
 from common.explanation import Explanation
 from common.images import ImageLike, Preprocessing
 from common.methods.occlusion import OcclusionOptions
+from common.state import untouched
 from common.targets import Contrast, Target
 from vqa.metrics import normalise_answer
 
@@ -158,7 +159,7 @@ class Answerer:
                 f"images are {tuple(pixels.shape)}; give files, PIL images or a tensor (B, 3, H, W)"
             )
         pixels = pixels.to(self.device)
-        with gradcam.untouched(self.network.module), torch.no_grad():
+        with untouched(self.network.module), torch.no_grad():
             return Seen(pixels, self.network.encode(pixels), single)
 
     def read(self, question: str) -> Asked:
@@ -189,7 +190,7 @@ class Answerer:
         asked = [question if isinstance(question, Asked) else self.read(question) for question in several]
         pairs = _pairs(len(seen), len(asked))
         found = []
-        with gradcam.untouched(self.network.module), torch.no_grad():
+        with untouched(self.network.module), torch.no_grad():
             for image, number in pairs:
                 best, *others = self.network.best(seen.one(image).features, asked[number], top)
                 found.append(Answer(best.text, best.score, best.probability, tuple(others)))
@@ -220,16 +221,16 @@ class Answerer:
         made, told = self.network.targets(unique)
         by_name = dict(zip(unique, made, strict=True))
         targets = [by_name[name] for name in names] + [Contrast(by_name[a], by_name[b]) for a, b in pairs]
-        with gradcam.untouched(self.network.module):
+        with untouched(self.network.module):
             explainable, query, same = self.network.explainable(layer or self.layer, asked, told)
             found = gradcam.explain(
                 explainable,
                 seen.pixels,
-                query,
                 targets,
-                [methods] if isinstance(methods, str) else methods,
-                seen.features if same else None,
-                occlusion_options,
+                query=query,
+                methods=methods,
+                features=seen.features if same else None,
+                occlusion_options=occlusion_options,
             )
             gradients, drops = self.network.words(seen.features, asked, told, targets, explainable)
         about = {"task": "vqa", "model": self.name, "weights": self.network.source, "question": asked.text}

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common import gradcam
+from common import formulas
 from common.explainable import Explainable, HookedModel, SplitModel
 from common.images import Preprocessing
 from common.targets import Target, score_table
@@ -168,7 +168,7 @@ class _Seam(SplitModel):
         self.heard: Heard | None = None
         self.slopes: Tensor | None = None
 
-    def features(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor, query: Any = None) -> Tensor:
         return self.network.features(images)
 
     def head(self, features: Tensor, query: Tensor | None = None) -> Tensor:
@@ -182,9 +182,9 @@ class _Seam(SplitModel):
         self.heard = self.whole.heard(features, self.asked)
         return self.heard.look.leaf, self.heard.output
 
-    def importance(self, scores: Tensor, A: Tensor) -> Tensor:
-        """As `common.gradcam.importance`, by way of the map's summary: the map itself is left out."""
+    def importance(self, scores: Tensor, A: Tensor, output: Any) -> Tensor:
+        """As `common.formulas.importance`, by way of the map's summary: the map itself is left out."""
         if self.heard is None or self.heard.look.leaf is not A:
-            return gradcam.importance(scores, A)
+            return formulas.importance(scores, A)
         image, self.slopes = self.heard.slopes(scores)
         return self.network.image.importance(image, A[0, 0].numel())

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from common.gradcam import upsample
+from common.formulas import upsample
 
 QUANTILE_SHARE = 0.005  # of all positions at which a unit counts as firing (Bau et al., section 2.2)
 LEAST_OVERLAP = 0.05  # intersection over union that a name needs

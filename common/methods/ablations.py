@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from common.errors import MethodError
 from common.explainable import Explainable, HookedModel
-from common.gradcam import Targets, as_explainable, gradients
+from common.formulas import gradients
+from common.gradcam import Targets, as_explainable
 from common.layers import Layer, layers
 from common.relu import guided_relus
 from common.state import ordinary, untouched

@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 from common.errors import UserError
-from common.gradcam import upsample
+from common.formulas import upsample
 
 # Images (N, 3, H, W), and which of the B images each is made from (N,) -> scores (N,).
 ScoreFunction = Callable[[Tensor, Tensor], Tensor]

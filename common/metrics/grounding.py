@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from common.gradcam import upsample
+from common.formulas import upsample
 
 SIZE = (224, 224)
 Boxes = Tensor | Sequence[Sequence[float]]

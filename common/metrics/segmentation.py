@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from common.gradcam import upsample
+from common.formulas import upsample
 from common.metrics.grounding import Summary
 
 BACKGROUND, UNDECIDED = 0, 255

@@ -116,7 +116,7 @@ def guided_backprop(bench: Bench) -> Work:
         from common.explainable import HookedModel
         from common.gradcam import explain
 
-        return explain(HookedModel(network, bench.layer), image, None, [281], ("guided",)).guided[0]
+        return explain(HookedModel(network, bench.layer), image, [281], methods=("guided",)).guided[0]
 
     def captum() -> Any:
         from captum.attr import GuidedBackprop

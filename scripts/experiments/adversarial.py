@@ -77,7 +77,6 @@ def measure(lab: Lab, count: int) -> dict[str, Any]:
             explain(
                 lab.classifier.explainable,
                 lab.classifier.preprocessing.normalise(values),
-                None,
                 [sample.label, other],
             )
             for values in (before, after)
@@ -106,7 +105,7 @@ def draw(lab: Lab) -> Any:
     change = f"'{WANTED}' with {float(chance[0]):.4%}; PSNR {float(psnr(before, after)[0]):.1f} dB"
     for values, note in ((before, "as it is"), (after, change)):
         image = fitted(_picture(values).resize(photograph.size), 320)
-        found = explain(classifier.explainable, classifier.preprocessing.normalise(values), None, targets)
+        found = explain(classifier.explainable, classifier.preprocessing.normalise(values), targets)
         tiles.append(Tile(image, "Photograph", note))
         tiles += [
             Tile(draw_map("gradcam", image, found.heatmaps[t, 0]), TWO_CLASS_NAMES[t], "Grad-CAM")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.gradcam import upsample
+from common.formulas import upsample
 from common.metrics.grounding import box_mask
 from scripts.experiments.lab import Lab, summarised
 from scripts.experiments.report import Section, Table, row_of

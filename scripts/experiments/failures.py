@@ -39,9 +39,7 @@ def draw(lab: Lab, chosen: list[Sample]) -> Any:
     labels, tiles = lab.classifier.labels, []
     for sample in chosen:
         image = fitted(open_image(sample.path), 320)
-        found = explain(
-            lab.classifier.explainable, pixels(lab, [sample]), None, [sample.predicted, sample.label]
-        )
+        found = explain(lab.classifier.explainable, pixels(lab, [sample]), [sample.predicted, sample.label])
         said, true = labels[sample.predicted], labels[sample.label]
         tiles.append(Tile(image, true, "the true class"))
         for place, (name, note) in enumerate(

@@ -100,9 +100,8 @@ def window_ranks(lab: Lab, chosen: list[Sample], windows: list[int]) -> dict[str
             occluded = explain(
                 lab.classifier.explainable,
                 image,
-                None,
                 sample.label,
-                ("occlusion",),
+                methods="occlusion",
                 occlusion_options=options,
             )
             reference = occluded.maps["occlusion"][:, 0]

@@ -42,7 +42,7 @@ def method_maps(classifier: Any, images: Tensor, targets: Any, method: str, stri
     if method in _OTHERS:
         return _OTHERS[method](classifier, images, targets)
     options = OcclusionOptions(window=WINDOW, stride=stride)
-    found = explain(classifier.explainable, images, None, targets, (method,), occlusion_options=options)
+    found = explain(classifier.explainable, images, targets, methods=method, occlusion_options=options)
     maps = found.maps[method]
     return pixel_strength(maps) if method in PIXELS else maps
 
@@ -61,7 +61,7 @@ def contrasted(classifier: Any, images: Tensor, targets: Any, others: int = 5) -
     """Grad-CAM (T, B, h, w) of each class's logit less the mean logit of the likeliest other classes."""
     several = [targets] if isinstance(targets, int) else list(targets)
     against = [Contrast(Index(label), likeliest_others(label, others)) for label in several]
-    return explain(classifier.explainable, images, None, against).heatmaps
+    return explain(classifier.explainable, images, against).heatmaps
 
 
 def likeliest_others(label: int, count: int) -> Target:

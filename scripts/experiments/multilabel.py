@@ -109,7 +109,7 @@ def fine_tuned(
 def has_cam(classifier: Classifier) -> bool:
     """Whether the head is average pooling and one linear layer, so that CAM is defined."""
     try:
-        explain(classifier.explainable, classifier.network.blank(), None, [0], ("cam",))
+        explain(classifier.explainable, classifier.network.blank(), [0], methods="cam")
     except MethodError:
         return False
     return True

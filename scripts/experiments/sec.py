@@ -28,7 +28,7 @@ from classification.segmentation import (
     seeding_loss,
 )
 from common.errors import UserError
-from common.gradcam import upsample
+from common.formulas import upsample
 from common.images import Preprocessing, open_image
 from common.networks.dilate import dilated
 from common.networks.trunk import feature_map, fingerprint

@@ -1,0 +1,76 @@
+"""The formulas of Grad-CAM as pure functions of tensors (Selvaraju et al., IJCV 2019, eq. 1 and 2).
+
+    alpha = importance(scores, A)          (T, B, K)     eq. 1: the mean over positions of d score / d A
+    maps = localisation(A, alpha)          (T, B, h, w)  eq. 2: ReLU(sum_k alpha_k A_k)
+    upsample(maps, (H, W))                 (T, B, H, W)  for drawing and measuring
+
+B images, T targets, K channels, h,w feature map, H,W image.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.errors import UserError
+
+_GRADIENT_BUDGET = 2**26  # elements of all targets' gradients held at once: 256 MB in float32
+
+
+def importance(scores: Tensor, A: Tensor) -> Tensor:
+    """alpha (T, B, K): the mean over positions of d scores (T, B) / d A (B, K, h, w) (paper, eq. 1).
+
+    Images are taken to be independent of each other, as they are in evaluation mode.
+    """
+    chunk = max(1, _GRADIENT_BUDGET // A.numel())
+    parts = [gradients(part, A).mean((-2, -1)) for part in scores.split(chunk)]
+    return torch.cat(parts)
+
+
+def localisation(A: Tensor, alpha: Tensor) -> Tensor:
+    """ReLU(sum_k alpha_k A_k) (T, B, h, w), of A (B, K, h, w) and alpha (T, B, K) (paper, eq. 2)."""
+    return torch.einsum("tbk,bkhw->tbhw", alpha, A).relu()
+
+
+def guided_localisation(heatmaps: Tensor, gradient_images: Tensor) -> Tensor:
+    """Guided Grad-CAM (T, B, 3, H, W): heatmaps (T, B, h, w), upsampled bilinearly, times gradient images."""
+    return upsample(heatmaps, gradient_images.shape[-2:])[:, :, None] * gradient_images
+
+
+def upsample(heatmaps: Tensor, size: Sequence[int]) -> Tensor:
+    """Heatmaps (T, B, h, w) at `size` (H, W): (T, B, H, W), bilinear, corners not aligned."""
+    return F.interpolate(heatmaps, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def gradients(scores: Tensor, inputs: Tensor) -> Tensor:
+    """d scores (T, B) / d inputs (B, ...): (T, B, ...), in one batched backward pass of the graph between them.
+
+    Raises `UserError` when the scores do not depend on the inputs.
+    """
+    if scores.requires_grad and len(scores) > 1:
+        rows = torch.eye(len(scores), dtype=scores.dtype, device=scores.device)[:, :, None].expand(
+            -1, -1, scores.shape[1]
+        )
+        try:
+            return _present(
+                torch.autograd.grad(scores, inputs, rows, True, is_grads_batched=True, allow_unused=True)
+            )
+        except RuntimeError:
+            pass  # an operation that cannot be batched: one backward pass for each target gives the same
+    return torch.stack([gradient_of(row, inputs) for row in scores])
+
+
+def gradient_of(row: Tensor, inputs: Tensor, retain: bool = True) -> Tensor:
+    """d sum(row (B,)) / d inputs (B, ...): one target's pass; without `retain` the graph goes with it."""
+    if not row.requires_grad:
+        return _present((None,))
+    return _present(torch.autograd.grad(row.sum(), inputs, retain_graph=retain, allow_unused=True))
+
+
+def _present(found: tuple[Tensor | None, ...]) -> Tensor:
+    if found[0] is None:
+        raise UserError(
+            "a target does not depend on the explained layer; name a layer on its way to the output"
+        )
+    return found[0]
