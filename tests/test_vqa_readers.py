@@ -79,6 +79,8 @@ def test_vqa_questions_without_annotations_have_no_answers(coco):
         ([_asked(1)], [_answered(1), _answered(3)], "1 annotations no question"),
         ([_asked(1, 9)], [_answered(1, 25)], "image 9.*image 25"),
         ([_asked(1, 77)], [_answered(1, 77)], "77 has no image"),
+        ([_asked(1, "9")], [_answered(1, "9")], "image id 9 has no image.*_000000000009.jpg"),
+        ([_asked()], [{"question_id": 1, "image_id": 9}], "answer is None"),
         ([_asked(1, 9, "  ")], [_answered()], "empty"),
         ([_asked(1, 9, "word " * 10_000)], [_answered()], "10000 words"),
         ([_asked(1, 9, 5)], [_answered()], "not a string"),

@@ -28,25 +28,26 @@ from pathlib import Path
 
 from common.errors import UserError
 from data.derived.facts import Lexicon, describe
-from data.derived.templates import ask
+from data.derived.templates import Asked, ask
 from data.derived.yesno import yes_no
 from data.readers import entities, flickr8k
+from data.readers.files import AnyPath
 from data.readers.questions_file import write_questions_file
 from data.records import GroundedImage, Question
 
 
 def balance(
-    questions: Sequence[tuple[Question, str]],
-    key: Callable[[tuple[Question, str]], str],
+    questions: Sequence[Asked],
+    key: Callable[[Asked], str],
     cap: float,
     rng: random.Random,
     least: int = 4,
-) -> list[tuple[Question, str]]:
+) -> list[Asked]:
     """Drops questions at random until in each group by `key` no answer has more than share `cap`.
 
     A group of fewer than `least` questions is left alone; one with a single answer is cut to `least - 1`.
     """
-    groups: dict[str, list[tuple[Question, str]]] = defaultdict(list)
+    groups: dict[str, list[Asked]] = defaultdict(list)
     for item in questions:
         groups[key(item)].append(item)
     kept: set[str] = set()
@@ -55,12 +56,11 @@ def balance(
         counts = Counter(question.answer for question, _ in group)
         answer, count = min(counts.items(), key=lambda pair: (-pair[1], pair[0]))
         others = len(group) - count
-        allowed = (
-            count if len(group) < least else max(int(cap / (1 - cap) * others), 1 if others else least - 1)
-        )
+        if len(group) >= least:
+            count = max(int(cap / (1 - cap) * others), 1 if others else least - 1)
         common = [question.id for question, _ in group if question.answer == answer]
         kept.update(question.id for question, _ in group if question.answer != answer)
-        kept.update(rng.sample(common, min(allowed, count)))
+        kept.update(rng.sample(common, min(count, len(common))))
     return [item for item in questions if item[0].id in kept]
 
 
@@ -94,15 +94,15 @@ def derive(
     return [replace(question, id=f"derived-{number}") for number, (question, _) in enumerate(asked)]
 
 
-def _unique(asked: Sequence[tuple[Question, str]]) -> list[tuple[Question, str]]:
+def _unique(asked: Sequence[Asked]) -> list[Asked]:
     """One question of each text for an image; texts whose answers on one image differ are dropped altogether."""
-    found: dict[tuple[str, str], list[tuple[Question, str]]] = defaultdict(list)
+    found: dict[tuple[str, str], list[Asked]] = defaultdict(list)
     for item in asked:
         found[item[0].image_id, item[0].text].append(item)
     return [group[0] for group in found.values() if len({question.answer for question, _ in group}) == 1]
 
 
-def read_grounded(folder: str | Path, split: str) -> list[GroundedImage]:
+def read_grounded(folder: AnyPath, split: str) -> list[GroundedImage]:
     """The grounded captions of one Flickr8k split, in the order of its list.
 
     `folder` holds `flickr30k_entities/` beside the photographs. Raises `UserError` for what is missing or broken.
@@ -110,6 +110,22 @@ def read_grounded(folder: str | Path, split: str) -> list[GroundedImage]:
     folder = Path(folder)
     images = flickr8k.read(folder, split)
     return [entities.read_image(folder / "flickr30k_entities", image.path) for image in images]
+
+
+def derived_questions(folder: AnyPath, split: str = "train", seed: int = 0) -> list[Question]:
+    """Derived questions of one Flickr8k split; other splits take words and answers from the training split."""
+    questions, lexicon = _train(Path(folder), seed)
+    if split == "train":
+        return list(questions)
+    answers = frozenset(question.answer for question in questions)
+    return derive(read_grounded(folder, split), seed, lexicon=lexicon, answers=answers)
+
+
+@lru_cache(maxsize=1)
+def _train(folder: Path, seed: int) -> tuple[tuple[Question, ...], Lexicon]:
+    images = read_grounded(folder, "train")
+    lexicon = Lexicon.of(images)
+    return tuple(derive(images, seed, lexicon)), lexicon
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -130,22 +146,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     print(f"{len(questions)} derived questions in {args.out}: {dict(Counter(q.kind for q in questions))}")
     return 0
-
-
-def derived_questions(folder: str | Path, split: str = "train", seed: int = 0) -> list[Question]:
-    """Derived questions of one Flickr8k split; other splits take words and answers from the training split."""
-    questions, lexicon = _train(Path(folder), seed)
-    if split == "train":
-        return list(questions)
-    answers = frozenset(question.answer for question in questions)
-    return derive(read_grounded(folder, split), seed, lexicon=lexicon, answers=answers)
-
-
-@lru_cache(maxsize=1)
-def _train(folder: Path, seed: int) -> tuple[tuple[Question, ...], Lexicon]:
-    images = read_grounded(folder, "train")
-    lexicon = Lexicon.of(images)
-    return tuple(derive(images, seed, lexicon)), lexicon
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from data.readers.files import Name, fields, read_json, read_text
+from data.readers.files import AnyPath, fields, read_json, read_text
 from data.records import Box, CaptionedImage, CaptionedText, Instance
 from data.words.vocabulary import tokenize
 
@@ -23,7 +23,7 @@ FOLDERS = ("train2014", "val2014", "test2015")
 _FILE = re.compile(r"COCO_(?:train|val|test)20\d\d_(\d{12})\.(?:jpg|jpeg|png)$")
 
 
-def find_root(folder: Name) -> Path:
+def find_root(folder: AnyPath) -> Path:
     """The nearest folder, `folder` or up to two above it, that holds `train2014/` or `val2014/`."""
     folder = Path(folder).resolve()
     for candidate in (folder, folder.parent, folder.parent.parent):
@@ -51,11 +51,11 @@ def photograph_of(known: dict[int, Path], image_id: int, where: str) -> Path:
     except KeyError:
         raise UserError(
             f"{where}: image id {image_id} has no image among the {len(known)} COCO photographs found; "
-            f"expected a file such as COCO_train2014_{image_id:012d}.jpg"
+            f"expected a file such as COCO_train2014_{image_id!s:0>12}.jpg"
         ) from None
 
 
-def split_ids(folder: Name, split: str) -> set[str]:
+def split_ids(folder: AnyPath, split: str) -> set[str]:
     """`coco:ID` of the photographs in `splits/<split>_image_ids.txt`; empty when there is no such list."""
     path = find_root(folder) / "splits" / f"{split}_image_ids.txt"
     if not path.is_file():
@@ -67,7 +67,9 @@ def split_ids(folder: Name, split: str) -> set[str]:
     return {f"coco:{int(line)}" for line in lines}
 
 
-def read_captions(path: Name, images: Name | None = None, check_images: bool = True) -> list[CaptionedImage]:
+def read_captions(
+    path: AnyPath, images: AnyPath | None = None, check_images: bool = True
+) -> list[CaptionedImage]:
     """Images with captions from a captions JSON, by image id; `images` is the folder of photographs.
 
     The default folder is `../<set>` for `captions_<set>.json`. Raises `UserError` naming the file and entry.
@@ -84,7 +86,7 @@ def read_captions(path: Name, images: Name | None = None, check_images: bool = T
     return found
 
 
-def read_texts(path: Name) -> list[CaptionedText]:
+def read_texts(path: AnyPath) -> list[CaptionedText]:
     """The captions of a captions JSON without their photographs, by image id.
 
     An entry of 'images' may have `labels`, the classes of the objects in the photograph.
@@ -117,7 +119,7 @@ def _captions(path: Path, keys: tuple[str, ...]) -> tuple[dict[int, dict[str, An
     return entries, captions
 
 
-def read_instances(path: Name) -> dict[str, list[Instance]]:
+def read_instances(path: AnyPath) -> dict[str, list[Instance]]:
     """Objects of each image in an instances JSON, by file name; an empty list for none.
 
     Raises `UserError` for the first entry that is broken.
@@ -129,7 +131,7 @@ def read_instances(path: Name) -> dict[str, list[Instance]]:
 
 
 def sound_instances(
-    path: Name, needed: tuple[str, ...] = ()
+    path: AnyPath, needed: tuple[str, ...] = ()
 ) -> tuple[dict[str, list[Instance]], dict[str, str]]:
     """The objects of each image whose entries are all sound, by file name, and what is wrong with the others.
 
@@ -178,13 +180,13 @@ def _instance(note: Any, image: dict[str, Any] | None, classes: dict[int, str], 
     )
 
 
-def class_names(path: Name) -> list[str]:
+def class_names(path: AnyPath) -> list[str]:
     """The classes of an instances JSON, sorted."""
     categories = read_json(path, ("categories",))["categories"]
     return sorted(str(fields(entry, ("name",), f"{path}: a category")[0]) for entry in categories)
 
 
-def find_instances(folder: Name, split: str) -> tuple[Path, Path]:
+def find_instances(folder: AnyPath, split: str) -> tuple[Path, Path]:
     """(instances JSON, folder of photographs) of 'train' or 'val', of 2014 or 2017, in a copy of COCO.
 
     Raises `UserError` listing the files that were looked for.

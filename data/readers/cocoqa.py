@@ -9,13 +9,13 @@ from pathlib import Path
 
 from common.errors import UserError
 from data.readers.coco import photograph_of, photographs
-from data.readers.files import read_text
+from data.readers.files import AnyPath, read_text
 from data.records import Question, checked_answer, checked_text
 
 KINDS = {"0": "object", "1": "number", "2": "color", "3": "location"}
 
 
-def read_cocoqa(folder: str | Path, split: str = "train") -> list[Question]:
+def read_cocoqa(folder: AnyPath, split: str = "train") -> list[Question]:
     """The questions of `folder/SPLIT` (or `folder/cocoqa/SPLIT`), in file order.
 
     Raises `UserError` on a missing file, files of different lengths, an unknown type, an id without an image.

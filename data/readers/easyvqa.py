@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from common.errors import UserError
-from data.readers.files import read_json
+from data.readers.files import AnyPath, read_json
 from data.records import Question, checked_answer, checked_text
 
 SPLITS = ("train", "test")
@@ -26,7 +26,7 @@ def easyvqa_folder() -> Path:
     return Path(spec.origin).parent / "data"
 
 
-def read_easyvqa(split: str = "train", folder: str | Path | None = None) -> list[Question]:
+def read_easyvqa(split: str = "train", folder: AnyPath | None = None) -> list[Question]:
     """The questions of one split (`train`, `test`); kinds: yes/no, shape, color."""
     if split not in SPLITS:
         raise UserError(f"easy-VQA has no split {split!r}; it has {' and '.join(SPLITS)}")

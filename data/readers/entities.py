@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from common.errors import UserError
-from data.readers.files import Name, read_text
+from data.readers.files import AnyPath, read_text
 from data.readers.pascal_xml import read_xml, xml_box
 from data.records import Box, GroundedCaption, GroundedImage, Phrase
 from data.words.vocabulary import tokenize
@@ -19,7 +19,7 @@ _PHRASE = re.compile(r"\[/EN#(\d+)((?:/[a-z]+)+) ([^\[\]]+)\]")
 NOT_VISUAL = "notvisual"
 
 
-def read(folder: Name, name: str) -> list[GroundedCaption]:
+def read(folder: AnyPath, name: str) -> list[GroundedCaption]:
     """The grounded captions of one image, named as in Flickr30k (`36979.jpg`) or Flickr8k (`36979_1a2b.jpg`).
 
     Raises `UserError` naming file and line for what is missing or broken.
@@ -31,7 +31,7 @@ def read(folder: Name, name: str) -> list[GroundedCaption]:
     return [parse(line, boxes, f"{sentences}:{n}") for n, line in enumerate(lines, 1) if line.strip()]
 
 
-def read_image(folder: Name, photograph: Path) -> GroundedImage:
+def read_image(folder: AnyPath, photograph: Path) -> GroundedImage:
     """One photograph of Flickr8k with its grounded captions."""
     return GroundedImage(photograph, f"flickr8k:{photograph.stem}", tuple(read(folder, photograph.name)))
 
@@ -69,7 +69,7 @@ def _plain(text: str, place: str) -> str:
     return text
 
 
-def read_boxes(path: Name) -> dict[str, tuple[Box, ...]]:
+def read_boxes(path: AnyPath) -> dict[str, tuple[Box, ...]]:
     """Boxes of each entity in an annotation file, divided by the file's own `<size>`."""
     root = read_xml(path)
     boxes: dict[str, list[Box]] = {}

@@ -15,10 +15,10 @@ from common.errors import UserError
 
 Entry = TypeVar("Entry")
 Item = TypeVar("Item")
-Name = str | os.PathLike[str]
+AnyPath = str | os.PathLike[str]
 
 
-def read_text(path: Name, advice: str = "give the path of the published file") -> str:
+def read_text(path: AnyPath, advice: str = "give the path of the published file") -> str:
     """The text of a UTF-8 file. Raises `UserError` with the file, the line that is broken, and `advice`."""
     try:
         return Path(path).read_text(encoding="utf-8-sig")
@@ -31,7 +31,7 @@ def read_text(path: Name, advice: str = "give the path of the published file") -
         raise UserError(f"cannot read '{path}': {error.strerror or error}") from error
 
 
-def read_json(path: Name, lists: tuple[str, ...] = ()) -> Any:
+def read_json(path: AnyPath, lists: tuple[str, ...] = ()) -> Any:
     """What a JSON file holds; where `lists` are named, an object that has a list under each."""
     try:
         record = json.loads(read_text(path, "give the path of the published JSON file"))
@@ -81,7 +81,7 @@ def read_each(
     return found
 
 
-def find_folder(root: Name, places: Sequence[str], what: str) -> Path:
+def find_folder(root: AnyPath, places: Sequence[str], what: str) -> Path:
     """The first of `places` that is a folder in `root`. Raises `UserError` that lists what was looked for."""
     for place in places:
         if (Path(root) / place).is_dir():

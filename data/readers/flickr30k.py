@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from data.readers import flickr8k
-from data.readers.files import Name
+from data.readers.files import AnyPath
 from data.records import CaptionedText
 
 
-def read_texts(path: Name) -> list[CaptionedText]:
+def read_texts(path: AnyPath) -> list[CaptionedText]:
     """The captions by photograph, in the order of the file: `<image>#<number><TAB><caption>` a line."""
     captions = flickr8k.read_captions(path)
     return [CaptionedText(f"flickr30k:{Path(name).stem}", tuple(these)) for name, these in captions.items()]

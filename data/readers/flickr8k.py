@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from common.errors import UserError
-from data.readers.files import Name, read_text
+from data.readers.files import AnyPath, read_text
 from data.records import CaptionedImage
 from data.words.vocabulary import tokenize
 
@@ -23,7 +23,7 @@ MAX_WORDS = 200
 _ADVICE = "give the folder of a copy of Flickr8k"
 
 
-def read(folder: Name, split: str, check_images: bool = True) -> list[CaptionedImage]:
+def read(folder: AnyPath, split: str, check_images: bool = True) -> list[CaptionedImage]:
     """The images of one split with their captions, in the order of the split's list.
 
     Raises `UserError` naming file and line for a broken line, an empty caption, an image listed twice,
@@ -48,7 +48,7 @@ def read(folder: Name, split: str, check_images: bool = True) -> list[CaptionedI
     return images
 
 
-def photograph_folder(folder: Name) -> Path:
+def photograph_folder(folder: AnyPath) -> Path:
     """The folder of photographs in a copy of Flickr8k, by either of its published names."""
     for name in PHOTOGRAPHS:
         if (Path(folder) / name).is_dir():
@@ -58,7 +58,7 @@ def photograph_folder(folder: Name) -> Path:
     )
 
 
-def read_captions(path: Name) -> dict[str, list[str]]:
+def read_captions(path: AnyPath) -> dict[str, list[str]]:
     """Captions of each image in a `Flickr8k.token.txt`, or Flickr30k's `.token`, in the order of the file."""
     captions: dict[str, list[str]] = {}
     for number, line in enumerate(read_text(path, _ADVICE).splitlines(), 1):
@@ -79,7 +79,7 @@ def read_captions(path: Name) -> dict[str, list[str]]:
     return captions
 
 
-def read_list(path: Name) -> list[tuple[int, str]]:
+def read_list(path: AnyPath) -> list[tuple[int, str]]:
     """(line number, image name) pairs of a split's list."""
     entries: list[tuple[int, str]] = []
     seen: dict[str, int] = {}

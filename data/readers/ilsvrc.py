@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from common.errors import UserError
-from data.readers.files import Name, Reading, check_image, find_folder, read_each, read_json, read_text
+from data.readers.files import AnyPath, Reading, check_image, find_folder, read_each, read_json, read_text
 from data.readers.pascal_xml import read_instances
 from data.records import LocalisedImage
 
@@ -28,7 +28,7 @@ _PHOTOGRAPH = re.compile(r"ILSVRC2012_val_\d{8}\.JPEG", re.IGNORECASE)
 _WNID = re.compile(r"n\d{8}")
 
 
-def read_validation(folder: Name, limit: int | None = None) -> Reading[LocalisedImage]:
+def read_validation(folder: AnyPath, limit: int | None = None) -> Reading[LocalisedImage]:
     """The validation photographs with their boxes, by number; classes are WordNet ids.
 
     What is broken is noted and left out. Raises `UserError` listing the folders that were looked for.
@@ -54,7 +54,7 @@ def read_validation(folder: Name, limit: int | None = None) -> Reading[Localised
     return read_each(sorted(files), read, limit)
 
 
-def class_indices(folder: Name) -> dict[str, int] | None:
+def class_indices(folder: AnyPath) -> dict[str, int] | None:
     """The number of each WordNet id in a network's output, by a class file beside the data; None without one.
 
     `LOC_synset_mapping.txt` has a class a line, `imagenet_class_index.json` is
@@ -67,7 +67,7 @@ def class_indices(folder: Name) -> dict[str, int] | None:
     return None
 
 
-def read_class_indices(path: Name) -> dict[str, int]:
+def read_class_indices(path: AnyPath) -> dict[str, int]:
     """The number of each WordNet id, from one of the published class files."""
     try:
         if Path(path).suffix == ".json":

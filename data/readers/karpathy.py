@@ -8,14 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from common.errors import UserError
-from data.readers.files import Name, fields, read_json
+from data.readers.files import AnyPath, fields, read_json
 from data.records import CaptionedImage
 from data.words.vocabulary import tokenize
 
 SPLITS = ("train", "restval", "val", "test")
 
 
-def read(path: Name, images: Name, split: str, check_images: bool = True) -> list[CaptionedImage]:
+def read(path: AnyPath, images: AnyPath, split: str, check_images: bool = True) -> list[CaptionedImage]:
     """The images of one split with their captions, in the file's order; `images` holds the photographs.
 
     `dev` is another name of `val`. Raises `UserError` naming the file and entry that is broken.

@@ -12,11 +12,11 @@ import numpy as np
 
 from common.errors import UserError
 from data.readers.coco import sound_instances
-from data.readers.files import Name
+from data.readers.files import AnyPath
 from data.records import Instance
 
 
-def read_masks(path: Name) -> tuple[dict[str, list[Instance]], dict[str, str]]:
+def read_masks(path: AnyPath) -> tuple[dict[str, list[Instance]], dict[str, str]]:
     """The outlined objects of each image in an instances JSON, and what is broken: see `sound_instances`."""
     return sound_instances(path, ("segmentation",))
 

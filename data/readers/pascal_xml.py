@@ -5,11 +5,11 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 
 from common.errors import UserError
-from data.readers.files import Name
+from data.readers.files import AnyPath
 from data.records import Box, Instance
 
 
-def read_xml(path: Name) -> ElementTree.Element:
+def read_xml(path: AnyPath) -> ElementTree.Element:
     """The root of an XML file."""
     try:
         return ElementTree.parse(path).getroot()
@@ -20,7 +20,7 @@ def read_xml(path: Name) -> ElementTree.Element:
 
 
 def xml_box(
-    item: ElementTree.Element, root: ElementTree.Element, path: Name, first_pixel: int = 0
+    item: ElementTree.Element, root: ElementTree.Element, path: AnyPath, first_pixel: int = 0
 ) -> Box | None:
     """The `<bndbox>` of an object in PASCAL's XML, divided by the file's own `<size>`; None without one."""
     box = item.find("bndbox")
@@ -31,7 +31,7 @@ def xml_box(
     return Box.of_pixels(edges, size, str(path), first_pixel)
 
 
-def read_instances(path: Name, first_pixel: int = 0) -> tuple[Instance, ...]:
+def read_instances(path: AnyPath, first_pixel: int = 0) -> tuple[Instance, ...]:
     """The objects of an annotation in PASCAL's XML (VOC, ILSVRC)."""
     root = read_xml(path)
     found = []
@@ -44,7 +44,7 @@ def read_instances(path: Name, first_pixel: int = 0) -> tuple[Instance, ...]:
     return tuple(found)
 
 
-def _number(root: ElementTree.Element, name: str, path: Name) -> float:
+def _number(root: ElementTree.Element, name: str, path: AnyPath) -> float:
     text = root.findtext(name)
     try:
         return float(text or "")

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from data.readers.files import read_text
+from data.readers.files import AnyPath, read_text
 from data.records import Box, Question, checked_answer, checked_text
 
 
-def read_questions_file(path: str | Path, split: str = "") -> list[Question]:
+def read_questions_file(path: AnyPath, split: str = "") -> list[Question]:
     """The questions of a `.csv`, `.jsonl` or `.json` (list of objects) file, in file order.
 
     `split` keeps the rows whose `split` column has that value; rows without one belong to every split.
@@ -113,7 +113,7 @@ def _boxes(boxes: Any, where: str) -> tuple[Box, ...]:
     return tuple(Box(*box) for box in found)
 
 
-def write_questions_file(path: str | Path, questions: list[Question]) -> None:
+def write_questions_file(path: AnyPath, questions: list[Question]) -> None:
     """Writes questions as JSONL that `read_questions_file` reads back; image paths are made absolute."""
     with Path(path).open("w", encoding="utf-8") as out:
         for question in questions:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import UserError
-from data.readers.files import Name, Reading, check_image, read_each
+from data.readers.files import AnyPath, Reading, check_image, read_each
 from data.readers.pascal_xml import read_instances
 from data.records import LocalisedImage
 
@@ -24,7 +24,7 @@ YEARS = ("2012", "2007")
 UNDECIDED = 255
 
 
-def find_root(folder: Name, years: tuple[str, ...] = YEARS) -> Path:
+def find_root(folder: AnyPath, years: tuple[str, ...] = YEARS) -> Path:
     """The folder that holds Annotations and JPEGImages: `folder` itself or a VOCdevkit's inside it.
 
     Of several years in one folder, that which comes first in `years`.
@@ -46,7 +46,7 @@ def has_split(root: Path, split: str, task: str = "Main") -> bool:
 
 
 def read(
-    folder: Name, split: str = "val", task: str = "Main", limit: int | None = None
+    folder: AnyPath, split: str = "val", task: str = "Main", limit: int | None = None
 ) -> Reading[LocalisedImage]:
     """The photographs of one split with their boxes, in the order of its list; broken ones are noted.
 
@@ -75,7 +75,7 @@ def read(
     return read_each((line.split()[0] for line in lines if line.strip()), read_one, limit)
 
 
-def read_mask(path: Name) -> np.ndarray:
+def read_mask(path: AnyPath) -> np.ndarray:
     """A segmentation (H, W), uint8: 0 background, 1 to 20 `CLASSES`, 255 undecided; the palette's numbers.
 
     Raises `UserError` for a PNG whose palette was lost (saved again as RGB).

@@ -1,4 +1,4 @@
-"""Reader for VQA v1 and v2 in the official JSON layout (visualqa.org).
+"""Readers for VQA v1 and v2 in the official JSON layout (visualqa.org), and for OK-VQA with soft answers.
 
 A folder holds `[v2_]OpenEnded_mscoco_SPLIT_questions.json` and `[v2_]mscoco_SPLIT_annotations.json`
 (or holds a folder `vqa/` that does), with the photographs in `train2014/` or `val2014/` beside or above it.
@@ -13,28 +13,25 @@ from typing import Any
 
 from common.errors import UserError
 from data.readers.coco import photograph_of, photographs
-from data.readers.files import read_json
+from data.readers.files import AnyPath, read_json
 from data.records import Question, checked_answer, checked_text
 
 
-def read_vqa(folder: str | Path, split: str = "train") -> list[Question]:
+def read_vqa(folder: AnyPath, split: str = "train") -> list[Question]:
     """The questions of one split (`train`, `val`, ...), in the order of the questions file.
 
     The split names the start of the official one: `val` finds `val2014` as well as `val_from_train2014`.
     Kinds are the official answer types (yes/no, number, other). Raises `UserError` on a missing or broken
     file, on questions and annotations that don't match, on an image id without an image.
     """
-    folder = Path(folder)
-    questions = _find(folder, split)
-    annotations = Path(
-        str(questions).replace("OpenEnded_", "").replace("_questions.json", "_annotations.json")
-    )
-    return read_vqa_files(
-        questions, annotations if annotations.is_file() else None, photographs(questions.parent)
-    )
+    path = _find(Path(folder), split)
+    annotations = path.with_name(path.name.replace("OpenEnded_", "").replace("_questions", "_annotations"))
+    images = photographs(path.parent)
+    pairs = _pairs(path, annotations if annotations.is_file() else None)
+    return [_question(entry, annotation, images, path) for entry, annotation in pairs]
 
 
-def read_okvqa(folder: str | Path, split: str = "train") -> list[Question]:
+def read_okvqa(folder: AnyPath, split: str = "train") -> list[Question]:
     """The questions of OK-VQA (Marino et al., CVPR 2019) in a copy that has soft answers, in file order.
 
     `okvqa_SPLIT_questions.json` beside `okvqa_SPLIT_soft_answers.json`, whose entries hold
@@ -42,10 +39,8 @@ def read_okvqa(folder: str | Path, split: str = "train") -> list[Question]:
     """
     path = _find(Path(folder), split, "okvqa_{split}*_questions.json")
     answers = path.with_name(path.name.replace("_questions.json", "_soft_answers.json"))
-    entries, answered = _entries(path, "questions"), _by_id(_entries(answers, "annotations"), answers)
-    _check_match(_by_id(entries, path), answered, path, answers)
     images = photographs(path.parent)
-    return [_softly_answered(entry, answered[entry["question_id"]], images, path) for entry in entries]
+    return [_softly_answered(entry, annotation, images, path) for entry, annotation in _pairs(path, answers)]
 
 
 def _softly_answered(entry: dict, annotation: dict, images: dict[int, Path], path: Path) -> Question:
@@ -62,7 +57,7 @@ def _softly_answered(entry: dict, annotation: dict, images: dict[int, Path], pat
     pairs = tuple((answer.strip(), float(value)) for answer, value in soft.items() if answer.strip())
     best = max(pairs, key=lambda pair: pair[1])[0]
     return replace(
-        _question(entry, None, images, path), answer=best, soft_answers=pairs, source="okvqa", kind="other"
+        _question(entry, {}, images, path), answer=best, soft_answers=pairs, source="okvqa", kind="other"
     )
 
 
@@ -77,24 +72,22 @@ def _find(folder: Path, split: str, layout: str = "*OpenEnded_mscoco_{split}*_qu
     )
 
 
-def read_vqa_files(questions: Path, annotations: Path | None, images: dict[int, Path]) -> list[Question]:
-    """The questions of one pair of official files; without annotations (a test split) they have no answers."""
-    entries = _entries(questions, "questions")
-    answered = {} if annotations is None else _by_id(_entries(annotations, "annotations"), annotations)
-    if annotations is not None:
-        _check_match(_by_id(entries, questions), answered, questions, annotations)
-    return [_question(entry, answered.get(entry["question_id"]), images, questions) for entry in entries]
+def _pairs(questions: Path, annotations: Path | None) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Each question's entry and its annotation, which is empty where there is no file (a test split)."""
+    asked = _by_id(questions, "questions")
+    if annotations is None:
+        return [(entry, {}) for entry in asked.values()]
+    answered = _by_id(annotations, "annotations")
+    _check_match(asked, answered, questions, annotations)
+    return [(entry, answered[key]) for key, entry in asked.items()]
 
 
-def _entries(path: Path, key: str) -> list[dict[str, Any]]:
-    content = read_json(path, (key,))
-    for entry in content[key]:
+def _by_id(path: Path, key: str) -> dict[Any, dict[str, Any]]:
+    """The entries of the list `key` by question id, in the order of the file."""
+    entries = read_json(path, (key,))[key]
+    for entry in entries:
         if not isinstance(entry, dict) or "question_id" not in entry or "image_id" not in entry:
             raise UserError(f"{path}: an entry of {key!r} lacks question_id or image_id: {str(entry)[:80]}")
-    return content[key]
-
-
-def _by_id(entries: list[dict[str, Any]], path: Path) -> dict[Any, dict[str, Any]]:
     found = {entry["question_id"]: entry for entry in entries}
     if len(found) != len(entries):
         raise UserError(f"{path} names {len(entries) - len(found)} question ids more than once")
@@ -118,9 +111,8 @@ def _check_match(questions: dict, annotations: dict, question_path: Path, annota
             )
 
 
-def _question(entry: dict, annotation: dict | None, images: dict[int, Path], path: Path) -> Question:
+def _question(entry: dict, annotation: dict, images: dict[int, Path], path: Path) -> Question:
     where = f"{path.name}, question {entry['question_id']}"
-    annotation = annotation or {}
     answers = annotation.get("answers", [])
     if not isinstance(answers, list) or not all(isinstance(answer, dict) for answer in answers):
         raise UserError(f"{where}: 'answers' is not a list of objects")
@@ -130,7 +122,7 @@ def _question(entry: dict, annotation: dict | None, images: dict[int, Path], pat
         text=checked_text(entry.get("question"), where),
         image=photograph_of(images, entry["image_id"], where),
         image_id=f"coco:{entry['image_id']}",
-        answer=checked_answer(annotation["multiple_choice_answer"], where) if annotation else "",
+        answer=checked_answer(annotation.get("multiple_choice_answer"), where) if annotation else "",
         answers=texts,
         kind=annotation.get("answer_type", ""),
         source="vqa2" if path.name.startswith("v2_") else "vqa",

@@ -13,11 +13,12 @@ import numpy as np
 from PIL import Image
 
 from common.errors import UserError
+from data.readers.files import AnyPath
 
 _NAME = re.compile(r"(\d+)(?:_\d+)?\.png$")
 
 
-def find_vqahat(folder: str | Path) -> dict[str, list[Path]]:
+def find_vqahat(folder: AnyPath) -> dict[str, list[Path]]:
     """Question id -> its attention files (one an annotator), for every PNG in `folder`."""
     folder = Path(folder)
     if not folder.is_dir():
