@@ -11,11 +11,14 @@ from torch import nn
 
 import captioning
 from captioning.checkpoint import load_model
-from captioning.training import batches
-from captioning.training import stages as train
+from captioning.training import stages
+from captioning.training.corpus import Corpus
+from captioning.training.settings import Settings
+from captioning.training.stages import Training, train_captioner
 from common.errors import UserError
 from common.networks.trunk import load_trunk
 from common.training.checkpoints import load_checkpoint, load_weights, save_checkpoint
+from common.training.evidence import evidence_entropy, evidence_targets, word_shares
 from common.training.loop import Average, Stage, cosine, seed_of
 from common.training.loop import train as train_stages
 from common.training.run import Run
@@ -24,7 +27,7 @@ from data.readers import flickr8k
 from data.words.vocabulary import END
 from scripts import saywhy
 
-TINY = train.Settings(
+TINY = Settings(
     views=2,
     hidden=8,
     evidence_words=6,
@@ -44,7 +47,7 @@ def copy(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(copy, tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
-    train.train_captioner(copy, out, TINY)
+    train_captioner(f"flickr8k:{copy}", out, TINY)
     return out
 
 
@@ -74,8 +77,8 @@ def test_the_checkpoint_loads_and_captions(trained, copy):
 
 def test_the_same_seed_gives_the_same_checkpoint_and_another_seed_another(trained, copy, tmp_path):
     for seed, same in ((1, True), (2, False)):
-        settings = train.Settings(**{**vars(TINY), "seed": seed})
-        train.train_captioner(copy, tmp_path / str(seed), settings)
+        settings = Settings(**{**vars(TINY), "seed": seed})
+        train_captioner(f"flickr8k:{copy}", tmp_path / str(seed), settings)
         again = _tensors(tmp_path / str(seed))
         assert all(torch.equal(v, again[k]) for k, v in _tensors(trained).items()) == same
 
@@ -98,9 +101,9 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(trained, copy, 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train.train_captioner(copy, tmp_path, TINY)
+        train_captioner(f"flickr8k:{copy}", tmp_path, TINY)
     monkeypatch.undo()
-    train.train_captioner(copy, tmp_path, TINY)
+    train_captioner(f"flickr8k:{copy}", tmp_path, TINY)
     resumed = _tensors(tmp_path)
     assert all(torch.equal(v, resumed[k]) for k, v in _tensors(trained).items())
 
@@ -109,7 +112,7 @@ def test_going_on_with_other_settings_is_refused(trained, copy):
     with pytest.raises(
         UserError, match="hidden = 8, not 9; name another --out, or start again with --restart"
     ):
-        train.train_captioner(copy, trained, train.Settings(**{**vars(TINY), "hidden": 9}))
+        train_captioner(f"flickr8k:{copy}", trained, Settings(**{**vars(TINY), "hidden": 9}))
 
 
 def test_early_blocks_and_batch_norm_statistics_stay_as_they_were(trained):
@@ -170,36 +173,53 @@ def test_views_depend_on_name_and_number_alone():
 
 
 def test_evidence_targets_are_shares_of_an_images_captions(copy):
-    images = flickr8k.read(copy, "train")
-    targets = batches.evidence_targets(images[:1], ["square", "box", "paper", "absent"])
+    image = flickr8k.read(copy, "train")[0]
+    targets = evidence_targets([word_shares(image.tokens)], ["square", "box", "paper", "absent"])
     np.testing.assert_allclose(targets[0], [4 / 5, 1 / 5, 2 / 5, 0], atol=1e-6)
 
 
-def test_the_rewards_gradient_raises_what_scores_above_the_other_samples(copy, tmp_path):
-    training = train.Training(copy, tmp_path, TINY)
+def test_evidence_that_is_not_known_to_be_untrue_counts_less():
+    evidence, targets = torch.tensor([[0.3, -1.0], [0.2, 2.0]]), torch.tensor([[0.6, 0.0], [0.0, 1.0]])
+
+    def entropy(logit, target):
+        return -target * math.log(1 / (1 + math.exp(-logit))) - (1 - target) * math.log(
+            1 / (1 + math.exp(logit))
+        )
+
+    expected = entropy(0.3, 0.6) + 0.5 * entropy(-1.0, 0.0) + entropy(0.2, 0.0) + entropy(2.0, 1.0)
+    found = evidence_entropy(evidence, targets, torch.tensor([0.5, 1.0]))
+    assert float(found) == pytest.approx(expected / 2, rel=1e-6)
+
+
+@pytest.fixture
+def training(copy, tmp_path):
+    settings = Settings(**{**vars(TINY), "samples": 2})
+    return Training(Corpus.read(f"flickr8k:{copy}", settings), settings, tmp_path)
+
+
+def test_evidence_words_are_content_words_in_the_most_images(training):
+    assert training.corpus.words == ["box", "ground", "lies", "paper", "small", "square"]
+    assert {"a", "on", "is"} <= set(training.corpus.vocabulary.words)
+
+
+def test_the_rewards_gradient_raises_what_scores_above_the_other_samples(training, monkeypatch):
     training.model.eval()
-    batch = training.train_loader.make([0, 1])
-    good, bad = training.train[0].tokens[0], ["paper", "paper"]
+    batch = training.training.make([0, 1], [0, 0])
+    good, bad = training.corpus.train[0].tokens[0], ["paper", "paper"]
     drawn = [training.model.vocabulary.encode(w) + [END] for w in (good, bad) * 2]
     tokens = torch.tensor([row + [0] * (12 - len(row)) for row in drawn])
-    settings = train.Settings(**{**vars(TINY), "samples": 2})
-    object.__setattr__(training, "settings", settings)
-    sample_from, train.decoding.sample_from = train.decoding.sample_from, lambda *_: tokens
-    try:
-        loss, numbers = training.reward_loss(batch)
-        (gradient,) = torch.autograd.grad(loss, training.model.decoder.bias)
-    finally:
-        train.decoding.sample_from = sample_from
-    assert training._reward(drawn[0], 0) > 1 > training._reward(drawn[1], 0)
+    monkeypatch.setattr(stages.decoding, "sample_from", lambda *_: tokens)
+    loss, numbers = training.reward_loss(batch)
+    (gradient,) = torch.autograd.grad(loss, training.model.decoder.bias)
+    assert training.reward(drawn[0], 0) > 1 > training.reward(drawn[1], 0)
     assert numbers["reward"] > 0
     paper = training.model.vocabulary.index["paper"]
     assert float(gradient[paper]) > 0  # a step down the gradient makes it rarer
 
 
-def test_a_captions_end_is_rewarded_as_a_word(copy, tmp_path):
-    training = train.Training(copy, tmp_path, TINY)
-    whole = training.model.vocabulary.encode(training.train[0].tokens[1])
-    assert training._reward([*whole, END], 0) > training._reward(whole, 0)
+def test_a_captions_end_is_rewarded_as_a_word(training):
+    whole = training.model.vocabulary.encode(training.corpus.train[0].tokens[1])
+    assert training.reward([*whole, END], 0) > training.reward(whole, 0)
 
 
 def test_averaged_weights_follow_and_give_way():

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from data import store as features
-from data.store import FeatureStore
+from common.training import store as features
+from common.training.store import FeatureStore
 
 NAMES = [f"{i}.jpg" for i in range(20)]
 SHAPE = (2, 3, 4, 4)
@@ -69,7 +69,7 @@ KILLED = """
     import os, signal, sys
     import numpy as np
     sys.path.insert(0, {root!r})
-    from data.store import FeatureStore
+    from common.training.store import FeatureStore
     names, shape = [f"{{i}}.jpg" for i in range(20)], (2, 3, 4, 4)
     write = FeatureStore.write
     def dying(self, rows, values):
@@ -87,7 +87,7 @@ KILLED = """
 @pytest.mark.parametrize("at", [0, 8])
 def test_a_kill_leaves_a_file_that_opens_and_rows_that_are_right(tmp_path, at):
     path = tmp_path / "s.h5"
-    root = os.path.dirname(os.path.dirname(features.__file__))
+    root = os.path.dirname(os.path.dirname(os.path.dirname(features.__file__)))
     code = textwrap.dedent(KILLED.format(root=root, path=str(path), at=at))
     assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
     with FeatureStore.open(path, NAMES, SHAPE, "t") as store:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from common.training.evidence import commonest_words
 from data.words.imagenet import classes_of_noun, imagenet_classes
-from vqa.training.batches import evidence_vocabulary
 from vqa.training.evidence import SCALE, start_evidence
 
 
@@ -40,9 +40,9 @@ def test_a_trunk_without_imagenets_classes_leaves_the_weights_alone(classifier):
 
 
 def test_words_that_are_answers_come_first_then_the_commonest():
-    shown = {
-        str(i): {"dog", "grass"} | ({"kite"} if i < 3 else set()) | ({"rare"} if i < 2 else set())
-        for i in range(5)
-    }
-    assert evidence_vocabulary(shown, 3) == ["dog", "grass", "kite"]
-    assert evidence_vocabulary(shown, 2, ["kite", "rare"]) == ["kite", "dog"]
+    shown = [
+        {"dog", "grass"} | ({"kite"} if i < 3 else set()) | ({"rare"} if i < 2 else set()) for i in range(5)
+    ]
+    assert commonest_words(shown, 3, minimum=3) == ["dog", "grass", "kite"]
+    assert commonest_words(shown, 2, 3, {"kite", "rare"}) == ["kite", "dog"]
+    assert commonest_words(shown, 4) == ["dog", "grass", "kite", "rare"]

@@ -1,8 +1,9 @@
-"""Views of photographs that a trunk's frozen front is run on once, before training: plain, mirrored, crops."""
+"""Views of photographs that a trunk's front is run on once, before training: plain, mirrored, crops."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.training.loop import seed_of
+from common.networks.trunk import Trunk
+from common.training.loop import seed_of, show_progress
+from common.training.store import FeatureStore, complete_store
 
 
 def view(image: Tensor, name: str, number: int) -> Tensor:
@@ -34,22 +37,41 @@ def view(image: Tensor, name: str, number: int) -> Tensor:
     return scaled.flip(-1) if float(torch.rand((), generator=generator)) < 0.5 else scaled
 
 
-def views_encoder(
-    front: Callable[[Tensor], Tensor], preprocess: Callable[[Path], Tensor], views: int, device: torch.device
-) -> Callable[[Sequence[Path]], np.ndarray]:
-    """Files -> what `front` makes of the first `views` views of each (files, views, C, h, w), as float16.
+@dataclass(frozen=True)
+class Stores:
+    """What the front of a trunk, which ends before block `blocks`, makes of images: kept in files in `folder`."""
 
-    `preprocess` makes (3,H,W) of a file; an image's views depend on its file name.
-    """
+    trunk: Trunk
+    blocks: int | None
+    folder: Path
+    device: torch.device
+
+    def open(self, name: str, files: dict[str, Path], views: int) -> FeatureStore:
+        """The store of the first `views` views of `files` (name -> file), made or gone on with where it isn't there.
+
+        The name of its file has `name` in it, and a hash of all that its content depends on.
+        """
+        key = self.trunk.fingerprint(self.blocks, views)
+        return complete_store(
+            self.folder / f"{name}-{key}-{len(files)}.h5",
+            files,
+            key,
+            lambda paths: self.encode(paths, views),
+            max(1, 32 // views),
+            show_progress(f"features of {name} images"),
+        )
 
     @torch.no_grad()
-    def encode(paths: Sequence[Path]) -> np.ndarray:
-        loaded = [(path.name, preprocess(path)) for path in paths]
+    def encode(self, paths: Sequence[Path], views: int) -> np.ndarray:
+        """The front's output for each view of each file (files, views, C, h, w), as float16.
+
+        An image's views depend on its file name.
+        """
+        loaded = [(path.name, self.trunk.preprocessing(path)[0]) for path in paths]
         batch = torch.stack([view(image, name, number) for name, image in loaded for number in range(views)])
-        batch = batch.to(device).contiguous(memory_format=torch.channels_last)
+        batch = batch.to(self.device).contiguous(memory_format=torch.channels_last)
+        front, _ = self.trunk.split(self.blocks)
         # twice as fast, and exact enough
-        with torch.autocast(device.type, torch.bfloat16, enabled=views > 1):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=views > 1):
             maps = front(batch).float()
         return maps.unflatten(0, (len(paths), views)).cpu().half().numpy()
-
-    return encode

@@ -31,7 +31,7 @@ def train_blind(model: VqaModel, loader: Loader, settings: Settings, run: Run) -
     """Train the parts of `model` that hear the question, without any image: the language-only baseline."""
     parameters = [p for n, p in model.named_parameters() if not n.startswith(("trunk.", "image."))]
     size = settings.head_batch if settings.head_epochs else settings.batch
-    steps = -(-len(loader.order(0)) // size)
+    steps = loader.steps_of(size)
 
     def loss(batch: Batch) -> tuple[Tensor, dict[str, float]]:
         found = blind_scores(model, batch.tokens)
@@ -60,9 +60,10 @@ def train_blind(model: VqaModel, loader: Loader, settings: Settings, run: Run) -
 def predict_blind(model: VqaModel, loader: Loader) -> list[str]:
     """The likeliest answer to each of the loader's questions, in their order, without the image."""
     model.eval()
-    found = [""] * len(loader.questions)
-    for _, numbers, tokens, _ in loader.plain(look=False):
-        for number, answer in zip(numbers, blind_scores(model, tokens).argmax(1).tolist(), strict=True):
+    found = [""] * len(loader.examples)
+    for batch in loader.plain(look=False):
+        best = blind_scores(model, batch.tokens).argmax(1).tolist()
+        for number, answer in zip(batch.questions, best, strict=True):
             found[number] = model.answers[answer]
     return found
 

@@ -1,4 +1,4 @@
-"""Batches for training the VQA model: views of images as stored features, questions and answers as numbers.
+"""Batches for training the VQA model: images as stored features, with questions about them and their answers.
 
 Letters: B images, Q questions of the batch, L tokens, N answers, E evidence words.
 """
@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from common.training import batches
+from common.training.batches import Picture, parts
 from data.records import Question
-from data.store import FeatureStore
-from data.words.vocabulary import FUNCTION_WORDS, PAD, Vocabulary, tokenize
+from data.words.vocabulary import FUNCTION_WORDS, tokenize
 from vqa.metrics import accuracy_scores, normalise_answer
+from vqa.training.settings import Settings
 
 ASKING = frozenset(
     "color many doing wearing picture image photo photograph here see kind type there any".split()
@@ -25,26 +26,25 @@ ASKING = frozenset(
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An image to take questions from: file, name in its store, and the words known to be true of it."""
+class Example:
+    """A question as the model is trained on it: its tokens, its target (answer's number -> share), its weight.
 
-    name: str
-    path: Path
-    image_id: str
+    The target is empty where no answer of the question is in the model's list.
+    """
+
+    question: Question
+    tokens: list[int]
+    target: dict[int, float]
+    weight: float
 
 
 @dataclass
-class Batch:
-    """Stored features (B,C,h,w), questions (Q,L), the image of each (Q,), answer targets (Q,N) that sum to 1,
-    weights (Q,), evidence targets (B,E) and how much each image's words count where they are absent (B,)."""
+class Batch(batches.Batch):
+    """The texts are questions: their numbers in the loader, answer targets (Q,N) that sum to 1, weights (Q,)."""
 
-    features: Tensor
-    tokens: Tensor
-    image: Tensor
+    questions: list[int]
     targets: Tensor
     weights: Tensor
-    evidence: Tensor
-    absent: Tensor
 
 
 def answer_vocabulary(questions: Sequence[Question], minimum: int) -> list[str]:
@@ -81,86 +81,51 @@ def words_shown(question: Question) -> set[str]:
     return {w for w in words if w.isalpha() and len(w) > 1} - FUNCTION_WORDS - ASKING - {"yes"}
 
 
-def evidence_vocabulary(
-    shown: Mapping[str, Collection[str]], count: int, answers: Collection[str] = ()
-) -> list[str]:
-    """`count` words that are true of at least three images: those that are answers, then those of the most images."""
-    seen = Counter(word for words in shown.values() for word in words)
-    wanted = set(answers)
-    return sorted((w for w in seen if seen[w] > 2), key=lambda w: (w not in wanted, -seen[w], w))[:count]
+class Loader(batches.Loader):
+    """Seeded batches of questions, image by image; `answers` is the length of the answers' list.
 
-
-def pad(sequences: Sequence[Sequence[int]]) -> Tensor:
-    """Token lists as one (Q,L) tensor, padded with `PAD` at the end."""
-    longest = max(map(len, sequences))
-    return torch.tensor([[*sequence, *[PAD] * (longest - len(sequence))] for sequence in sequences])
-
-
-class Loader:
-    """Seeded batches of questions, image by image, from feature stores."""
+    Of pictures that an epoch shows half a time, half are in an epoch.
+    """
 
     def __init__(
         self,
-        pictures: Sequence[tuple[Picture, FeatureStore]],
-        questions: Sequence[Question],
-        vocabulary: Vocabulary,
-        answers: dict[str, int],
-        evidence: Tensor,
-        absent: Tensor,
-        batch: int,
-        per_image: int,
-        weights: dict[str, float],
-        times: Sequence[float] | None = None,
-        longest: int = 24,
+        pictures: Sequence[Picture],
+        examples: Sequence[Example],
+        words: Sequence[str],
+        answers: int,
+        settings: Settings,
+        device: torch.device,
     ):
-        """`evidence` (images, E) and `absent` (images,) as in `Batch`, in the order of `pictures`.
-
-        `times` says how often an epoch shows each picture (default: once); of pictures shown half a time, half
-        are in an epoch.
-        """
-        self.pictures, self.batch, self.per_image, self.answer_count = (
-            list(pictures),
-            batch,
-            per_image,
-            len(answers),
-        )
-        self.evidence, self.absent = evidence, absent
+        super().__init__(pictures, words, settings.batch, device)
+        self.examples, self.answers, self.per_image = list(examples), answers, settings.per_image
         self.summaries: list[Tensor] | None = None  # of each picture (views, K+E): see `summarise`
-        self.times = [1.0] * len(self.pictures) if times is None else list(times)
-        self.questions = list(questions)
-        self.tokens = [vocabulary.encode(tokenize(q.text))[:longest] or [PAD] for q in self.questions]
-        self.targets = [answer_scores(q, answers) for q in self.questions]
-        self.weights = [weights.get(q.source, 1.0) for q in self.questions]
-        place = {picture.image_id: i for i, (picture, _) in enumerate(self.pictures)}
+        place = {picture.image_id: i for i, picture in enumerate(self.pictures)}
         self.of_image: dict[int, list[int]] = defaultdict(list)
-        for number, question in enumerate(self.questions):
-            self.of_image[place[question.image_id]].append(number)
+        for number, example in enumerate(self.examples):
+            self.of_image[place[example.question.image_id]].append(number)
+
+    @property
+    def questions(self) -> list[Question]:
+        return [example.question for example in self.examples]
 
     @property
     def steps(self) -> int:
-        return -(-len(self.order(0)) // self.batch)
+        return self.steps_of(self.batch)
 
-    def summarise(self, encode: Callable[[Tensor], Tensor], views: Callable[[Picture], int]) -> None:
-        """From now on batches carry what `encode` makes of the stored features (B,K+E), for the first views of each."""
-        self.summaries = []
-        rows = [(i, v) for i, (picture, _) in enumerate(self.pictures) for v in range(views(picture))]
-        made = []
-        for start in range(0, len(rows), 64):
-            part = rows[start : start + 64]
-            made.append(encode(self.features([i for i, _ in part], [v for _, v in part])).half())
-        counts = Counter(i for i, _ in rows)
-        self.summaries = list(torch.cat(made).split([counts[i] for i in range(len(self.pictures))]))
+    def steps_of(self, batch: int) -> int:
+        """Batches of an epoch with `batch` images in each."""
+        return -(-len(self.order(0)) // batch)
 
     def order(self, seed: int, each_once: bool = False) -> list[int]:
-        """The pictures of an epoch in random order, each as often as `times` says, or once."""
+        """The pictures of an epoch in random order, each as often as its `times` says, or once."""
         rng = random.Random(seed)
-        every = [1.0] * len(self.times) if each_once else self.times
+        every = [1.0 if each_once else picture.times for picture in self.pictures]
         shown = [i for i, times in enumerate(every) for _ in range(int(times))]
-        parts: dict[float, list[int]] = defaultdict(list)
+        fractions: dict[float, list[int]] = defaultdict(list)
         for i, times in enumerate(every):
-            parts[times % 1].append(i)
-        for share in sorted(parts):
-            shown += rng.sample(parts[share], round(share * len(parts[share])))
+            fractions[times % 1].append(i)
+        for share in sorted(fractions):
+            shown += rng.sample(fractions[share], round(share * len(fractions[share])))
         rng.shuffle(shown)
         return shown
 
@@ -172,52 +137,56 @@ class Loader:
         `look=False` leaves the features out.
         """
         rng = random.Random(seed)
-        order, size = self.order(seed, each_once), batch or self.batch
-        for start in range(0, len(order), size):
-            chosen = list(dict.fromkeys(order[start : start + size]))
-            answerable = {i: [n for n in self.of_image.get(i, ()) if self.targets[n]] for i in chosen}
-            asked = {i: rng.sample(found, min(self.per_image, len(found))) for i, found in answerable.items()}
-            views = [rng.randrange(self.views(i)) for i in chosen]
-            if any(asked.values()):
-                yield self.make(chosen, asked, views, look)
+        for part in parts(self.order(seed, each_once), batch or self.batch):
+            numbers = list(dict.fromkeys(part))
+            asked = [[n for n in self.of_image.get(i, ()) if self.examples[n].target] for i in numbers]
+            asked = [rng.sample(found, min(self.per_image, len(found))) for found in asked]
+            views = [rng.randrange(self.views(i)) for i in numbers]
+            if any(asked):
+                yield self.make(numbers, asked, views if look else None)
+
+    def plain(self, look: bool = True) -> Iterator[Batch]:
+        """All questions, image by image as they are."""
+        shown = [i for i in range(len(self.pictures)) if self.of_image.get(i)]
+        for numbers in parts(shown, self.batch):
+            yield self.make(
+                numbers, [self.of_image[i] for i in numbers], [0] * len(numbers) if look else None
+            )
 
     def make(
-        self, chosen: Sequence[int], asked: dict[int, list[int]], views: Sequence[int], look: bool = True
+        self, numbers: Sequence[int], asked: Sequence[Sequence[int]], views: Sequence[int] | None
     ) -> Batch:
-        numbers = [n for i in chosen for n in asked[i]]
-        targets = torch.zeros(len(numbers), self.answer_count)
-        for row, number in enumerate(numbers):
-            for answer, share in self.targets[number].items():
+        """The batch of some images in given views (None: without features), each with the questions `asked` of it."""
+        questions = [n for each in asked for n in each]
+        examples = [self.examples[n] for n in questions]
+        features = torch.zeros(len(numbers)) if views is None else self.features(numbers, views)
+        batch = self.together(numbers, features, [[self.examples[n].tokens for n in each] for each in asked])
+        targets = torch.zeros(len(examples), self.answers)
+        for row, example in enumerate(examples):
+            for answer, share in example.target.items():
                 targets[row, answer] = share
+        weights = torch.tensor([example.weight for example in examples])
         return Batch(
-            self.features(chosen, views) if look else torch.zeros(len(chosen)),
-            pad([self.tokens[n] for n in numbers]),
-            torch.tensor([row for row, i in enumerate(chosen) for _ in asked[i]]),
-            targets,
-            torch.tensor([self.weights[n] for n in numbers]),
-            self.evidence[list(chosen)],
-            self.absent[list(chosen)],
+            **vars(batch),
+            questions=questions,
+            targets=targets.to(self.device),
+            weights=weights.to(self.device),
         )
 
-    def views(self, picture: int) -> int:
-        return len(self.summaries[picture]) if self.summaries else self.pictures[picture][1].shape[0]
+    def summarise(self, encode: Callable[[Tensor], Tensor], views: Callable[[Picture], int]) -> None:
+        """From now on batches carry what `encode` makes of the stored features (B,K+E), for the first views of each."""
+        self.summaries = None
+        counts = [views(picture) for picture in self.pictures]
+        rows = [(i, view) for i, count in enumerate(counts) for view in range(count)]
+        made = [encode(self.features(*zip(*part, strict=True))).half().cpu() for part in parts(rows, 64)]
+        self.summaries = list(torch.cat(made).split(counts))
 
-    def features(self, chosen: Sequence[int], views: Sequence[int]) -> Tensor:
+    def views(self, number: int) -> int:
+        return len(self.summaries[number]) if self.summaries else super().views(number)
+
+    def features(self, numbers: Sequence[int], views: Sequence[int]) -> Tensor:
         """(B,C,h,w) of images in given views, or their summaries (B,K+E)."""
-        if self.summaries:
-            return torch.stack([self.summaries[i][v] for i, v in zip(chosen, views, strict=True)]).float()
-        rows = []
-        for i, view in zip(chosen, views, strict=True):
-            picture, store = self.pictures[i]
-            rows.append(torch.from_numpy(store.read(store.rows([picture.name]), view)[0]))
-        return torch.stack(rows).float().contiguous(memory_format=torch.channels_last)
-
-    def plain(self, look: bool = True) -> Iterator[tuple[Tensor, list[int], Tensor, Tensor]]:
-        """All questions, image by image as they are: features, question numbers, tokens, image of each."""
-        asked = [i for i in range(len(self.pictures)) if self.of_image.get(i)]
-        for start in range(0, len(asked), self.batch):
-            chosen = asked[start : start + self.batch]
-            numbers = [n for i in chosen for n in self.of_image[i]]
-            rows = torch.tensor([row for row, i in enumerate(chosen) for _ in self.of_image[i]])
-            seen = self.features(chosen, [0] * len(chosen)) if look else torch.zeros(len(chosen))
-            yield seen, numbers, pad([self.tokens[n] for n in numbers]), rows
+        if not self.summaries:
+            return super().features(numbers, views)
+        rows = [self.summaries[i][view] for i, view in zip(numbers, views, strict=True)]
+        return torch.stack(rows).float().to(self.device)

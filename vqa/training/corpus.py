@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from common.errors import UserError
-from common.networks.trunk import Trunk
-from common.training.loop import show_progress
-from common.training.views import views_encoder
+from common.training.batches import Picture
+from common.training.evidence import commonest_words, word_shares
+from common.training.views import Stores
 from data.derived.question_sets import QuestionSet
 from data.readers import flickr8k
 from data.readers.coco import split_ids
 from data.records import Question, held_out
-from data.store import FeatureStore, complete_store
-from data.words.vocabulary import FUNCTION_WORDS, Vocabulary, tokenize
-from vqa.training.batches import Loader, Picture, answer_vocabulary, evidence_vocabulary, words_shown
+from data.words.vocabulary import FUNCTION_WORDS, PAD, Vocabulary, tokenize
+from vqa.training.batches import Example, Loader, answer_scores, answer_vocabulary, words_shown
 from vqa.training.settings import Settings
 
+LONGEST = 24  # words of a question that are trained on
 Shown = Mapping[str, tuple[Mapping[str, float], bool]]
 
 
@@ -53,14 +52,14 @@ class Corpus:
             raise UserError("no training question is left; every image is kept for validation")
         shown = words_true(train, sets)
         answers = answer_vocabulary(train, settings.minimum_answers)
-        told = {image: words for image, (words, _) in shown.items()}
+        told = [words for words, _ in shown.values()]
         return cls(
             tuple(sets),
             train,
             _limited(validation, limit),
             Vocabulary.build((tokenize(q.text) for q in train), settings.minimum_count),
             answers,
-            evidence_vocabulary(told, settings.evidence_words, answers),
+            commonest_words(told, settings.evidence_words, 3, set(answers)),
             shown,
             limit is not None,
         )
@@ -70,74 +69,53 @@ class Corpus:
         """The images that people wrote training questions about."""
         return {q.image_id for q in self.train if q.source != "derived"}
 
+    def pictures(self, split: str, stores: Stores, views: int, settings: Settings) -> list[Picture]:
+        """The images of a split's questions; each collection of images has a feature store of its own."""
+        human, found = self.human, []
+        for family, group in _families(self.train if split == "train" else self.val).items():
+            files = self._files(family, group, split)
+            name = {"train": "train", "val": "dev"}[split] if family == "flickr8k" else f"{family}-{split}"
+            store = stores.open(name, {path.name: path for path in files.values()}, views)
+            for image_id, path in files.items():
+                words, complete = self.shown.get(image_id, ({}, False))
+                absent = 1.0 if complete else settings.absent_weight
+                times = settings.human_times if image_id in human else settings.derived_times
+                found.append(
+                    Picture(image_id, path.name, store, words, absent, times if split == "train" else 1.0)
+                )
+        return found
+
     def loader(
-        self, split: str, pictures: Sequence[tuple[Picture, FeatureStore]], settings: Settings
+        self, split: str, pictures: Sequence[Picture], settings: Settings, device: torch.device
     ) -> Loader:
-        """Batches of the split's questions about `pictures`; an epoch of `train` shows some images more often."""
-        human = self.human
-        times = [
-            settings.human_times if picture.image_id in human else settings.derived_times
-            for picture, _ in pictures
+        """Batches of a split's questions about `pictures`."""
+        index = {answer: number for number, answer in enumerate(self.answers)}
+        weights = {"derived": settings.derived_weight}
+        examples = [
+            Example(
+                question,
+                self.vocabulary.encode(tokenize(question.text))[:LONGEST] or [PAD],
+                answer_scores(question, index),
+                weights.get(question.source, 1.0),
+            )
+            for question in (self.train if split == "train" else self.val)
         ]
-        evidence, absent = self._evidence([picture for picture, _ in pictures], settings.absent_weight)
-        return Loader(
-            pictures,
-            self.train if split == "train" else self.val,
-            self.vocabulary,
-            {answer: number for number, answer in enumerate(self.answers)},
-            evidence,
-            absent,
-            settings.batch,
-            settings.per_image,
-            {"derived": settings.derived_weight},
-            times if split == "train" else None,
-        )
+        return Loader(pictures, examples, self.words, len(index), settings, device)
 
-    def _evidence(self, pictures: Sequence[Picture], absent_weight: float) -> tuple[Tensor, Tensor]:
-        index = {word: i for i, word in enumerate(self.words)}
-        evidence = torch.zeros(len(pictures), len(index))
-        absent = torch.ones(len(pictures))
-        for row, picture in enumerate(pictures):
-            told, complete = self.shown.get(picture.image_id, ({}, False))
-            absent[row] = 1.0 if complete else absent_weight
-            for word in told.keys() & index.keys():
-                evidence[row, index[word]] = told[word]
-        return evidence, absent
+    def _files(self, family: str, questions: Sequence[Question], split: str) -> dict[str, Path]:
+        """Id -> file of the family's images.
 
-
-def stored_pictures(
-    corpus: Corpus, split: str, trunk: Trunk, blocks: int | None, views: int, folder: Path
-) -> list[tuple[Picture, FeatureStore]]:
-    """The images of a split's questions, each with its collection's feature store in `folder` (made when missing)."""
-    questions = corpus.train if split == "train" else corpus.val
-    key, (front, _) = trunk.fingerprint(blocks, views), trunk.split(blocks)
-    found: list[tuple[Picture, FeatureStore]] = []
-    for family, group in _families(questions).items():
-        pictures = _pictures(corpus, family, group, split)
-        name = {"train": "train", "val": "dev"}[split] if family == "flickr8k" else f"{family}-{split}"
-        store = complete_store(
-            folder / f"{name}-{key}-{len(pictures)}.h5",
-            {picture.name: picture.path for picture in pictures},
-            key,
-            views_encoder(front, lambda path: trunk.preprocessing(path)[0], views, torch.device("cpu")),
-            max(1, 32 // views),
-            show_progress(f"features of {split} images ({family})"),
-        )
-        found += [(picture, store) for picture in pictures]
-    return found
-
-
-def _pictures(corpus: Corpus, family: str, questions: Sequence[Question], split: str) -> list[Picture]:
-    """The family's images; all of Flickr8k's, so that the captioner's training of the same images shares the store."""
-    if family == "flickr8k" and not corpus.limited:
-        return [
-            Picture(image.name, image.path, f"flickr8k:{image.path.stem}")
-            for s in corpus.sets
-            if s.kind == "derived"
-            for image in flickr8k.read(s.path, "train" if split == "train" else "dev")
-        ]
-    found = {q.image_id: Picture(q.image.name, q.image, q.image_id) for q in questions}
-    return sorted(found.values(), key=lambda picture: picture.name)
+        All of Flickr8k's, so that the captioner's training of the same images shares the store.
+        """
+        if family == "flickr8k" and not self.limited:
+            return {
+                image.image_id: image.path
+                for s in self.sets
+                if s.kind == "derived"
+                for image in flickr8k.read(s.path, "train" if split == "train" else "dev")
+            }
+        found = {q.image_id: q.image for q in questions}
+        return dict(sorted(found.items(), key=lambda item: item[1].name))
 
 
 def words_true(questions: Sequence[Question], sets: Sequence[QuestionSet]) -> Shown:
@@ -145,9 +123,8 @@ def words_true(questions: Sequence[Question], sets: Sequence[QuestionSet]) -> Sh
     found: dict[str, tuple[dict[str, float], bool]] = {}
     for s in sets:
         for image in flickr8k.read(s.path, "train") if s.kind == "derived" else ():
-            told = Counter(word for tokens in image.tokens for word in set(tokens) - FUNCTION_WORDS)
-            shares = {word: count / len(image.captions) for word, count in told.items()}
-            found[f"flickr8k:{image.path.stem}"] = (shares, True)
+            shares = {w: n for w, n in word_shares(image.tokens).items() if w not in FUNCTION_WORDS}
+            found[image.image_id] = (shares, True)
     for question in questions:
         words, complete = found.setdefault(question.image_id, ({}, False))
         if not complete:

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from common.training.evidence import shares_as_logits
 from data.words.imagenet import classes_of_noun
 
 SCALE = 0.3  # of the classes' weights: logits of a thousand-way softmax are larger than those of yes or no
@@ -22,7 +23,7 @@ def start_evidence(
     A word that ends a class's name ('cat', 'tabby cat') starts at the mean of those classes' weights in
     `classifier` (1000 classes, or None), less the mean of all; any other word at nothing.
     """
-    cast(Tensor, evidence.bias).copy_(shown.mean(0).clamp(1e-4, 1 - 1e-4).logit())
+    cast(Tensor, evidence.bias).copy_(shares_as_logits(shown))
     classes = classes_of_noun()
     if classifier is None or classifier.out_features != 1 + max(
         i for found in classes.values() for i in found

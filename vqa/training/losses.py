@@ -5,7 +5,6 @@ Letters: B images, Q questions, L tokens, N answers, K channels, E evidence word
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -34,9 +33,3 @@ def weighted_entropy(logits: Tensor, batch: Batch, smoothing: float) -> Tensor:
     """Cross-entropy of answer scores (Q,N) with targets (Q,N), averaged with the questions' weights."""
     each = F.cross_entropy(logits, batch.targets, reduction="none", label_smoothing=smoothing)
     return (each * batch.weights).sum() / batch.weights.sum()
-
-
-def evidence_entropy(evidence: Tensor, targets: Tensor, absent: Tensor) -> Tensor:
-    """Binary cross-entropy of evidence (B,E) with targets in [0,1]; words not shown count by `absent` (B,)."""
-    each = F.binary_cross_entropy_with_logits(evidence, targets, reduction="none")
-    return (each * torch.where(targets > 0, 1.0, absent[:, None])).sum() / len(evidence)

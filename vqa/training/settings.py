@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
-from common.networks.trunk import SMALL
-from common.training.settings import TrainingSettings
+from common.training.settings import TrainingSettings, epochs, rate, setting, share, whole
 
 
 @dataclass(frozen=True)
@@ -17,40 +15,38 @@ class Settings(TrainingSettings):
     trunk: str = "efficientnet_lite2"
     views: int = 2
     hidden: int = 128
-    embedding: int = 128
-    joint: int = 512
+    embedding: int = whole(128, "width of the words' embeddings")
+    joint: int = whole(512, "width of the product of image and question")
     word_dropout: float = 0.2
-    image_dropout: float = 0.5  # share of the image's normalised mean that is dropped
+    image_dropout: float = share(0.5, "the image's normalised mean dropped")
     feature_dropout: float = 0.1
-    minimum_answers: int = 2
-    per_image: int = 5
-    human_times: float = 3.0  # how often an epoch shows an image with questions that people wrote
-    derived_times: float = 0.5  # and one with derived questions only
-    derived_weight: float = 0.35  # weight of a derived question, beside 1
+    minimum_answers: int = whole(2, "occurrences that bring an answer into the list")
+    per_image: int = whole(5, "questions of each image in an epoch")
+    human_times: float = setting(3.0, "how often an epoch shows an image with questions that people wrote")
+    derived_times: float = setting(
+        0.5, "how often it shows one with derived questions only (0.5: half of them)"
+    )
+    derived_weight: float = setting(0.35, "weight of a derived question, beside 1 of one that people wrote")
     label_smoothing: float = 0.05
-    absent_weight: float = 0.2  # of a word not known to be true, where an image has no captions
+    absent_weight: float = setting(
+        0.2, "weight of a word not known to be true, where an image has no captions"
+    )
     evidence_words: int = 1000
     evidence_epochs: int = 2
-    head_epochs: int = 12
-    answer_epochs: int = 3
-    blind_epochs: int = 6
-    head_rate: float = 1e-3
-    answer_head_rate: float = 3e-4
-    answer_trunk_rate: float = 1e-4
+    head_epochs: int = epochs(12, "the head stage, with the trunk as it is")
+    answer_epochs: int = epochs(3, "the answer stage, which trains trunk and head")
+    blind_epochs: int = epochs(6, "the baseline without the image")
+    head_rate: float = rate(1e-3, "the head in its own stage")
+    answer_head_rate: float = rate(3e-4, "the head in the answer stage")
+    answer_trunk_rate: float = rate(1e-4, "the trunk in the answer stage")
     evidence_weight: float = 0.02
     weight_decay: float = 0.1
-    average: float = 0.99  # decay of the moving average of the weights
-    head_batch: int = 48  # images in a batch of the head stage
-
-    least: ClassVar = {
-        **TrainingSettings.least,
-        **dict.fromkeys(("embedding", "joint", "minimum_answers", "per_image", "head_batch"), 1),
-    }
-    shares: ClassVar = (*TrainingSettings.shares, "image_dropout")
+    average: float = share(0.99, "the averaged weights kept at each step")
+    head_batch: int = whole(48, "images in a batch of the head stage")
 
 
 EASY = Settings(
-    trunk=SMALL,
+    trunk="small_cnn",
     views=1,
     evidence_words=0,
     evidence_epochs=0,

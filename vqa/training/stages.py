@@ -13,27 +13,27 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from common.networks.trunk import load_trunk
+from common.training import stages
 from common.training.checkpoints import save_checkpoint
-from common.training.loop import Stage, parameter_groups, seed_everything, seed_of, train
+from common.training.evidence import evidence_entropy
+from common.training.loop import Stage, parameter_groups, seed_of, train
 from common.training.run import Run
 from data.derived.question_sets import QuestionSet
 from vqa.metrics import by_source
 from vqa.model import VqaModel
 from vqa.training.baselines import commonest, predict_blind, train_blind
 from vqa.training.batches import Batch, Loader
-from vqa.training.corpus import Corpus, stored_pictures
+from vqa.training.corpus import Corpus
 from vqa.training.evidence import start_evidence
-from vqa.training.losses import evidence_entropy, scores, weighted_entropy
+from vqa.training.losses import scores, weighted_entropy
 from vqa.training.settings import Settings, settings_for
 
 
@@ -41,6 +41,7 @@ def train_vqa(
     data: Sequence[str],
     out: str | os.PathLike[str],
     settings: Settings | None = None,
+    device: str | torch.device = "cpu",
     restart: bool = False,
     limit: int | None = None,
     features: str | os.PathLike[str] | None = None,
@@ -53,52 +54,44 @@ def train_vqa(
     sets = [QuestionSet.parse(text) for text in data]
     settings = settings or settings_for(data)
     run = Run(out, {**asdict(settings), "limit": limit, "sets": sorted(s.kind for s in sets)}, fresh=restart)
-    training = Training(sets, Path(features or Path(out) / "features"), settings, limit)
-    blind = Run(Path(out) / "blind", run.settings, fresh=restart)
-    baselines = training.baselines(blind)
+    corpus = Corpus.read(sets, settings, limit)
+    training = Training(corpus, settings, features or Path(out) / "features", device)
+    baselines = training.baselines(Run(Path(out) / "blind", run.settings, fresh=restart))
     train(training.stages(), training.model, run, settings.seed)
-    figures = by_source(training.predict(training.validation), training.corpus.val)
+    figures = by_source(training.predict(training.validation), corpus.val)
     run.log({"final": True, **{f"{kind}": row["all"] for kind, row in figures.items()}})
-    return save_checkpoint(
-        Path(out) / "vqa", training.model.state_dict(), training.config(figures, baselines)
-    )
+    described = training.described(figures, baselines)
+    return save_checkpoint(Path(out) / "vqa", training.model.state_dict(), described)
 
 
-class Training:
+class Training(stages.Training[Settings, VqaModel]):
     """The model, its batches and the stages' losses."""
 
     def __init__(
-        self, sets: Sequence[QuestionSet], stores: Path, settings: Settings, limit: int | None = None
+        self,
+        corpus: Corpus,
+        settings: Settings,
+        stores: str | os.PathLike[str],
+        device: str | torch.device = "cpu",
     ):
-        self.settings = settings
-        seed_everything(settings.seed)
-        self.corpus = corpus = Corpus.read(sets, settings, limit)
-        seed_everything(settings.seed, settings.trunk)
-        self.trunk = load_trunk(settings.trunk)
-        self.model = self.new_model()
-        _, self.tail = self.trunk.split(settings.train_blocks)
-        for parameter in self.model.trunk.parameters():
-            parameter.requires_grad_(False)
+        self.corpus = corpus
+        super().__init__(settings, stores, device)
         self.training, self.validation = (
-            corpus.loader(
-                split,
-                stored_pictures(corpus, split, self.trunk, settings.train_blocks, views, stores),
-                settings,
-            )
+            corpus.loader(split, corpus.pictures(split, self.stores, views, settings), settings, self.device)
             for split, views in (("train", settings.views), ("val", 1))
         )
         few = [
             q for q in corpus.val if q.source not in ("derived", "easyvqa") or seed_of(q.image_id) % 5 == 0
         ]
-        self.quick = replace(corpus, val=few or corpus.val).loader("val", self.validation.pictures, settings)
-        if self.model.image.evidence is not None:
-            start_evidence(
-                self.model.image.evidence, corpus.words, self.training.evidence, self.trunk.classifier
-            )
+        self.quick = replace(corpus, val=few or corpus.val).loader(
+            "val", self.validation.pictures, settings, self.device
+        )
+        evidence = self.model.image.evidence
+        if evidence is not None:
+            start_evidence(evidence, corpus.words, self.training.evidence, self.trunk.classifier)
 
-    def new_model(self) -> VqaModel:
+    def build(self) -> VqaModel:
         s = self.settings
-        seed_everything(s.seed)
         return VqaModel(
             self.trunk.module,
             self.corpus.vocabulary,
@@ -112,63 +105,47 @@ class Training:
             word_dropout=s.word_dropout,
             image_dropout=s.image_dropout,
             layer=self.trunk.layer,
-        ).to(memory_format=torch.channels_last)
+        )
 
     def stages(self) -> list[Stage]:
         """The stages that have epochs; see the module's docstring."""
-        s, model = self.settings, self.model
-        tail = list(self.tail.parameters())
+        s, model, tail = self.settings, self.model, list(self.tail.parameters())
         evidence = list(model.image.evidence.parameters()) if model.image.evidence is not None else []
         kept = ("trunk.", "image.evidence.")
         rest = [p for n, p in model.named_parameters() if not n.startswith(kept)]
-        stages = [
-            replace(
-                self._stage(
-                    "evidence",
-                    s.evidence_epochs if evidence else 0,
-                    self.evidence_loss,
-                    (tail, s.trunk_rate),
-                    (evidence, s.head_rate),
-                ),
-                steps=-(-len(self.training.pictures) // s.batch),
-                batches=lambda seed: self.looked_at(seed, each_once=True),
-                evaluate=None,
-            ),
-            replace(
-                self._stage("head", s.head_epochs, self.answer_loss, (rest, s.head_rate)),
-                steps=-(-len(self.training.order(0)) // s.head_batch),
-                batches=self.summarised,
-            ),
-            self._stage(
-                "answers",
-                s.answer_epochs,
-                self.answer_loss,
-                (tail, s.answer_trunk_rate),
-                ([*evidence, *rest], s.answer_head_rate),
-            ),
-        ]
-        return [stage for stage in stages if stage.epochs]
-
-    def _stage(
-        self,
-        name: str,
-        epochs: int,
-        loss: Callable[[Batch], tuple[Tensor, dict[str, float]]],
-        *groups: tuple[list[nn.Parameter], float],
-    ) -> Stage:
-        return Stage(
-            name,
-            epochs,
-            self.training.steps,
-            parameter_groups(self.model, *groups),
+        steps = self.training.steps
+        answers = Stage(
+            "answers",
+            s.answer_epochs,
+            steps,
+            parameter_groups(model, (tail, s.answer_trunk_rate), ([*evidence, *rest], s.answer_head_rate)),
             self.looked_at,
-            loss,
+            self.answer_loss,
             self.quick_figures,
-            self.settings.weight_decay,
-            self.settings.average,
-            warmup=min(100, self.training.steps),
+            s.weight_decay,
+            s.average,
+            warmup=min(100, steps),
             mode=self.mode,
         )
+        evidences = replace(
+            answers,
+            name="evidence",
+            epochs=s.evidence_epochs if evidence else 0,
+            steps=-(-len(self.training.pictures) // s.batch),
+            parameters=parameter_groups(model, (tail, s.trunk_rate), (evidence, s.head_rate)),
+            batches=lambda seed: self.looked_at(seed, each_once=True),
+            loss=self.evidence_loss,
+            evaluate=None,
+        )
+        head = replace(
+            answers,
+            name="head",
+            epochs=s.head_epochs,
+            steps=self.training.steps_of(s.head_batch),
+            parameters=parameter_groups(model, (rest, s.head_rate)),
+            batches=self.summarised,
+        )
+        return [stage for stage in (evidences, head, answers) if stage.epochs]
 
     def looked_at(self, seed: int, each_once: bool = False) -> Iterator[Batch]:
         """An epoch of a stage that trains the trunk: from each image's stored features."""
@@ -194,17 +171,11 @@ class Training:
             self.mode()
         return self.training.epoch(seed, batch=self.settings.head_batch)
 
-    def mode(self) -> None:
-        """Train mode; a pretrained trunk keeps its batch norms as they were trained on ImageNet."""
-        self.model.train()
-        if self.trunk.pretrained:
-            self.model.trunk.eval()
-
     def encode(self, stored: Tensor) -> tuple[Tensor, Tensor]:
         """Stored features (or summaries) -> the mean of the map (B,K) and the pooled evidence (B,E)."""
         if stored.dim() == 2:
             return stored[:, : self.trunk.channels], stored[:, self.trunk.channels :]
-        maps = F.dropout2d(self.tail(stored), self.settings.feature_dropout, self.model.training)
+        maps = self.maps(stored)
         return maps.mean((2, 3)), self.model.image.pooled_evidence(maps)
 
     def evidence_loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
@@ -239,10 +210,10 @@ class Training:
     def predict(self, loader: Loader) -> list[str]:
         """The likeliest answer to each of the loader's questions, in their order."""
         self.model.eval()
-        found = [""] * len(loader.questions)
-        for features, numbers, tokens, image in loader.plain():
-            best = scores(self.model, *self.encode(features), tokens, image).argmax(1)
-            for number, answer in zip(numbers, best.tolist(), strict=True):
+        found = [""] * len(loader.examples)
+        for batch in loader.plain():
+            best = scores(self.model, *self.encode(batch.features), batch.tokens, batch.image).argmax(1)
+            for number, answer in zip(batch.questions, best.tolist(), strict=True):
                 found[number] = self.model.answers[answer]
         return found
 
@@ -251,25 +222,18 @@ class Training:
         found = by_source(self.predict(self.quick), self.quick.questions)
         return {f"val_{source}": round(float(row["all"]["accuracy"]), 4) for source, row in found.items()}
 
-    def config(self, figures: dict[str, Any], baselines: dict[str, Any]) -> dict[str, Any]:
-        """What the checkpoint's JSON says: everything that loading it needs, settings and figures."""
-        s = self.settings
-        return {
-            "kind": "vqa",
-            "version": 1,
-            "trunk": s.trunk,
-            "trunk_source": self.trunk.source,
-            "layer": self.trunk.layer_name,
-            "preprocessing": self.trunk.preprocessing.to_dict(),
-            "embedding": s.embedding,
-            "hidden": s.hidden,
-            "joint": s.joint,
-            "settings": asdict(s),
-            "figures": figures,
-            "baselines": baselines,
-            "trained_on": dict(Counter(q.source for q in self.corpus.train)),
-            "validated_on": dict(Counter(q.source for q in self.corpus.val)),
-            "evidence_words": self.corpus.words,
-            "answers": list(self.model.answers),
-            "vocabulary": list(self.corpus.vocabulary.words),
-        }
+    def described(self, figures: dict[str, Any], baselines: dict[str, Any]) -> dict[str, Any]:
+        """The checkpoint's configuration."""
+        return self.config(
+            "vqa",
+            layer=self.trunk.layer_name,
+            embedding=self.settings.embedding,
+            joint=self.settings.joint,
+            figures=figures,
+            baselines=baselines,
+            trained_on=dict(Counter(q.source for q in self.corpus.train)),
+            validated_on=dict(Counter(q.source for q in self.corpus.val)),
+            evidence_words=self.corpus.words,
+            answers=list(self.model.answers),
+            vocabulary=list(self.corpus.vocabulary.words),
+        )
