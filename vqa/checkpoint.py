@@ -45,6 +45,7 @@ def load_model(path: str | os.PathLike[str] | None = None) -> tuple[VqaModel, Pr
         hidden=config["hidden"],
         joint=config["joint"],
         layer=trunk.layer,
+        config=config,
     )
     load_weights(model, tensors, name)
     return model.eval().requires_grad_(False), Preprocessing.from_dict(config["preprocessing"]), config

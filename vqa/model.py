@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -189,6 +189,7 @@ class VqaModel(nn.Module):
         word_dropout: float = 0.1,
         image_dropout: float = 0.5,
         layer: str | None = None,
+        config: dict[str, Any] | None = None,
     ):
         super().__init__()
         self.trunk, self.vocabulary, self.answers = trunk, vocabulary, tuple(answers)
@@ -205,7 +206,7 @@ class VqaModel(nn.Module):
             nn.init.constant_(self.trust.bias, 0.3)
         self.classifier = nn.Linear(joint, len(self.answers))
         self.dropout = dropout
-        self.layer = layer
+        self.layer, self.config = layer, config or {}
 
     def features(self, images: Tensor) -> Tensor:
         """The last feature map A (B,K,h,w) of images (B,3,H,W), after its activation."""
