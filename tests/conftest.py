@@ -16,9 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="session")
 def shared_datasets() -> Path:
     """The folder with the data sets; the tests that need it are skipped where it is absent."""
-    folder = Path(os.environ.get("SAYWHY_DATASETS", ROOT.parent / "shared" / "datasets"))
+    folder = Path(os.environ.get("SAYWHY_DATA", ROOT.parent / "shared" / "datasets"))
     if not folder.is_dir():
-        pytest.skip(f"no data sets at {folder}; set SAYWHY_DATASETS to their folder")
+        pytest.skip(f"no data sets at {folder}; set SAYWHY_DATA to their folder")
     return folder
 
 

@@ -13,7 +13,7 @@ import classification
 from common.errors import UserError
 from common.gradcam import gradcam
 from common.images import Preprocessing
-from scripts.experiments import bias_folders as bias
+from scripts.experiments import figure8 as bias
 from tests.nets import Plain, seeded
 
 GROUNDS = {"red": (200, 40, 40), "blue": (40, 40, 200)}
@@ -123,5 +123,5 @@ def test_what_is_missing_is_said(folders, tiny, tmp_path):
 
 
 def test_labels_follow_the_class():
-    assert bias._labels(("square", "red"), 2, ["disc", "square"]).tolist() == [1, 1]
-    assert np.isclose(bias._labels(("disc", "red"), 1, ["disc", "square"]).item(), 0)
+    assert bias.kind_labels(("square", "red"), 2, ["disc", "square"]).tolist() == [1, 1]
+    assert np.isclose(bias.kind_labels(("disc", "red"), 1, ["disc", "square"]).item(), 0)

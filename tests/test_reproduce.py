@@ -17,7 +17,7 @@ from common.errors import UserError
 from common.gradcam import gradcam
 from common.images import Preprocessing
 from scripts.commands import reproduce
-from scripts.experiments import EXPERIMENTS, bias, faithfulness, grid, maps, nouns, sanity
+from scripts.experiments import EXPERIMENTS, faithfulness, figure8, grid, maps, nouns, run, sanity, section_of
 from scripts.experiments.lab import Absent, Lab, data_folders
 from scripts.experiments.report import Picture, Row, Section, Table, row_of, text_table, write_report
 from scripts.experiments.samples import right_samples, samples
@@ -127,7 +127,7 @@ class Outline(HTMLParser):
 
 @pytest.mark.parametrize("name", WITHOUT_MODELS)
 def test_every_experiment_gives_tables_that_name_their_data(lab, name):
-    section = EXPERIMENTS[name](lab)
+    section = section_of(name)(lab)
     assert section.tables or section.pictures
     for table in section.tables:
         assert table.substitute and "substitute: " in table.heading
@@ -139,8 +139,8 @@ def test_every_experiment_gives_tables_that_name_their_data(lab, name):
 
 
 def test_the_report_is_one_page_without_a_network(lab):
-    chosen = {name: EXPERIMENTS[name] for name in ("table1", "fig6", "fig9")}
-    assert reproduce.experiment_all(chosen, lab, quiet=True) == 0
+    chosen = {name: section_of(name) for name in ("table1", "fig6", "fig9")}
+    assert run.experiment_all(chosen, lab, quiet=True) == 0
     page = (lab.out / "index.html").read_text()
     outline = Outline()
     outline.feed(page)
@@ -155,12 +155,12 @@ def test_the_report_is_one_page_without_a_network(lab):
 
 
 def test_a_second_run_measures_nothing_again_and_another_limit_does(lab):
-    faithfulness.faithfulness(lab)
+    faithfulness.section(lab)
     cells = {path: path.stat().st_mtime_ns for path in (lab.out / "cells").iterdir()}
-    faithfulness.faithfulness(lab)
+    faithfulness.section(lab)
     assert cells == {path: path.stat().st_mtime_ns for path in (lab.out / "cells").iterdir()}
     lab.limit = 3
-    faithfulness.faithfulness(lab)
+    faithfulness.section(lab)
     changed = [path.name for path, time in cells.items() if path.stat().st_mtime_ns != time]
     assert changed == ["occlusion-ranks.json"]
 
@@ -194,7 +194,7 @@ def test_other_data_is_measured_again(lab, tmp_path):
 
 def test_an_experiment_without_its_data_is_named_in_the_report(lab, capsys):
     lab.data = {}
-    assert reproduce.experiment_all({"fig9": EXPERIMENTS["fig9"]}, lab, quiet=True) == 0
+    assert run.experiment_all({"fig9": section_of("fig9")}, lab, quiet=True) == 0
     assert (
         "Left out: no flickr8k data; give its folder with --flickr8k PATH"
         in (lab.out / "index.html").read_text()
@@ -208,7 +208,7 @@ def test_an_experiment_that_fails_does_not_stop_the_others(lab, capsys):
         """A title."""
         raise UserError("the file is broken")
 
-    status = reproduce.experiment_all({"bad": broken, "fig6": EXPERIMENTS["fig6"]}, lab, quiet=True)
+    status = run.experiment_all({"bad": broken, "fig6": section_of("fig6")}, lab, quiet=True)
     assert status == 2 and "error: bad: the file is broken" in capsys.readouterr().err
     page = (lab.out / "index.html").read_text()
     assert "Failed: the file is broken" in page and "top-1 accuracy" in page
@@ -225,7 +225,7 @@ def test_ilsvrcs_protocol_runs_on_its_layout(lab, classifier, tmp_path):
         whole = BOX_XML.format(name=name, wnid=wnid)
         (boxes / f"{name}.xml").write_text(whole if n < 3 else whole[:200])
     lab.data["imagenet"] = tmp_path
-    section = EXPERIMENTS["table1"](lab)
+    section = section_of("table1")(lab)
     top1, top5 = section.tables
     assert not top1.substitute and top1.heading == "Table 1, top-1 localisation error; ILSVRC val"
     rows = {row.what: row for row in top1.rows}
@@ -247,11 +247,11 @@ def test_mosaics_are_the_same_for_every_method_and_of_right_samples(lab):
 
 
 def test_training_sets_are_of_one_size_and_differ_in_what_goes_with_what(lab):
-    kinds = bias.by_kind(scenes(lab, "train")[0])
-    assert [len(kinds[kind]) for kind in bias.KINDS] == [4, 4, 4, 4]
-    sets = bias.training_sets(kinds, 4)
+    kinds = figure8.by_kind(scenes(lab, "train")[0])
+    assert [len(kinds[kind]) for kind in figure8.KINDS] == [4, 4, 4, 4]
+    sets = figure8.training_sets(kinds, 4)
     assert len(sets["biased"]) == len(sets["balanced"]) == 8
-    aligned = [sum(bias.kind_of(scene) in bias.ALIGNED for scene in chosen) for chosen in sets.values()]
+    aligned = [sum(figure8.kind_of(scene) in figure8.ALIGNED for scene in chosen) for chosen in sets.values()]
     assert aligned == [6, 4]
 
 
@@ -260,9 +260,9 @@ def test_the_linear_head_separates_what_can_be_separated():
     labels = torch.tensor([0.0, 1.0]).repeat(20)
     features = torch.randn(40, 5, generator=generator) * 0.3
     features[:, 2] += 3 * labels
-    weight, offset = bias.train_head(features, labels)
-    assert (((features @ weight + offset) > 0).float() == labels).all()
-    assert weight.abs().argmax() == 2
+    head = figure8.train_head(features, labels)
+    assert (head.said(features[:, :, None, None]) == labels).all()
+    assert head.weight.abs().argmax() == 2
 
 
 def test_groups_of_nouns_name_imagenets_classes():
@@ -336,14 +336,16 @@ def test_what_a_user_gets_wrong_is_said_in_a_line(arguments, message, tmp_path):
 
 
 def test_experiments_are_chosen_in_the_reports_order():
-    assert reproduce.chosen("FIG9, table1", ("table1", "fig4", "fig9")) == ("table1", "fig9")
-    assert reproduce.chosen(None, ("a", "b")) == ("a", "b")
+    assert run.chosen("FIG9, table1", ("table1", "fig4", "fig9")) == ("table1", "fig9")
+    assert run.chosen(None, ("a", "b")) == ("a", "b")
 
 
 def test_data_is_found_in_a_folder_of_data_sets(tmp_path, monkeypatch):
     (tmp_path / "flickr8k").mkdir()
     (tmp_path / "mine").mkdir()
-    monkeypatch.setenv("SAYWHY_DATASETS", str(tmp_path))
+    monkeypatch.delenv("SAYWHY_DATA", raising=False)
+    assert data_folders({"flickr8k": None}, None) == {}
+    monkeypatch.setenv("SAYWHY_DATA", str(tmp_path))
     found = data_folders({"flickr8k": None, "samples": str(tmp_path / "mine")}, None)
     assert found == {"flickr8k": tmp_path / "flickr8k", "samples": tmp_path / "mine"}
 
@@ -367,7 +369,7 @@ def test_sanity_curves_end_lower_than_they_start_and_tell_what_is_missing(lab, m
 
     monkeypatch.setattr(sanity, "replaced_words", no_words)
     monkeypatch.setattr(sanity, "SPEAKERS", {"captioner": missing, "VQA model": speaking})
-    section = sanity.sanity(lab)
+    section = sanity.section(lab)
     assert list(section.notes) == ["Left out: captioner (no checkpoint)", "Left out: randomised words (none)"]
     table, labels = section.tables
     assert labels.rows[0].what == "head trained on shuffled labels"
@@ -380,14 +382,14 @@ def test_sanity_curves_end_lower_than_they_start_and_tell_what_is_missing(lab, m
 def test_shares_of_a_map_on_a_mask():
     maps = torch.tensor([[[1.0, 3.0]], [[0.0, 0.0]], [[1.0, 1.0]]])
     masks = torch.tensor([[[False, True]], [[True, True]], [[False, False]]])
-    found = bias.share_inside(maps, masks).tolist()
+    found = figure8.share_inside(maps, masks).tolist()
     assert found[0] == 0.75 and np.isnan(found[1:]).all()
 
 
 def test_a_head_that_looks_at_the_ground_is_found_out(tmp_path):
     """Channel 0 fires at the subject (left half), channel 1 at the ground (right half)."""
     features = torch.zeros(4, 2, 2, 2)
-    kinds = list(bias.KINDS)
+    kinds = list(figure8.KINDS)
     for n, (subject, place) in enumerate(kinds):
         features[n, 0, :, 0] = 1.0 if subject == "dog" else -1.0
         features[n, 1, :, 1] = 1.0 if place == "grass" else -1.0
@@ -400,7 +402,7 @@ def test_a_head_that_looks_at_the_ground_is_found_out(tmp_path):
     good, bad = (
         {
             name: float(values.nanmean())
-            for name, values in bias.judgements(features, w, torch.zeros(1), seen).items()
+            for name, values in figure8.judgements(features, figure8.Head(w, torch.zeros(1)), seen).items()
         }
         for w in heads
     )
@@ -430,7 +432,7 @@ def test_the_page_opens_with_all_that_was_published(tmp_path):
 def test_windows_of_occlusion_are_ranked_by_each_method(lab, sample_folder):
     preprocessing = Preprocessing((128, 128), (0.5,) * 3, (0.5,) * 3)
     lab.shared["classifier"] = classification.load(seeded(Tiny, 3), preprocessing=preprocessing)
-    small, windows = faithfulness.faithfulness(lab).tables
+    small, windows = faithfulness.section(lab).tables
     names = ["Grad-CAM, window 32", "c-MWP, window 32", "Grad-CAM, window 64", "c-MWP, window 64"]
     assert [row.what for row in windows.rows] == names and len(small.rows) == 6
     assert all(row.n + row.left_out == windows.rows[0].n + windows.rows[0].left_out for row in windows.rows)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from common.errors import UserError
 from common.metrics.faithfulness import rank_correlation
-from scripts.experiments import answers, table_vqa
+from scripts.experiments import table_vqa
 from scripts.experiments.lab import Lab
 from tests.test_vqa_explain import answerer  # noqa: F401
 
@@ -52,14 +52,14 @@ def lab(folder, answerer):  # noqa: F811
 
 
 def test_published_values_stand_beside_ours_in_the_report(lab, answerer):  # noqa: F811
-    section = answers.vqa_table(lab)
+    section = table_vqa.section(lab)
     occlusion, attention = section.tables
     rows = {row.what: row for row in occlusion.rows}
     assert (
         rows["Grad-CAM"].published == "0.60 ± 0.038" and rows["Guided Backprop"].published == "0.42 ± 0.038"
     )
     assert rows["Grad-CAM"].n == 3 and -1 <= rows["Grad-CAM"].ours <= 1
-    parts = [rows[f"Grad-CAM, {part}"] for part in (answers.NEEDED, answers.BLIND)]
+    parts = [rows[f"Grad-CAM, {part}"] for part in (table_vqa.NEEDED, table_vqa.BLIND)]
     assert sum(row.n for row in parts) == 3
     known = [row.ours * row.n for row in parts if row.ours is not None]
     assert math.isclose(sum(known) / 3, rows["Grad-CAM"].ours, abs_tol=1e-9)
@@ -69,19 +69,19 @@ def test_published_values_stand_beside_ours_in_the_report(lab, answerer):  # noq
 
 def test_without_human_attention_the_report_says_what_is_missing(lab):
     del lab.data["vqahat"]
-    section = answers.vqa_table(lab)
+    section = table_vqa.section(lab)
     assert len(section.tables) == 1 and "give its folder with --vqahat" in section.notes[0]
 
 
 def test_other_weights_are_measured_again(lab, answerer):  # noqa: F811
     first = lab.mark("VQA model")
-    answers.vqa_table(lab)
+    table_vqa.section(lab)
     kept = (lab.out / "cells" / "vqa-ranks-vqa2.json").stat().st_mtime_ns
-    answers.vqa_table(lab)
+    table_vqa.section(lab)
     assert (lab.out / "cells" / "vqa-ranks-vqa2.json").stat().st_mtime_ns == kept
     answerer.network.module.classifier.weight.data.add_(1.0)
     assert lab.mark("VQA model") != first
-    answers.vqa_table(lab)
+    table_vqa.section(lab)
     assert (lab.out / "cells" / "vqa-ranks-vqa2.json").stat().st_mtime_ns != kept
 
 
@@ -108,7 +108,7 @@ def test_attention_is_compared_at_14_by_14_with_the_mean_of_its_annotators(lab, 
             expected[-1],
             abs_tol=1e-5,
         )
-    found = answers.attended(lab, 10)["gradcam"]
+    found = table_vqa.attended(lab, 10)["gradcam"]
     assert math.isclose(found["mean"], np.nanmean(expected), abs_tol=1e-5)
     with pytest.raises(UserError, match="none of the 2 attention maps"):
         table_vqa.attention_pairs(folder / "hat", questions[1:2])

@@ -12,7 +12,7 @@ import classification
 from common.errors import UserError
 from common.images import Preprocessing
 from data.readers import voc
-from scripts.experiments import EXPERIMENTS, localisation, multilabel, pointing, sec, seeds
+from scripts.experiments import figure4, multilabel, pointing, section_of, segmenter, table1
 from scripts.experiments.annotated import voc_training
 from scripts.experiments.lab import Lab
 from scripts.experiments.maps import method_maps
@@ -134,7 +134,7 @@ def coco_folder(tmp_path):
 
 def test_ten_crops_of_an_image_that_needs_no_scaling_are_its_corners_and_centre():
     pixels = np.random.default_rng(0).integers(0, 255, (8, 16, 3), dtype=np.uint8)
-    crops = localisation.ten_crops(Image.fromarray(pixels), (7, 7))
+    crops = table1.ten_crops(Image.fromarray(pixels), (7, 7))
     assert [crop.size for crop in crops] == [(7, 7)] * 10
     for crop, (top, left) in zip(crops, ((0, 0), (0, 9), (1, 0), (1, 9), (0, 4)), strict=False):
         assert np.array_equal(np.asarray(crop), pixels[top : top + 7, left : left + 7])
@@ -145,7 +145,7 @@ def test_ten_crops_of_an_image_that_needs_no_scaling_are_its_corners_and_centre(
 def test_ten_crops_are_seven_eighths_of_the_shorter_side():
     # Brightness grows from left to right: a crop's mean tells where it was taken.
     ramp = np.tile(np.arange(0, 200, dtype=np.uint8), (400, 1))
-    means = [np.asarray(c).mean() for c in localisation.ten_crops(Image.fromarray(ramp), (28, 28))]
+    means = [np.asarray(c).mean() for c in table1.ten_crops(Image.fromarray(ramp), (28, 28))]
     left, right, centre = means[0], means[1], means[4]
     assert left == pytest.approx(199 * 7 / 16, abs=1.5) and right == pytest.approx(199 * 9 / 16, abs=1.5)
     assert centre == pytest.approx(199 / 2, abs=1.5) and means[5:7] == pytest.approx(
@@ -156,11 +156,11 @@ def test_ten_crops_are_seven_eighths_of_the_shorter_side():
 def test_scores_of_ten_crops_are_the_mean_of_their_probabilities(classifier, tmp_path):
     image = picture(3)
     image.save(tmp_path / "a.png")
-    crops = localisation.ten_crops(image, (48, 48))
+    crops = table1.ten_crops(image, (48, 48))
     expected = sum(classifier.logits(crop)[0].double().softmax(0) for crop in crops) / 10
-    found = localisation.class_scores(classifier, tmp_path / "a.png", ten_crop=True)
+    found = table1.class_scores(classifier, tmp_path / "a.png", ten_crop=True)
     assert torch.allclose(found.double(), expected, atol=1e-7)
-    plain = localisation.class_scores(classifier, tmp_path / "a.png")
+    plain = table1.class_scores(classifier, tmp_path / "a.png")
     assert torch.allclose(plain.double(), classifier.logits(image)[0].double().softmax(0), atol=1e-7)
 
 
@@ -186,11 +186,11 @@ def ilsvrc_folder(classifier, folder):
 
 
 def test_table_1_with_ten_crops_counts_what_is_broken(lab, classifier, tmp_path, monkeypatch):
-    monkeypatch.setattr(localisation, "TABLE1", ("gradcam", "gradient"))
+    monkeypatch.setattr(table1, "TABLE1", ("gradcam", "gradient"))
     lab.data["imagenet"] = ilsvrc_folder(classifier, tmp_path)
-    plain = EXPERIMENTS["table1"](lab).tables[0]
+    plain = section_of("table1")(lab).tables[0]
     lab.ten_crop = True
-    tables = EXPERIMENTS["table1"](lab).tables
+    tables = section_of("table1")(lab).tables
     assert "ten crops" in tables[0].note and "the whole photograph" in plain.note
     for table in (plain, *tables):
         rows = {row.what: row for row in table.rows}
@@ -202,7 +202,7 @@ def test_table_1_with_ten_crops_counts_what_is_broken(lab, classifier, tmp_path,
     assert {"ilsvrc-classes", "ilsvrc-classes-ten-crop", "ilsvrc-gradcam-ten-crop"} <= cells
     expected = []
     for path in sorted((tmp_path / "val").iterdir())[:2]:
-        best = localisation.class_scores(classifier, path, ten_crop=True).argmax()
+        best = table1.class_scores(classifier, path, ten_crop=True).argmax()
         expected.append(100.0 * (int(best) != classifier.predict(path, top=1)[0].index))
     assert tables[0].rows[0].ours == pytest.approx(np.mean(expected))
 
@@ -219,7 +219,7 @@ def test_the_pointing_game_runs_on_the_published_layouts(lab, kind, request, mon
     lab.data[kind] = request.getfixturevalue(f"{kind}_folder")
     lab.limit = 12
     monkeypatch.setattr(pointing, "METHODS", ("gradcam",))
-    every, hard, reject = EXPERIMENTS["pointing"](lab).tables
+    every, hard, reject = section_of("pointing")(lab).tables
     title = {"voc": "VOC 2007 test", "coco": "COCO val2014"}[kind]
     assert not every.substitute and every.heading == f"4.3, pointing game, all; {title}"
     assert "fine-tuned on the classes in 12 training photographs" in every.note
@@ -241,15 +241,15 @@ def test_the_pointing_game_runs_on_the_published_layouts(lab, kind, request, mon
 def test_without_a_training_split_imagenets_own_classes_are_asked(lab, coco_folder):
     (coco_folder / "annotations" / "instances_train2014.json").unlink()
     lab.data["coco"] = coco_folder
-    every = EXPERIMENTS["pointing"](lab).tables[0]
+    every = section_of("pointing")(lab).tables[0]
     assert "ImageNet's classifier, 2 classes by groups" in every.note
     assert "looked for" in every.note and every.rows[0].n == 5
 
 
 def train_quickly(monkeypatch):
     fit_quickly(monkeypatch, epochs=25, batch=6, rate=2e-2)
-    training = sec.Training(epochs=6, batch=3, stride=4, trunk_rate=1e-2, head_rate=1e-2, dropout=0.0)
-    monkeypatch.setattr(sec, "Training", lambda: training)
+    training = segmenter.Training(epochs=6, batch=3, stride=4, trunk_rate=1e-2, head_rate=1e-2, dropout=0.0)
+    monkeypatch.setattr(segmenter, "Training", lambda: training)
 
 
 def test_figure_4_trains_on_vocs_labels_and_is_measured_on_its_masks(lab, voc_folder, monkeypatch):
@@ -261,7 +261,7 @@ def test_figure_4_trains_on_vocs_labels_and_is_measured_on_its_masks(lab, voc_fo
         mask.convert("RGB").save(root / "SegmentationClass" / "000025.png")
     truncate(root / "JPEGImages" / "000003.jpg")  # one of the training split
     lab.data["voc"], lab.limit = voc_folder, 12
-    section = EXPERIMENTS["fig4"](lab)
+    section = section_of("fig4")(lab)
     alone, trained = section.tables
     assert trained.heading == "Figure 4, weakly supervised segmentation; VOC 2007 val"
     assert [row.published for row in trained.rows] == ["49.6", "", "44.6", ""]
@@ -271,7 +271,7 @@ def test_figure_4_trains_on_vocs_labels_and_is_measured_on_its_masks(lab, voc_fo
     # The tiny network ends in average pooling and one linear layer.
     assert trained.rows[2].ours == trained.rows[0].ours and "the same seeds" in trained.rows[2].note
     before = {path: path.stat().st_mtime_ns for path in (lab.out / "runs").rglob("*")}
-    assert EXPERIMENTS["fig4"](lab) == section
+    assert section_of("fig4")(lab) == section
     assert before == {path: path.stat().st_mtime_ns for path in (lab.out / "runs").rglob("*")}
 
 
@@ -279,7 +279,7 @@ def test_without_the_crf_the_seeds_are_still_measured(lab, voc_folder, monkeypat
     fit_quickly(monkeypatch, 1)
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
     lab.data["voc"] = voc_folder
-    section = EXPERIMENTS["fig4"](lab)
+    section = section_of("fig4")(lab)
     assert len(section.tables) == 1 and "pip install 'saywhy[segmentation]'" in section.notes[-1]
 
 
@@ -296,8 +296,8 @@ def test_a_pooled_head_gives_cam_to_a_network_that_has_none(voc_folder, tmp_path
         seeded(Hidden, 1), preprocessing=Preprocessing((48, 48), (0.5,) * 3, (0.5,) * 3)
     )
     lab = Lab(tmp_path / "report", {"voc": voc_folder}, 6, True, "hidden", shared={"classifier": known})
-    own, _ = seeds.voc_classifier(lab)
-    pooled, _ = seeds.voc_classifier(lab, pooled=True)
+    own, _ = figure4.voc_classifier(lab)
+    pooled, _ = figure4.voc_classifier(lab, pooled=True)
     assert (multilabel.has_cam(own), multilabel.has_cam(pooled)) == (False, True)
     assert len(own.labels) == len(pooled.labels) == 20
     image = own.images(scene(1)[0])
@@ -333,4 +333,4 @@ def test_training_leaves_out_what_it_is_measured_on(voc_folder):
 def test_a_folder_without_the_layout_says_what_was_looked_for(lab, tmp_path, kind):
     lab.data[kind] = tmp_path
     with pytest.raises(UserError, match="look(ed|ing) (for|in) .*"):
-        EXPERIMENTS["table1" if kind == "imagenet" else "pointing"](lab)
+        section_of("table1" if kind == "imagenet" else "pointing")(lab)

@@ -7,7 +7,7 @@ from captioning.captioner import Captioner, LstmNetwork
 from common.checks.dissection import NeuronName
 from common.errors import UserError
 from common.images import Preprocessing
-from scripts.experiments import deciders, neurons
+from scripts.experiments import deciders, figure9, figure10
 from scripts.experiments.lab import Absent
 from tests.captioners import small
 from tests.test_reproduce import classifier, flickr_folder, lab, parsed, sample_folder  # noqa: F401
@@ -25,7 +25,7 @@ def speaking(lab, answerer):  # noqa: F811
 
 
 def test_all_three_tasks_are_explained_in_words(speaking):
-    section = neurons.figure9(speaking)
+    section = figure9.section(speaking)
     titles = [table.title for table in section.tables]
     assert [title.split("'s")[0].rpartition(" ")[2] for title in titles] == [
         "classifier",
@@ -44,13 +44,13 @@ def test_a_model_that_is_missing_is_named_and_the_others_are_done(speaking, monk
         raise Absent("no captioner (no checkpoint)")
 
     monkeypatch.setitem(deciders.DECIDERS, "captioner", missing)
-    section = neurons.figure9(speaking)
+    section = figure9.section(speaking)
     assert section.notes == ["Left out: no captioner (no checkpoint)"] and len(section.tables) == 2
 
 
 def test_importance_of_a_word_is_the_mean_gradient_of_its_log_probability(speaking):
     decider = deciders.captioner(speaking)
-    scene = neurons._shown(speaking, 1)[0]
+    scene = figure9._shown(speaking, 1)[0]
     model = speaking.shared["captioner"]
     seen = model.see(scene.path)
     caption = model.caption(seen)
@@ -77,7 +77,7 @@ def test_published_names_are_used_instead_of_dissection(speaking, tmp_path):
     file.write_text("unit,category,label,score\n1,object,dog,0.3\n3,object,cat,0.2\n4,object,sky,0.01\n")
     speaking.neuron_names = file
     decider = deciders.classifier(speaking)
-    names, table = neurons.named(speaking, "classifier", decider, 8)
+    names, table = figure9.named(speaking, "classifier", decider, 8)
     assert names == {0: NeuronName(0, "dog", 0.3, "object"), 2: NeuronName(2, "cat", 0.2, "object")}
     assert table.rows[0].ours == 2 and table.data == "names from tally.csv"
     assert not (speaking.out / "cells" / "units-classifier.json").exists()
@@ -90,7 +90,7 @@ def test_names_of_a_larger_layer_are_refused(speaking, tmp_path):
     )
     speaking.neuron_names, speaking.neuron_layer = file, "layer4"
     with pytest.raises(UserError, match="unit 99 has a name, but the layer has units 0 to 11"):
-        neurons.figure9(speaking)
+        figure9.section(speaking)
 
 
 @pytest.mark.parametrize(
@@ -111,10 +111,9 @@ def test_names_that_cannot_be_read_stop_the_command_at_once(text, message, tmp_p
 def test_boxes_of_another_phrase_are_those_of_the_next_one(speaking):
     from common.metrics.grounding import inside_outside, summary
     from data.readers import entities, flickr8k
-    from scripts.experiments import captions
 
-    found = captions.other_phrases(speaking, 4)["gradcam"]
     folder, model = speaking.need("flickr8k"), speaking.shared["captioner"]
+    found = figure10.other_phrases(model, folder, 4)["gradcam"]
     ratios = []
     for image in flickr8k.read(folder, "dev")[:4]:
         (caption,) = entities.read(folder / "flickr30k_entities", image.name)

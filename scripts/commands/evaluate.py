@@ -1,20 +1,23 @@
 """saywhy evaluate: how good a model is, and how well its explanations lie on what they name.
 
 saywhy evaluate captioner --data flickr8k:PATH --split dev
+saywhy evaluate vqa --data vqa2:PATH --split val
+saywhy evaluate vqa --data derived:FLICKR8K --split val --maps 250 --baselines
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+import json
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
 from scripts import console as cli
-from scripts.commands.evaluate_vqa import add_vqa_parser
 
-PUBLISHED_RATIOS = {"uniform": 1.0, "Guided Backprop": 2.32, "Grad-CAM": 3.27, "Guided Grad-CAM": 6.38}
+PUBLISHED_RATIOS = "uniform 1.0, Guided Backprop 2.32, Grad-CAM 3.27, Guided Grad-CAM 6.38"
 
 
 def add_parser(subparsers: Any) -> None:
@@ -25,32 +28,24 @@ def add_parser(subparsers: Any) -> None:
         description="Measure a model and its explanations.",
     )
     models = parser.add_subparsers(dest="evaluate_model", metavar="MODEL", required=True)
-    for add in MODELS.values():
-        add(models)
+    _add_captioner(models)
+    _add_vqa(models)
 
 
-def add_run_arguments(parser: argparse.ArgumentParser, data: str) -> None:
-    """Arguments that every evaluation has: data, split, a limit for trials, where the figures go."""
-    parser.add_argument("--data", required=True, metavar="KIND:PATH", help=data)
-    parser.add_argument("--split", default="dev", help="split of the data (default: %(default)s)")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images, for a trial")
-    parser.add_argument(
-        "--batch", type=int, default=16, metavar="N", help="images at once (default: %(default)s)"
-    )
-    cli.add_output_arguments(parser)
-
-
-def _captioner(models: Any) -> None:
+def _add_captioner(models: Any) -> None:
     parser = models.add_parser(
         "captioner",
         help="caption metrics and grounding",
         description="Caption metrics, and where the words' maps point: on boxes that people drew.",
     )
-    add_run_arguments(
-        parser, "flickr8k:PATH, the folder with Flickr8k_text, the photographs and flickr30k_entities"
-    )
-    cli.add_model_arguments(parser)
+    parser.add_argument(
+        "--data", required=True, metavar="KIND:PATH",
+        help="flickr8k:PATH, the folder with Flickr8k_text, the photographs and flickr30k_entities",
+    )  # fmt: skip
     parser.add_argument("--beam", type=int, metavar="N", help="beam width (default: the checkpoint's)")
+    parser.add_argument(
+        "--batch", type=int, default=16, metavar="N", help="images at once (default: %(default)s)"
+    )
     parser.add_argument(
         "--metrics", default="BLEU,ROUGE-L,CIDEr", metavar="A,B",
         help="comma-separated: BLEU, ROUGE-L, CIDEr, and with Java METEOR, SPICE (default: %(default)s)",
@@ -64,66 +59,71 @@ def _captioner(models: Any) -> None:
         help="captions by people, of each image, whose words are located (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--no-grounding", action="store_true", help="caption metrics only")
-    parser.set_defaults(run=run_captioner)
+    _add_run_arguments(parser, "dev", "only the first N images, for a trial")
+    parser.set_defaults(run=evaluate_captioner)
 
 
-def run_captioner(args: argparse.Namespace) -> int:
+def _add_vqa(models: Any) -> None:
+    parser = models.add_parser(
+        "vqa",
+        help="accuracy by question type, and the truth of the maps",
+        description="Accuracy by question type, and with --maps how true the maps of the answers are.",
+    )
+    parser.add_argument(
+        "--data", required=True, action="append", metavar="KIND:PATH",
+        help="vqa2:PATH, vqa:PATH, cocoqa:PATH, derived:FLICKR8K, file:QUESTIONS, easyvqa; repeatable",
+    )  # fmt: skip
+    parser.add_argument(
+        "--baselines", action="store_true", help="commonest answers of the training split beside it"
+    )
+    parser.add_argument(
+        "--maps", type=int, default=0, metavar="N",
+        help="measure the maps of N questions of each set: occlusion, boxes, swapped questions (default: none)",
+    )  # fmt: skip
+    _add_run_arguments(parser, "val", "only N questions of each set, drawn with seed 0")
+    parser.set_defaults(run=evaluate_vqa)
+
+
+def _add_run_arguments(parser: argparse.ArgumentParser, split: str, limit: str) -> None:
+    """Arguments that both have: model, split, a limit for trials, where the figures go."""
+    parser.add_argument(
+        "--split", default=split, help="split of the data, by its own name (default: %(default)s)"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help=limit)
+    cli.add_model_arguments(parser)
+    cli.add_output_arguments(parser)
+
+
+def evaluate_captioner(args: argparse.Namespace) -> int:
     """Caption every image of the split, score the captions, locate the words; returns the exit status."""
     import captioning
     from captioning import metrics
-    from common.explanation import versions
-    from common.files import write_json
+    from data.readers import flickr8k
+    from scripts.experiments.grounded import entities_folder, flickr8k_folder
 
     cli.device_of(args)
     if args.batch < 1 or args.human_captions < 1 or (args.limit is not None and args.limit < 1):
         raise UserError("--batch, --human-captions and --limit are at least 1")
     names = metric_names(args.metrics)
     captioner = captioning.load(args.model, device=args.device, layer=args.layer, beam=args.beam)
-    images = flickr8k_images(args.data, args.split, args.limit)
-    entities = None if args.no_grounding else entities_folder(args.data)
+    place = flickr8k_folder(args.data)
+    images = flickr8k.read(place, args.split)[: args.limit]
+    notes = None if args.no_grounding else entities_folder(place)
+    if notes is None and not args.no_grounding:
+        cli.report(
+            f"no boxes in '{place / 'flickr30k_entities'}': captions are scored, words are not located"
+        )
     folder = cli.output_folder(args)
-    said, records = _measured(captioner, images, entities, args)
-    figures = metrics.evaluate(said, [image.tokens for image in images], names)
-    result: dict[str, Any] = {
+    said, records = _captions_and_records(captioner, images, notes, args)
+    result = {
         "task": "evaluate captioner", "model": captioner.name, "weights": captioner.network.source,
         "layer": captioner.layer or captioner.network.layer, "score": args.score,
-        "beam": captioner.beam, "split": args.split,
-        "images": len(images), "captions": figures, "human_captions": args.human_captions,
-        "grounding": {kind: grounding_figures(found) for kind, found in records.items() if found},
-        "versions": versions(),
+        "beam": captioner.beam, "split": args.split, "images": len(images),
+        "captions": metrics.evaluate(said, [image.tokens for image in images], names),
+        "human_captions": args.human_captions,
+        "grounding": {kind: _grounding_figures(found) for kind, found in records.items() if found},
     }  # fmt: skip
-    path = folder / f"captioner-{args.split}.json"
-    write_json(path, result)
-    _print(result, records, path, args)
-    return cli.OK
-
-
-def _measured(
-    captioner: Any, images: Sequence[Any], entities: Path | None, args: argparse.Namespace
-) -> tuple[list[list[str]], dict[str, list[Any]]]:
-    """The words of each image's caption, and the records of words located in people's captions and in these."""
-    from captioning import grounding
-
-    said: list[list[str]] = []
-    records: dict[str, list[Any]] = {"human": [], "generated": []}
-    grounded = grounded_captions(entities, images)
-    network = captioner.network
-    nouns = grounding.head_nouns((c for each in grounded for c in each), network)
-    for numbers, seen in batches(captioner, images, args):
-        captions = captioner.caption(seen)
-        said += [list(caption.words) for caption in captions]
-        if entities is None:
-            continue
-        cases: dict[str, list[Any]] = {"human": [], "generated": []}
-        for row, n in enumerate(numbers):
-            cases["human"] += grounding.human_cases(row, grounded[n], network, nouns, args.human_captions)
-            cases["generated"].append(grounding.generated_case(row, captions[row], grounded[n], nouns))
-        for kind, each in cases.items():
-            found = grounding.measure(captioner, seen, each, args.score)
-            for record in found:
-                record.image = numbers[record.image]
-            records[kind] += found
-    return said, records
+    return _finished(result, folder / f"captioner-{args.split}.json", args, _captioner_lines(result, records))
 
 
 def metric_names(text: str) -> list[str]:
@@ -140,144 +140,186 @@ def metric_names(text: str) -> list[str]:
     return [by_name[name.casefold()] for name in names]
 
 
-def flickr8k_images(data: str, split: str, limit: int | None = None) -> list[Any]:
-    """The images of `flickr8k:PATH`."""
-    from data.readers import flickr8k
+def _captions_and_records(
+    captioner: Any, images: Sequence[Any], notes: Path | None, args: argparse.Namespace
+) -> tuple[list[list[str]], dict[str, list[Any]]]:
+    """The words of each image's caption, and the records of words located in people's captions and in these."""
+    from captioning import grounding
+    from scripts.experiments.grounded import batches, grounded_captions, located
 
-    return flickr8k.read(flickr8k_folder(data), split)[:limit]
-
-
-def flickr8k_folder(data: str) -> Path:
-    """PATH of `flickr8k:PATH`; `UserError` for another kind of data."""
-    kind, colon, path = data.partition(":")
-    if not colon or kind != "flickr8k":
-        raise UserError(f"data '{data}' is of no known kind; give flickr8k:PATH")
-    return Path(path)
-
-
-def entities_folder(data: str) -> Path | None:
-    """The folder of Flickr30k Entities beside the photographs; says so where there is none."""
-    folder = flickr8k_folder(data) / "flickr30k_entities"
-    if not (folder / "Sentences").is_dir():
-        cli.report(f"no boxes in '{folder}': captions are scored, words are not located")
-        return None
-    return folder
-
-
-def grounded_captions(entities: Path | None, images: Sequence[Any]) -> list[list[Any]]:
-    """The captions of each image with their phrases and boxes; empty lists without Entities."""
-    from data.readers import entities as reader
-
-    return [reader.read(entities, image.name) if entities else [] for image in images]
+    said: list[list[str]] = []
+    records: dict[str, list[Any]] = {"human": [], "generated": []}
+    grounded = grounded_captions(notes, images)
+    network = captioner.network
+    nouns = grounding.head_nouns((c for each in grounded for c in each), network)
+    for numbers, seen in batches(captioner, images, args.batch, args.quiet):
+        captions = captioner.caption(seen)
+        said += [list(caption.words) for caption in captions]
+        if notes is None:
+            continue
+        human, generated = [], []
+        for row, n in enumerate(numbers):
+            human += grounding.human_cases(row, grounded[n], network, nouns, args.human_captions)
+            generated.append(grounding.generated_case(row, captions[row], grounded[n], nouns))
+        records["human"] += located(captioner, seen, numbers, human, args.score)
+        records["generated"] += located(captioner, seen, numbers, generated, args.score)
+    return said, records
 
 
-def batches(
-    captioner: Any, images: Sequence[Any], args: argparse.Namespace
-) -> Iterator[tuple[list[int], Any]]:
-    """(numbers of the images, the images as the captioner sees them), with a progress bar."""
-    import sys
-
-    from tqdm import tqdm
-
-    quiet = args.quiet or not sys.stderr.isatty()
-    with tqdm(total=len(images), disable=quiet, unit="image", file=sys.stderr) as bar:
-        for start in range(0, len(images), args.batch):
-            numbers = list(range(start, min(start + args.batch, len(images))))
-            yield numbers, captioner.see([images[n].path for n in numbers])
-            bar.update(len(numbers))
-
-
-def grounding_figures(records: Sequence[Any]) -> dict[str, Any]:
+def _grounding_figures(records: Sequence[Any]) -> dict[str, Any]:
     """All tables of some records, as JSON can hold them."""
     from captioning import grounding
+    from scripts.experiments.grounded import plain
 
     measures: dict[str, Callable[[Any], dict[str, float]]] = {
         "pointing": lambda r: r.pointing,
         "inside_outside": lambda r: r.ratio,
         "energy_inside": lambda r: r.energy,
     }
-    kinds = {"words": False, "phrases": True}
     return {
-        kind: {name: _plain(grounding.table(records, is_phrase, of)) for name, of in measures.items()}
-        for kind, is_phrase in kinds.items()
+        kind: {name: plain(grounding.table(records, is_phrase, of)) for name, of in measures.items()}
+        for kind, is_phrase in (("words", False), ("phrases", True))
         if any(record.is_phrase == is_phrase for record in records)
     }
 
 
-def table_lines(table: dict[str, Any], columns: Sequence[str], title: str, least: int = 1) -> list[str]:
-    """A table of `grounding.table` as lines of text: a row for each type, mean and standard error in each
-    cell.
-    """
-    cells = [["", "n", *columns]]
-    for kind, row in table.items():
-        first = row.get(columns[0])
-        if first is None or first.n < least:
-            continue
-        values = [row[name] if name in row and row[name].n else None for name in columns]
-        cells.append(
-            [kind, str(first.n), *("-" if v is None else f"{v.mean:.3f} ± {v.error:.3f}" for v in values)]
-        )
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    return [
-        title,
-        *("  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells),
-    ]
-
-
-def _plain(table: dict[str, Any]) -> dict[str, Any]:
-    def number(value: float) -> float | None:
-        return round(value, 5) if value == value else None
-
-    return {
-        kind: {
-            name: {
-                "mean": number(s.mean),
-                "error": number(s.error),
-                "median": number(s.median),
-                "n": s.n,
-                "left_out": s.left_out,
-            }
-            for name, s in row.items()
-        }
-        for kind, row in table.items()
-    }
-
-
-def _print(
-    result: dict[str, Any], records: dict[str, list[Any]], path: Path, args: argparse.Namespace
-) -> None:
-    import json
-
+def _captioner_lines(result: dict[str, Any], records: dict[str, list[Any]]) -> list[str]:
+    """What a reader of the terminal sees of a captioner's figures."""
     from captioning import grounding
+    from scripts.experiments.grounded import table_lines
 
-    if args.json:
-        print(json.dumps(result, ensure_ascii=False))
-        return
     figures = "  ".join(f"{name} {value:.4f}" for name, value in result["captions"].items())
-    print(f"{result['images']} images, beam {result['beam']}: {figures}")
-    for kind, whose in (
-        ("human", "words of people's captions"),
-        ("generated", "words of the model's own captions"),
-    ):
-        if not records[kind]:
+    lines = [f"{result['images']} images, beam {result['beam']}: {figures}"]
+    whose = {"human": "words of people's captions", "generated": "words of the model's own captions"}
+    for kind, found in records.items():
+        if not found:
             continue
-        pointing = grounding.table(records[kind], False, lambda r: r.pointing)
-        lines = table_lines(
-            pointing, grounding.POINTING, f"pointing accuracy, {whose} (mean ± standard error)"
-        )
+        pointing = grounding.table(found, False, lambda r: r.pointing)
+        title = f"pointing accuracy, {whose[kind]} (mean ± standard error)"
+        lines += table_lines(pointing, grounding.POINTING, title)
         for other in ("centre", "energy", "other word", "wrong word"):
-            d = grounding.paired(records[kind], "gradcam", other)
+            d = grounding.paired(found, "gradcam", other)
             lines.append(f"  Grad-CAM less {other}: {d.mean:+.3f} ± {d.error:.3f} (n = {d.n})")
-        print("\n".join(lines))
     if records["human"]:
         ratios = grounding.table(records["human"], True, lambda r: r.ratio)
-        published = ", ".join(f"{name} {value}" for name, value in PUBLISHED_RATIOS.items())
-        title = (
-            f"mean activation inside over outside the boxes of phrases (published, other data: {published})"
-        )
-        print("\n".join(table_lines(ratios, ("gradcam", "centre", "energy"), title)))
+        title = f"mean activation inside over outside the boxes of phrases (published, other data: {PUBLISHED_RATIOS})"
+        lines += table_lines(ratios, ("gradcam", "centre", "energy"), title)
+    return lines
+
+
+def evaluate_vqa(args: argparse.Namespace) -> int:
+    """Answer every question of the split, score the answers, measure the maps; returns the exit status."""
+    import vqa
+    from data.derived.question_sets import QuestionSet
+
+    cli.device_of(args)
+    if args.maps < 0 or (args.limit is not None and args.limit < 1):
+        raise UserError("--maps is at least 0 and --limit at least 1")
+    sets = [QuestionSet.parse(text) for text in args.data]
+    answerer = vqa.load(args.model, device=args.device, layer=args.layer)
+    folder = cli.output_folder(args)
+    result = {
+        "task": "evaluate vqa", "model": answerer.name, "weights": answerer.network.source, "split": args.split,
+        "sets": {one.kind: _set_figures(answerer, one, args) for one in sets},
+    }  # fmt: skip
+    lines = [line for name, found in result["sets"].items() for line in _set_lines(name, found)]
+    return _finished(result, folder / f"vqa-{args.split}.json", args, lines)
+
+
+def _set_figures(answerer: Any, one: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """Accuracy, baselines and map measures of one set's questions."""
+    from vqa.grounding import sample
+    from vqa.metrics import by_kind, commonest_answer, commonest_per_kind
+
+    questions = one.read(args.split)
+    some = sample(questions, args.limit or len(questions))
+    found: dict[str, Any] = {"accuracy": by_kind(_answers(answerer, some, args), some)}
+    if args.baselines:
+        train = one.read("train")
+        for name, make in (("commonest", commonest_answer), ("commonest_of_type", commonest_per_kind)):
+            say = make(train)
+            found[name] = by_kind([say(question) for question in some], some)
+        blind = _without_image(args.model)
+        if some and some[0].source in blind:
+            found["without_image"] = blind[some[0].source]
+    if args.maps:
+        found["maps"] = _map_figures(answerer, questions, args)
+    return found
+
+
+def _without_image(model: str | None) -> dict[str, Any]:
+    """What the same head reached without the image when it was trained, by question set."""
+    from vqa.checkpoint import load_model
+
+    config = {} if model is not None and model.startswith("hf:") else load_model(model)[2]
+    return config.get("baselines", {}).get("without_image", {})
+
+
+def _answers(answerer: Any, questions: Sequence[Any], args: argparse.Namespace) -> list[str]:
+    """The answer to each question, image by image."""
+    from scripts.experiments.grounded import ticks
+    from vqa.grounding import looked_at
+
+    step = ticks(len(questions), "questions", args.quiet)
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # unknown words: there are many in a whole set
+        for question, seen in looked_at(answerer, questions):
+            found.append(answerer.answer(seen, question.text, top=1).text)
+            step()
+    return found
+
+
+def _map_figures(answerer: Any, questions: Sequence[Any], args: argparse.Namespace) -> dict[str, Any]:
+    """Rank correlation with occlusion, pointing on human boxes, swapped questions and answers."""
+    from scripts.experiments.grounded import plain, ticks
+    from vqa import grounding
+
+    some = grounding.sample(questions, args.maps)
+    boxed = grounding.sample([q for q in questions if q.boxes and q.kind == "object"], args.maps)
+    step = ticks(len(some), "occlusion", args.quiet)
+    figures: dict[str, Any] = {"occlusion": grounding.occlusion_correlation(answerer, some, progress=step)}
+    if boxed:
+        step = ticks(len(boxed), "boxes", args.quiet)
+        figures["pointing"] = grounding.pointing_accuracy(answerer, boxed, step)
+    images = {q.image_id for q in some}
+    several = [q for q in questions if q.image_id in images]
+    figures["swap"] = grounding.question_swap(answerer, several, ticks(len(images), "swaps", args.quiet))
+    return plain(figures)
+
+
+def _set_lines(name: str, found: dict[str, Any]) -> list[str]:
+    """What a reader of the terminal sees of one question set's figures."""
+    lines = []
+    for column in ("accuracy", "without_image", "commonest_of_type", "commonest"):
+        rows = [
+            f"{kind} {100 * row['accuracy']:.1f} ± {100 * row['se']:.1f} (n = {row['n']})"
+            for kind, row in found.get(column, {}).items()
+        ]
+        lines += [f"{name}, {column}: {', '.join(rows)}"] if rows else []
+    for measure, table in found.get("maps", {}).items():
+        for which, row in table.items() if measure == "pointing" else (("", table),):
+            cells = [
+                f"{k} {v['mean']:.3f} ± {v['error']:.3f}"
+                for k, v in row.items()
+                if v["mean"] is not None and v["error"] is not None
+            ]
+            count = next(iter(row.values()))["n"]
+            lines.append(f"{name}, {measure}{' ' + which if which else ''} (n = {count}): {', '.join(cells)}")
+    return lines
+
+
+def _finished(result: dict[str, Any], path: Path, args: argparse.Namespace, lines: Sequence[str]) -> int:
+    """Write the figures, and print them as JSON or as lines."""
+    from common.explanation import versions
+    from common.files import write_json
+
+    result["versions"] = versions()
+    write_json(path, result)
+    if args.json:
+        print(json.dumps(result, ensure_ascii=False))
+        return cli.OK
+    print("\n".join(lines))
     if not args.quiet:
         print(f"  {path}")
-
-
-MODELS: dict[str, Callable[[Any], None]] = {"captioner": _captioner, "vqa": add_vqa_parser}
+    return cli.OK

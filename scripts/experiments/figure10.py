@@ -12,109 +12,166 @@ Grad-CAM 3.27, Guided Grad-CAM 6.38.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
-from scripts.commands import evaluate
-from scripts.experiments import figures
+from PIL import Image
+
+from captioning import grounding
+from common.draw import METHOD_LABELS, Tile, draw_map, fitted, legends_of, panel, save_picture
+from common.explanation import versions
+from common.files import write_json
+from common.images import open_image
+from data.readers import flickr8k
+from scripts.experiments.drawing import MODEL_HELP, SAMPLES, figure_parser
+from scripts.experiments.grounded import batches, flickr8k_folder, read_grounded
+from scripts.experiments.lab import Lab, summarised
+from scripts.experiments.report import Row, Section, Table
+from scripts.experiments.run import run_program
+from scripts.experiments.scenes import DEV
 
 METHODS = ("guided", "gradcam", "guided_gradcam")
-PUBLISHED = {"guided": (2.32, 0.08), "gradcam": (3.27, 0.18), "guided_gradcam": (6.38, 0.99)}
+PUBLISHED = {"guided": "2.32 ± 0.08", "gradcam": "3.27 ± 0.18", "guided_gradcam": "6.38 ± 0.99"}
+SHOWN = ("gradcam", "guided_gradcam")
+OTHER = ("guided", "gradcam")  # measured in the boxes of another phrase as well
+
+
+def measure(
+    captioner: Any, folder: Path, split: str, limit: int, batch: int = 8, quiet: bool = True
+) -> dict[str, Any]:
+    """Ratios by method, summarised over the phrases with boxes in the first of people's captions of each image."""
+    images, grounded = read_grounded(folder, split, limit)
+    rows: list[tuple[int, dict[str, float]]] = []
+    for numbers, seen in batches(captioner, images, batch, quiet):
+        for row, number in enumerate(numbers):
+            for case in grounding.human_cases(row, grounded[number], captioner.network, limit=1):
+                if case.phrases:
+                    ratios = grounding.phrase_ratios(captioner, seen, case, METHODS)
+                    rows += [(number, ratio) for ratio in ratios]
+    groups = [number for number, _ in rows]
+    found = {m: summarised([ratio[m] for _, ratio in rows], groups) for m in METHODS}
+    return {"phrases": len(rows), "ratios": found}
+
+
+def other_phrases(captioner: Any, folder: Path, limit: int) -> dict[str, Any]:
+    """The ratios of each phrase's map in the boxes of the next phrase of the same caption, summarised."""
+    values: dict[str, list[float]] = {name: [] for name in OTHER}
+    groups: list[int] = []
+    for number, (image, captions) in enumerate(zip(*read_grounded(folder, "dev", limit), strict=True)):
+        seen = captioner.see([image.path])
+        for case in grounding.human_cases(0, captions, captioner.network, limit=1):
+            if len(case.phrases) < 2:
+                continue
+            following = [*case.phrases[1:], case.phrases[0]]
+            moved = [replace(a, boxes=b.boxes) for a, b in zip(case.phrases, following, strict=True)]
+            ratios = grounding.phrase_ratios(captioner, seen, replace(case, phrases=tuple(moved)), OTHER)
+            for name, found in values.items():
+                found += [ratio[name] for ratio in ratios]
+            groups += [number] * len(ratios)
+    return {name: summarised(found, groups) for name, found in values.items()}
+
+
+def draw(captioner: Any, files: Sequence[Any]) -> Image.Image:
+    """A row for each photograph: itself with its caption, Grad-CAM, Guided Grad-CAM."""
+    tiles = []
+    for file in files:
+        image = open_image(file)
+        seen = captioner.see(image)
+        caption = captioner.caption(seen)
+        found = captioner.explain(seen, caption, methods=SHOWN)
+        tiles.append(Tile(fitted(image), caption.text, f"log p {found.scores[0, 0]:.2f}"))
+        tiles += [
+            Tile(draw_map(m, fitted(image), found.maps[m][0, 0]), METHOD_LABELS[m], "the whole caption")
+            for m in SHOWN
+        ]
+    note = f"{captioner.name}, after figure 10a of Selvaraju et al."
+    return panel("What in the image the caption speaks of", tiles, 3, legends_of(SHOWN), note=note)
+
+
+def section(lab: Lab) -> Section:
+    """Figure 10, captions."""
+    folder, limit, fewer = lab.need("flickr8k"), lab.count(100, 5), lab.count(50, 5)
+    mark, captioner = lab.mark("captioner"), lab.speaker("captioner")
+    known = flickr8k.read(folder, "dev")
+    files = [str(image.path) for image in known[:: max(1, len(known) // 5)][:5]]
+    shown = "Captions of photographs that the captioner was not trained on, and what in them they speak of"
+    drawn = lab.picture("figure10", shown, partial(draw, captioner, files), mark=mark, files=files)
+    cell = lab.cell(
+        "figure10-table", partial(measure, captioner, folder, "dev", limit), limit=limit, mark=mark
+    )
+    other = lab.cell(
+        "figure10-other", partial(other_phrases, captioner, folder, fewer), limit=fewer, mark=mark
+    )
+    rows = [Row("uniform", 1.0, None, 0, "1.0")]
+    rows += [_row(METHOD_LABELS[m], r, PUBLISHED[m]) for m, r in cell["ratios"].items()]
+    rows += [_row(f"{METHOD_LABELS[m]}, boxes of another phrase", r) for m, r in other.items()]
+    note = (
+        "Mean activation inside over outside a phrase's boxes. Published: neuraltalk2, COCO region captions. Maps that"
+        " are zero everywhere have no ratio and are left out. The means are ruled by a few maps with next to nothing"
+        " outside, so read the medians."
+    ) + _why(cell["ratios"], other)
+    table = Table("Figure 10b, phrases of captions", DEV, "inside / outside", rows, True, 2, note)
+    return Section("Figure 10: captions", [table], [drawn])
+
+
+def _row(what: str, found: dict[str, Any], published: str = "") -> Row:
+    median = "" if found["median"] is None else f"median {found['median']:.2f}"
+    mean, error, n, left_out = (found[key] for key in ("mean", "error", "n", "left_out"))
+    return Row(what, mean, error, n, published, "captioner", left_out, median)
+
+
+def _why(ratios: dict[str, Any], other: dict[str, Any]) -> str:
+    """Why phrases' Grad-CAM stays below Guided Backprop, against the paper; nothing where it does not."""
+    own = {name: ratios[name]["median"] for name in other}
+    wrong = {name: found["median"] for name, found in other.items()}
+    if None in (*own.values(), *wrong.values()) or own["gradcam"] >= own["guided"]:
+        return ""
+    return (
+        f" By the medians Grad-CAM ({own['gradcam']:.2f}) is below Guided Backprop ({own['guided']:.2f}), against the"
+        " paper's order. The reason is what Guided Backprop draws: in the boxes of another phrase of the same caption"
+        f" its median is {wrong['guided']:.2f}, nearly what it is in the phrase's own, so it shows people and dogs"
+        f" whatever is asked; Grad-CAM falls to {wrong['gradcam']:.2f} there."
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw the pictures and, where data is given, measure and print the table."""
-    parser = figures.figure_parser(__doc__, "saywhy-out/figure10.png")
+    """Draw the pictures and, where data is given, measure, print and write the table."""
+    import captioning
+
+    parser = figure_parser(__doc__, "saywhy-out/figure10.png")
     parser.add_argument("--images", nargs="+", metavar="FILE", help="photographs; None are the bundled ones")
     parser.add_argument(
         "--data", metavar="KIND:PATH", help="flickr8k:PATH with flickr30k_entities, for the table"
     )
     parser.add_argument("--split", default="dev", help="split of the data")
     parser.add_argument("--limit", type=int, default=300, help="images that the table is made of")
-    parser.add_argument("--model", help="a checkpoint, or hf:PATH_OR_NAME; None is the shipped one")
+    parser.add_argument("--model", help=MODEL_HELP)
     parser.add_argument("--batch", type=int, default=8, help="images at once")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(arguments)
-    import captioning
-
     captioner = captioning.load(args.model, device=args.device)
-    draw(captioner, args)
-    if args.data:
-        report(measured(captioner, args), args)
-
-
-def draw(captioner: Any, args: argparse.Namespace) -> None:
-    """A row for each photograph: itself with its caption, Grad-CAM, Guided Grad-CAM."""
-    from common.draw import METHOD_LABELS, Tile, draw_map, fitted, legends_of, panel, save_picture
-    from common.images import open_image
-
-    files = args.images or sorted(
-        file for file in figures.SAMPLES.iterdir() if file.suffix in (".jpg", ".png")
-    )
-    if not files:
-        raise UserError(f"no photographs in '{figures.SAMPLES}'; name some with --images")
-    tiles, shown = [], ("gradcam", "guided_gradcam")
-    for file in files:
-        image = open_image(file)
-        seen = captioner.see(image)
-        caption = captioner.caption(seen)
-        found = captioner.explain(seen, caption, methods=shown)
-        tiles.append(Tile(fitted(image), caption.text, f"log p {found.scores[0, 0]:.2f}"))
-        tiles += [
-            Tile(draw_map(m, fitted(image), found.maps[m][0, 0]), METHOD_LABELS[m], "the whole caption")
-            for m in shown
-        ]
-    note = f"{captioner.name}, after figure 10a of Selvaraju et al."
-    save_picture(
-        panel("What in the image the caption speaks of", tiles, 3, legends_of(shown), note=note), args.out
-    )
+    save_picture(draw(captioner, args.images or sorted(SAMPLES.glob("*.jpg"))), args.out)
     print(args.out)
+    if args.data:
+        folder = flickr8k_folder(args.data)
+        found = measure(captioner, folder, args.split, args.limit, args.batch, args.quiet)
+        _print(found)
+        path = Path(args.out).with_suffix(".json")
+        write_json(path, {**found, "published": PUBLISHED, "versions": versions()})
+        print(path)
 
 
-def measured(captioner: Any, args: argparse.Namespace) -> list[tuple[int, dict[str, float]]]:
-    """(image, ratio by method) of each phrase with boxes in the first of people's captions of each image."""
-    from captioning import grounding
-
-    images = evaluate.flickr8k_images(args.data, args.split, args.limit)
-    folder = evaluate.entities_folder(args.data)
-    if folder is None:
-        raise UserError(
-            f"'{args.data}' has no folder flickr30k_entities with boxes; put it beside the photographs"
-        )
-    grounded = evaluate.grounded_captions(folder, images)
-    rows = []
-    for numbers, seen in evaluate.batches(captioner, images, args):
-        for row, number in enumerate(numbers):
-            for case in grounding.human_cases(row, grounded[number], captioner.network, limit=1):
-                if case.phrases:
-                    ratios = grounding.phrase_ratios(captioner, seen, case, METHODS)
-                    rows += [(number, ratio) for ratio in ratios]
-    return rows
-
-
-def report(rows: Sequence[tuple[int, dict[str, float]]], args: argparse.Namespace) -> None:
-    """Print the table and write it beside the picture."""
-    from common.draw import METHOD_LABELS
-    from common.explanation import versions
-    from common.files import write_json
-    from common.metrics.grounding import summary
-
-    found = {m: summary([ratios[m] for _, ratios in rows], [image for image, _ in rows]) for m in METHODS}
-    print(f"mean activation inside over outside the boxes, {len(rows)} phrases (± standard error)")
+def _print(found: dict[str, Any]) -> None:
+    print(f"mean activation inside over outside the boxes, {found['phrases']} phrases (± standard error)")
     print(f"  {'':18}{'here':26}median   published")
     print(f"  {'uniform':18}{'1':26}1        1")
-    for method, s in found.items():
-        mean, error = PUBLISHED[method]
-        here = f"{s.mean:.2f} ± {s.error:.2f} (n = {s.n})"
-        print(f"  {METHOD_LABELS[method]:18}{here:26}{s.median:<9.2f}{mean} ± {error}")
-    path = Path(args.out).with_suffix(".json")
-    table = {m: dict(vars(s)) for m, s in found.items()}
-    write_json(path, {"phrases": len(rows), "ratios": table, "published": PUBLISHED, "versions": versions()})
-    print(path)
+    for method, s in found["ratios"].items():
+        here = f"{s['mean']:.2f} ± {s['error']:.2f} (n = {s['n']})"
+        print(f"  {METHOD_LABELS[method]:18}{here:26}{s['median']:<9.2f}{PUBLISHED[method]}")
 
 
 if __name__ == "__main__":
-    figures.run_figure(main)
+    run_program(main)

@@ -12,60 +12,44 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from scripts.experiments.figures import TWO_CLASSES, figure_parser, run_figure
+from PIL import Image
+
+from common.draw import PAPER, Tile, draw_map, fitted, panel, save_picture
+from common.images import open_image
+from scripts.experiments.drawing import MODEL_HELP, TWO_CLASSES, figure_parser
+from scripts.experiments.lab import Lab
+from scripts.experiments.report import Section
+from scripts.experiments.run import run_program
 
 QUESTION, ANSWERS = "what is on the table?", ("cat", "cup", "plate")
+CAPTION = (
+    "(a) One photograph, one question, several answers, each with its own evidence; (b) one answer, explained"
+    " after every block of the network"
+)
+NOTE = "The paper's (b) is of a ResNet with co-attention; ours is of the same small network as (a)."
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw both parts into one picture."""
-    parser = figure_parser(__doc__, "saywhy-out/figure12.png")
-    parser.add_argument("--image", default=str(TWO_CLASSES), help="photograph")
-    parser.add_argument("--question", default=QUESTION, help="question about it")
-    parser.add_argument(
-        "--answer", action="append", help=f"answer; repeatable (default: {', '.join(ANSWERS)})"
-    )
-    parser.add_argument(
-        "--model", default=None, help="a checkpoint, or hf:PATH_OR_NAME (default: the shipped one)"
-    )
-    args = parser.parse_args(arguments)
-    draw(args)
-    print(args.out)
-
-
-def draw(args: Any) -> None:
+def draw(answerer: Any, image: Image.Image, question: str, answers: Sequence[str]) -> Image.Image:
     """Part (a) in the first rows, part (b) below it."""
-    from PIL import Image
-
-    import vqa
-    from common.draw import PAPER, Tile, draw_map, fitted, panel, save_picture
-    from common.images import open_image
-
-    answerer = vqa.load(args.model, device=args.device)
-    image = open_image(args.image)
     shown, seen = fitted(image), answerer.see(image)
-    answers = list(args.answer or ANSWERS)
-    best = answerer.answer(seen, args.question, top=3)
+    best = answerer.answer(seen, question, top=3)
     likely = "; ".join(f"{a.text} {a.probability:.0%}" for a in (best, *best.runners_up))
-    columns = 1 + len(answers)
+    found = answerer.explain(seen, question, list(answers), methods=("gradcam", "guided_gradcam"))
+    heat, guided = (
+        [draw_map(method, shown, values) for values in found.maps[method][:, 0]]
+        for method in ("gradcam", "guided_gradcam")
+    )
     tiles = [Tile(shown, "Photograph", likely)]
-    found = answerer.explain(seen, args.question, answers, methods=("gradcam", "guided_gradcam"))
-    for row, name in enumerate(found.names):
-        score = f"score {float(found.scores[row, 0]):.2f}"
-        tiles.append(Tile(draw_map("gradcam", shown, found.heatmaps[row, 0]), f"(a) {name}", score))
+    for picture, name, score in zip(heat, found.names, found.scores[:, 0].tolist(), strict=True):
+        tiles.append(Tile(picture, f"(a) {name}", f"score {score:.2f}"))
     tiles.append(Tile(Image.new("RGB", shown.size, PAPER), ""))
-    for row, name in enumerate(found.names):
-        tiles.append(
-            Tile(draw_map("guided_gradcam", shown, found.guided_gradcam[row, 0]), f"Guided Grad-CAM: {name}")
-        )
+    for picture, name in zip(guided, found.names, strict=True):
+        tiles.append(Tile(picture, f"Guided Grad-CAM: {name}"))
     for layer in block_ends(answerer):
-        one = answerer.explain(seen, args.question, answers[0], layer=layer)
+        one = answerer.explain(seen, question, answers[0], layer=layer)
         tiles.append(Tile(draw_map("gradcam", shown, one.heatmaps[0, 0]), f"(b) {one.names[0]} at {layer}"))
     note = f"{answerer.name}; after figure 12 of Selvaraju et al."
-    save_picture(
-        panel(args.question, tiles, columns=columns, width=220, legends=["heat", "gradient"], note=note),
-        args.out,
-    )
+    return panel(question, tiles, 1 + len(answers), ["heat", "gradient"], 220, note)
 
 
 def block_ends(answerer: Any) -> list[str]:
@@ -76,5 +60,33 @@ def block_ends(answerer: Any) -> list[str]:
     return [*names, answerer.network.layer]
 
 
+def section(lab: Lab) -> Section:
+    """Figure 12, visual question answering."""
+    shown = lab.picture(
+        "figure12",
+        CAPTION,
+        lambda: draw(lab.speaker("VQA model"), open_image(TWO_CLASSES), QUESTION, ANSWERS),
+        mark=lab.mark("VQA model"),
+    )
+    return Section("Figure 12: questions and answers", pictures=[shown], notes=[NOTE])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw both parts into one picture."""
+    import vqa
+
+    parser = figure_parser(__doc__, "saywhy-out/figure12.png")
+    parser.add_argument("--image", default=str(TWO_CLASSES), help="photograph")
+    parser.add_argument("--question", default=QUESTION, help="question about it")
+    parser.add_argument(
+        "--answer", action="append", help=f"answer; repeatable (default: {', '.join(ANSWERS)})"
+    )
+    parser.add_argument("--model", help=MODEL_HELP)
+    args = parser.parse_args(arguments)
+    answerer = vqa.load(args.model, device=args.device)
+    save_picture(draw(answerer, open_image(args.image), args.question, args.answer or ANSWERS), args.out)
+    print(args.out)
+
+
 if __name__ == "__main__":
-    run_figure(main)
+    run_program(main)

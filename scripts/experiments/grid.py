@@ -17,13 +17,11 @@ from torch import Tensor
 from common.metrics.localisation import cell_hit, cell_share, mosaic
 from scripts.experiments.lab import Lab, summarised
 from scripts.experiments.maps import LABELS, method_maps
-from scripts.experiments.report import Row, Section, Table, row_of
+from scripts.experiments.report import Row, Table, row_of
 from scripts.experiments.samples import NAME, Sample, pixels, right_samples
 
 TABLE1 = ("gradcam", "cam", "cmwp", "gradient", "guided", "occlusion")
 GRID = (*TABLE1, "gradcam_centred", "gradcam_contrast")  # with what explains c-MWP's lead
-CLASSES = ("guided_gradcam", "deconv_gradcam", "guided", "deconv", "gradcam")
-PEOPLE = {"guided_gradcam": "61.23 %", "guided": "44.44 %", "deconv_gradcam": "60.37 %", "deconv": "53.33 %"}
 
 
 def mosaics(lab: Lab, side: int, count: int, seed: int = 0) -> list[list[Sample]]:
@@ -110,16 +108,3 @@ def _why_cmwp(found: dict[str, Any]) -> str:
         f" likeliest others {share['gradcam_contrast']:.3f}. So the lead is the zero that c-MWP sets, and not where it"
         " looks; the share rewards it. The paper's VGG-16 has three fully connected layers there."
     )
-
-
-def discrimination(lab: Lab) -> Section:
-    """5.1, class discrimination: the grid pointing game as a machine's proxy."""
-    lab = lab.on("samples")
-    table = grid_table(lab, "5.1, class discrimination", CLASSES, PEOPLE, 2)
-    note = (
-        "Published: the share of answers in which people named the explained one of two categories. The proxy"
-        " asks how much of a map lies on the right photograph; the study with people is not repeated here. With two"
-        " categories a guess is right half of the time, on a mosaic of four a quarter of a map is where it belongs."
-        " The proxy puts Deconvolution, whose map hardly depends on the class, below Guided Backprop; people did not."
-    )
-    return Section("5.1: can classes be told apart by their maps?", [table], notes=[note])

@@ -19,7 +19,6 @@ from common.files import write_json
 from scripts import console as cli
 from scripts.experiments.report import Picture
 
-DATASETS = Path(__file__).resolve().parents[3] / "shared" / "datasets"
 KINDS = ("imagenet", "voc", "coco", "flickr8k", "vqa2", "vqahat", "samples")
 # The models that speak: the package that loads them, and what trains them.
 _SPEAKERS = {"captioner": ("captioning", "captioner"), "VQA model": ("vqa", "vqa")}
@@ -143,20 +142,23 @@ class Lab:
 
 
 def data_folders(given: dict[str, str | None], datasets: str | None) -> dict[str, Path]:
-    """Folders by kind: those given, which have to exist, then those found in a folder of data sets."""
+    """Folders by kind: those given, then those found in a folder of data sets, else in that of SAYWHY_DATA.
+
+    Raises `UserError` for a folder that does not exist.
+    """
     found = {}
     for kind, path in given.items():
         if path is not None:
             if not Path(path).is_dir():
                 raise UserError(f"--{kind}: '{path}' is not a folder; give the folder of the data")
             found[kind] = Path(path)
-    root = Path(datasets or os.environ.get("SAYWHY_DATASETS") or DATASETS)
-    if datasets is not None and not root.is_dir():
-        raise UserError(f"--datasets: '{datasets}' is not a folder; give the folder with flickr8k, coco, ...")
-    for kind, place in PLACES.items():
-        if kind not in found and (root / place).is_dir():
-            found[kind] = root / place
-    return found
+    root, source = (datasets, "--datasets") if datasets else (os.environ.get("SAYWHY_DATA"), "SAYWHY_DATA")
+    if not root:
+        return found
+    if not Path(root).is_dir():
+        raise UserError(f"{source}: '{root}' is not a folder; give the folder with flickr8k, coco, ...")
+    places = {kind: Path(root) / place for kind, place in PLACES.items()}
+    return {**{kind: place for kind, place in places.items() if place.is_dir()}, **found}
 
 
 def summarised(values: Any, groups: Sequence[int] | None = None) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Section 4.3: the pointing game, with the option to reject what is not there.
 
+    python -m scripts.experiments.pointing --voc VOCdevkit --coco PATH --device cuda
+
 On VOC's boxes and on COCO's masks by the protocol of Zhang et al. (ECCV 2016): the map's peak, at the
 photograph's own resolution, within 15 pixels of an object of the class; all classes of all photographs, and
 the difficult ones; the mean over classes.
@@ -31,6 +33,7 @@ from scripts.experiments.maps import LABELS, method_maps
 from scripts.experiments.multilabel import fine_tuned
 from scripts.experiments.nouns import group_of, group_scores
 from scripts.experiments.report import Row, Section, Table, row_of
+from scripts.experiments.run import alone
 from scripts.experiments.scenes import NAME, Scene, grouped, scenes
 
 METHODS = ("gradcam", "cmwp", "gradient")
@@ -42,7 +45,7 @@ COCO_NOUNS = {
 }  # fmt: skip
 
 
-def pointing_game(lab: Lab) -> Section:
+def section(lab: Lab) -> Section:
     """4.3, the pointing game with a reject option."""
     given = [kind for kind in ("voc", "coco") if kind in lab.data]
     if given:
@@ -254,3 +257,7 @@ def _with_reject(rows: list[tuple[Tensor, Tensor, Tensor]]) -> dict[str, Any]:
                 found += values
                 groups += [n] * len(values)
     return summarised(found, groups)
+
+
+if __name__ == "__main__":
+    alone("pointing", __doc__)

@@ -1,7 +1,15 @@
-"""Sanity checks: do maps change when the network forgets what it has learnt? (Adebayo et al. 2018)."""
+"""Sanity checks: maps must not survive a change of what was learnt or said (Adebayo et al. 2018).
+
+    python -m scripts.experiments.sanity --samples PATH --flickr8k PATH
+
+Weights: layers are shuffled, the last first. Labels: the linear head of figure 8 is trained again on shuffled labels
+(their section 3.2). Words: a word of a caption is replaced by one of another photograph's caption, and both maps at
+its place are compared.
+"""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,19 +19,23 @@ from torch import Tensor
 
 from common.checks.randomisation import cascade, stages, trainable_layers
 from common.errors import UserError
+from common.metrics.faithfulness import rank_correlation
 from scripts.experiments.deciders import QUESTION
+from scripts.experiments.drawing import SAMPLES, line_chart
+from scripts.experiments.figure8 import by_kind, labels_of, scene_features, train_head
 from scripts.experiments.lab import Lab, summarised
 from scripts.experiments.maps import LABELS, method_maps
-from scripts.experiments.randomised import replaced_words, shuffled_labels
 from scripts.experiments.report import Row, Section, Table, row_of
+from scripts.experiments.run import alone
 from scripts.experiments.samples import NAME, pixels, right_samples
 from scripts.experiments.scenes import NAME as SCENES
+from scripts.experiments.scenes import scenes
 
 METHODS = ("no_relu", "guided_gradcam", "guided", "gradient")
 STAGES = 8
 
 
-def sanity(lab: Lab) -> Section:
+def section(lab: Lab) -> Section:
     """Sanity checks by cascading parameter randomisation."""
     lab = lab.on("samples")
     count = lab.count(10, 2)
@@ -171,8 +183,6 @@ SPEAKERS: dict[str, Callable[[Lab], tuple[Any, Callable[[Any], Tensor]]]] = {
 
 def spoken(lab: Lab, speaker: Callable[[Lab], Any], count: int) -> dict[str, Any]:
     """`curve` for a model that speaks, on the bundled photographs."""
-    from scripts.experiments.figures import SAMPLES
-
     module, maps = speaker(lab)
     names = trainable_layers(module)
     sets = stages(names, STAGES)
@@ -190,10 +200,64 @@ def spoken(lab: Lab, speaker: Callable[[Lab], Any], count: int) -> dict[str, Any
 
 def draw(curves: dict[str, dict[str, Any]]) -> Any:
     """A line for each method."""
-    from scripts.experiments.pictures import line_chart
-
     lines = {
         name: ([0.0, *cell["layers"]], [1.0, *[point["mean"] for point in cell["curve"]]])
         for name, cell in curves.items()
     }
     return line_chart(lines, "share of layers randomised, from the output", "rank correlation")
+
+
+def shuffled_labels(lab: Lab, count: int, seed: int = 0) -> dict[str, Any]:
+    """Correlation of the maps (before the ReLU) of a head with those of one trained on shuffled labels.
+
+    `again` is the correlation with a head trained on the other half of the true labels: what is left to
+    expect when the labels mean the same.
+    """
+    kinds = by_kind(scenes(lab, "train")[0])
+    chosen = [scene for these in kinds.values() for scene in these[:count]]
+    random.Random(seed).shuffle(chosen)
+    if len(chosen) < 8:
+        raise UserError(f"{len(chosen)} photographs of dogs and children; at least 8 are needed")
+    features = scene_features(lab, chosen)
+    labels, pooled = labels_of(chosen), features.mean((-2, -1))
+    half = len(chosen) // 2
+    order = torch.randperm(half, generator=torch.Generator().manual_seed(seed))
+    true, shuffled, again = (
+        train_head(pooled[part], these).signed(features[half:])
+        for part, these in (
+            (slice(half), labels[:half]),
+            (slice(half), labels[:half][order]),
+            (slice(half, None), labels[half:]),
+        )
+    )
+    return {
+        "shuffled": summarised(rank_correlation(shuffled, true)),
+        "again": summarised(rank_correlation(again, true)),
+    }
+
+
+def replaced_words(lab: Lab, count: int, seed: int = 0) -> dict[str, Any]:
+    """Correlation of a word's map with that of a word of another photograph put in its place."""
+    captioner = lab.speaker("captioner")
+    photographs = sorted(SAMPLES.glob("*.jpg"))[:count]
+    seen = [captioner.see(file) for file in photographs]
+    said = [captioner.caption(one).words for one in seen]
+    rng = random.Random(seed)
+    found: list[float] = []
+    groups: list[int] = []
+    for number, (one, words) in enumerate(zip(seen, said, strict=True)):
+        others = sorted({word for k, more in enumerate(said) if k != number for word in more} - set(words))
+        if not others:
+            continue
+        before = captioner.explain(one, " ".join(words)).heatmaps[1:, 0]
+        for place in range(len(words)):
+            changed = [*words[:place], rng.choice(others), *words[place + 1 :]]
+            after = captioner.explain(one, " ".join(changed)).heatmaps[1:, 0]
+            if len(after) == len(before):
+                found += rank_correlation(after[place : place + 1], before[place : place + 1]).tolist()
+                groups.append(number)
+    return {"replaced": summarised(found, groups)}
+
+
+if __name__ == "__main__":
+    alone("sanity", __doc__)

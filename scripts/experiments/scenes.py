@@ -9,6 +9,7 @@ from scripts.experiments.lab import Absent, Lab
 from scripts.experiments.nouns import group_of
 
 NAME = "Flickr8k with Flickr30k Entities"
+DEV = "Flickr8k dev with Flickr30k Entities"
 
 
 def scenes(lab: Lab, split: str, count: int | None = None) -> tuple[list[Scene], int]:

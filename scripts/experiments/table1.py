@@ -1,5 +1,7 @@
 """Table 1: weakly supervised localisation on ILSVRC's validation set; without it, the grid pointing game.
 
+    python -m scripts.experiments.table1 --imagenet PATH --limit 1000 --ten-crop
+
 The five classes that are localised come from the whole photograph, or with `--ten-crop` from the mean of the
 softmax probabilities of ten crops, as ILSVRC's entries have it (Krizhevsky et al. 2012, section 4.1): the
 photograph with its shorter side at 8/7 of the network's input (256 for 224), its four corners and its centre,
@@ -25,6 +27,7 @@ from scripts.experiments.grid import GRID, TABLE1, grid_table
 from scripts.experiments.lab import Lab, summarised
 from scripts.experiments.maps import LABELS, method_maps
 from scripts.experiments.report import Section, Table, row_of
+from scripts.experiments.run import alone
 
 # VGG-16, top-1 / top-5 error in per cent.
 PUBLISHED = {"gradcam": "56.51 / 46.41"}
@@ -35,7 +38,7 @@ NOTE = (
 )
 
 
-def table1(lab: Lab) -> Section:
+def section(lab: Lab) -> Section:
     """Table 1, weakly supervised localisation."""
     if "imagenet" in lab.data:
         return Section(
@@ -147,3 +150,7 @@ def ilsvrc_cell(lab: Lab, method: str, count: int, guesses: dict[str, Any]) -> d
     for summary in found.values():
         summary["left_out"] += left_out
     return found
+
+
+if __name__ == "__main__":
+    alone("table1", __doc__)

@@ -1,4 +1,7 @@
-"""Figure 9: words for neurons, and decisions explained in the words of the neurons that mattered."""
+"""Figure 9: words for neurons, and decisions explained in the words of the neurons that mattered.
+
+python -m scripts.experiments.figure9 --flickr8k PATH
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from PIL import Image
 
 from common.checks.dissection import (
     LEAST_OVERLAP,
@@ -19,11 +23,14 @@ from common.checks.dissection import (
     read_names,
     reasons,
 )
+from common.draw import Tile, draw_map, fitted, panel
+from common.images import open_image
 from common.metrics.grounding import box_mask
 from data.words.english import VAGUE, color_of
 from scripts.experiments.deciders import DECIDERS, Decider, Decision
 from scripts.experiments.lab import Absent, Lab, summarised
 from scripts.experiments.report import Picture, Row, Section, Table, row_of
+from scripts.experiments.run import alone
 from scripts.experiments.scenes import NAME, Scene, scenes
 
 MASK = (56, 56)
@@ -39,7 +46,7 @@ NOTE = (
 CAPTION = "Where the neurons fire that speak most for it (first row) and most against it (second row)"
 
 
-def figure9(lab: Lab) -> Section:
+def section(lab: Lab) -> Section:
     """Figure 9, textual explanations."""
     lab = lab.on("flickr8k")
     count, shown = lab.count(600, 40), lab.count(2, 1)
@@ -168,11 +175,6 @@ def _told(lab: Lab, decider: Decider, names: dict[int, NeuronName], count: int) 
 
 def draw(decider: Decider, scene: Scene, names: dict[int, NeuronName], part: int) -> Any:
     """The photograph, and where the top and the bottom neurons of one decision fire."""
-    from PIL import Image
-
-    from common.draw import Tile, draw_map, fitted, panel
-    from common.images import open_image
-
     image = fitted(open_image(scene.path), 320)
     decision = _decisions(decider, scene, names)[part]
     found = reasons(decision.alpha, names)
@@ -186,3 +188,7 @@ def draw(decider: Decider, scene: Scene, names: dict[int, NeuronName], part: int
             tiles.append(Tile(draw_map("gradcam", image, decision.A[name.unit]), name.concept, note))
         tiles += [Tile(blank, "")] * (5 - len(rows))
     return panel(f"Why '{decision.said}' ({decision.context})", tiles, 6, (), 150)
+
+
+if __name__ == "__main__":
+    alone("fig9", __doc__)

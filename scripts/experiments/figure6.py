@@ -1,15 +1,22 @@
-"""Figure 6: the most confident mistakes, with maps for the class that was said and for the true one."""
+"""Figure 6: the most confident mistakes, with maps for the class that was said and for the true one.
+
+python -m scripts.experiments.figure6 --samples PATH
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from PIL import Image
 
+from common.draw import Tile, draw_map, fitted, legends_of, panel
+from common.gradcam import explain
+from common.images import open_image
 from scripts.experiments.lab import Lab
-from scripts.experiments.report import Picture, Row, Section, Table
+from scripts.experiments.report import Row, Section, Table
+from scripts.experiments.run import alone
 from scripts.experiments.samples import NAME, Sample, pixels, samples
 
 
-def figure6(lab: Lab) -> Section:
+def section(lab: Lab) -> Section:
     """Figure 6, failure modes."""
     lab = lab.on("samples")
     known, broken = samples(lab)
@@ -26,24 +33,23 @@ def figure6(lab: Lab) -> Section:
     caption = (
         "The most confident mistakes: photograph, evidence for what was said, evidence for the true class"
     )
-    picture: Picture = lab.picture("failures", caption, lambda: draw(lab, worst), **settings)
+    picture = lab.picture("failures", caption, lambda: draw(lab, worst), **settings)
     return Section("Figure 6: failures", [table], [picture])
 
 
-def draw(lab: Lab, chosen: list[Sample]) -> Any:
+def draw(lab: Lab, chosen: list[Sample]) -> Image.Image:
     """A row for each mistake."""
-    from common.draw import Tile, draw_map, fitted, legends_of, panel
-    from common.gradcam import explain
-    from common.images import open_image
-
     labels, tiles = lab.classifier.labels, []
     for sample in chosen:
         image = fitted(open_image(sample.path), 320)
         found = explain(lab.classifier.explainable, pixels(lab, [sample]), [sample.predicted, sample.label])
         said, true = labels[sample.predicted], labels[sample.label]
         tiles.append(Tile(image, true, "the true class"))
-        for place, (name, note) in enumerate(
-            ((said, f"said with {sample.probability:.0%}"), (true, "the true class"))
-        ):
-            tiles.append(Tile(draw_map("gradcam", image, found.heatmaps[place, 0]), name, note))
+        named = ((said, f"said with {sample.probability:.0%}"), (true, "the true class"))
+        for heat, (name, note) in zip(found.heatmaps[:, 0], named, strict=True):
+            tiles.append(Tile(draw_map("gradcam", image, heat), name, note))
     return panel("The most confident mistakes, and why", tiles, 3, legends_of(("gradcam",)), 230)
+
+
+if __name__ == "__main__":
+    alone("fig6", __doc__)

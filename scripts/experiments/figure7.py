@@ -1,26 +1,34 @@
-"""Figure 7: the network is made to see an airliner that is not there; do the true classes' maps stay?"""
+"""Figure 7: the network is made to see an airliner that is not there; do the true classes' maps stay?
+
+python -m scripts.experiments.figure7 --samples PATH
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from common.checks.adversarial import psnr, targeted
+from common.draw import Tile, draw_map, fitted, legends_of, panel
 from common.gradcam import explain
+from common.images import open_image
 from common.metrics.faithfulness import rank_correlation
 from common.state import untouched
 from common.targets import logits
+from scripts.experiments.drawing import TWO_CLASS_NAMES, TWO_CLASSES
 from scripts.experiments.lab import Lab, summarised
 from scripts.experiments.report import Section, Table, row_of
+from scripts.experiments.run import alone
 from scripts.experiments.samples import NAME, pixels, right_samples
 
 WANTED = "airliner"
 EPSILON = 8 / 255
 
 
-def figure7(lab: Lab) -> Section:
+def section(lab: Lab) -> Section:
     """Figure 7, adversarial images."""
     lab = lab.on("samples")
     count = lab.count(20, 2)
@@ -92,12 +100,8 @@ def measure(lab: Lab, count: int) -> dict[str, Any]:
     return {name: summarised(torch.cat(values)) for name, values in rows.items()}
 
 
-def draw(lab: Lab) -> Any:
+def draw(lab: Lab) -> Image.Image:
     """The bundled cat and espresso, before and after."""
-    from common.draw import Tile, draw_map, fitted, legends_of, panel
-    from common.images import open_image
-    from scripts.experiments.figures import TWO_CLASS_NAMES, TWO_CLASSES
-
     classifier = lab.classifier
     photograph = open_image(TWO_CLASSES)
     before, after, chance = attacked(lab, classifier.images(photograph))
@@ -114,7 +118,9 @@ def draw(lab: Lab) -> Any:
     return panel(f"An {WANTED}, says the network", tiles, 3, legends_of(("gradcam",)), 230)
 
 
-def _picture(values: Tensor) -> Any:
-    from PIL import Image
-
+def _picture(values: Tensor) -> Image.Image:
     return Image.fromarray((values[0].permute(1, 2, 0) * 255).round().byte().cpu().numpy())
+
+
+if __name__ == "__main__":
+    alone("fig7", __doc__)

@@ -1,4 +1,7 @@
-"""Appendix B: Grad-CAM with one thing changed, and Grad-CAM at every depth of the network."""
+"""Appendix B: Grad-CAM with one thing changed, and Grad-CAM at every depth of the network.
+
+python -m scripts.experiments.appendix_b --samples PATH
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,19 @@ from functools import partial
 from typing import Any
 
 import torch
+from PIL import Image
 
+from common.draw import Tile, draw_map, fitted, legends_of, panel
 from common.explainable import HookedModel
+from common.gradcam import gradcam
+from common.images import open_image
 from common.methods.ablations import VARIANTS, sweep_layers, variants
 from common.metrics.localisation import cell_share, mosaic
+from scripts.experiments.drawing import TWO_CLASS_NAMES, TWO_CLASSES
 from scripts.experiments.grid import mosaics
 from scripts.experiments.lab import Lab, summarised
 from scripts.experiments.report import Section, Table, row_of
+from scripts.experiments.run import alone
 from scripts.experiments.samples import NAME, pixels
 
 LABELS = {
@@ -29,7 +38,7 @@ LAYERS = 8
 PLAIN = ("gradcam",)
 
 
-def appendix_b(lab: Lab) -> Section:
+def section(lab: Lab) -> Section:
     """Appendix B, ablations and the layer sweep."""
     lab = lab.on("samples")
     count = lab.count(24, 3)
@@ -89,13 +98,8 @@ def ablated(lab: Lab, layer: str, names: tuple[str, ...], count: int) -> dict[st
     return {name: summarised(torch.cat(values), groups) for name, values in found.items()}
 
 
-def draw(lab: Lab, layers: list[str]) -> Any:
+def draw(lab: Lab, layers: list[str]) -> Image.Image:
     """The bundled photograph with two classes, a tile for each layer."""
-    from common.draw import Tile, draw_map, fitted, legends_of, panel
-    from common.gradcam import gradcam
-    from common.images import open_image
-    from scripts.experiments.figures import TWO_CLASS_NAMES, TWO_CLASSES
-
     classifier = lab.classifier
     image = fitted(open_image(TWO_CLASSES), 320)
     batch, target = classifier.images(image), classifier.labels.find(TWO_CLASS_NAMES[0])
@@ -104,3 +108,7 @@ def draw(lab: Lab, layers: list[str]) -> Any:
         maps = gradcam(classifier.network.module, batch, target, layer)[0, 0]
         tiles.append(Tile(draw_map("gradcam", image, maps), layer, f"{maps.shape[0]} x {maps.shape[1]}"))
     return panel(f"'{TWO_CLASS_NAMES[0]}' at every depth", tiles, 4, legends_of(("gradcam",)), 220)
+
+
+if __name__ == "__main__":
+    alone("appendix_b", __doc__)

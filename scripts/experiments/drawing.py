@@ -1,0 +1,105 @@
+"""What figures share: the bundled photographs, a row of maps for each class, a chart of lines, their arguments."""
+
+from __future__ import annotations
+
+import argparse
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from common.draw import Tile, explanation_tiles, fitted, legends_of, panel, save_picture
+from common.images import open_image
+from scripts.experiments.run import run_program
+
+SAMPLES = Path(__file__).parents[2] / "data" / "samples"
+TWO_CLASSES = SAMPLES / "espresso_and_cat.jpg"  # the sample with two classes in it, and their names
+TWO_CLASS_NAMES = ("Egyptian cat", "espresso")
+MODEL_HELP = "a checkpoint, or hf:PATH_OR_NAME for transformers; None is the shipped one"
+
+
+def figure_parser(doc: str | None, out: str) -> argparse.ArgumentParser:
+    """A parser with the arguments of every figure: where it is written to, and on which device."""
+    parser = argparse.ArgumentParser(
+        description=(doc or "").split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--out", default=out, metavar="FILE", help="picture to write")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    return parser
+
+
+def class_figure(doc: str | None, out: str, draw: Callable[[Any, Any, Sequence[str]], Image.Image]) -> None:
+    """`main` of a figure that explains classes on one photograph: `draw(classifier, image, targets)`, saved."""
+    import classification
+
+    parser = figure_parser(doc, out)
+    parser.add_argument("--image", default=str(TWO_CLASSES), help="photograph with both classes")
+    names = ", ".join(TWO_CLASS_NAMES)
+    parser.add_argument("--target", action="append", help=f"class; give two (default: {names})")
+    parser.add_argument(
+        "--model", default="efficientnet_lite0", help="network; the paper's are vgg16 and resnet50"
+    )
+    args = parser.parse_args()
+
+    def main() -> None:
+        classifier = classification.load(args.model, device=args.device)
+        save_picture(draw(classifier, open_image(args.image), args.target or TWO_CLASS_NAMES), args.out)
+        print(args.out)
+
+    run_program(main)
+
+
+def class_rows(
+    classifier: Any, image: Image.Image, targets: Sequence[str], methods: Sequence[str], title: str
+) -> Image.Image:
+    """A row for each class: the photograph, then a picture of each method."""
+    found = classifier.explain(image, list(targets), methods=methods)
+    maps = {method: values[:, 0] for method, values in found.maps.items()}
+    notes = [f"logit {score:.2f}" for score in found.scores[:, 0].tolist()]
+    likely = "; ".join(
+        f"{p.label.split(',')[0]} {p.probability:.0%}" for p in classifier.predict(image, top=3)
+    )
+    drawn = explanation_tiles(image, [name.split(",")[0] for name in found.names], notes, maps)
+    tiles = []
+    for row in range(len(found.names)):
+        tiles.append(Tile(fitted(image), "Photograph", likely))
+        tiles += drawn[row * len(methods) : (row + 1) * len(methods)]
+    what, _, about = title.partition(": ")
+    note = f"{classifier.network.name}, layer {classifier.layer}; after {what.lower()} of Selvaraju et al."
+    return panel(about.capitalize(), tiles, len(methods) + 1, legends_of(methods), note=note)
+
+
+def line_chart(
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float | None]]], x: str, y: str
+) -> Image.Image:
+    """A chart of named lines; undefined values leave gaps."""
+    plt = pyplot()
+    figure, axes = plt.subplots(figsize=(8.5, 3.8), layout="constrained")
+    for name, (xs, ys) in lines.items():
+        known = [float("nan") if value is None else value for value in ys]
+        axes.plot(xs, known, marker="o", ms=3.5, label=name)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    return picture_of(figure, 120)
+
+
+def pyplot() -> Any:
+    """Matplotlib's pyplot, without a screen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    return plt
+
+
+def picture_of(figure: Any, dpi: int) -> Image.Image:
+    """A Matplotlib figure as a picture; the figure is closed."""
+    stream = io.BytesIO()
+    figure.savefig(stream, dpi=dpi)
+    pyplot().close(figure)
+    return Image.open(stream)

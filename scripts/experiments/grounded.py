@@ -1,0 +1,109 @@
+"""Photographs with captions and the boxes of their phrases, a model's captions of them, and tables of what was found.
+
+Shared by figures 10 and 11 and by `saywhy evaluate`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from common.errors import UserError
+from data.readers import entities, flickr8k
+
+
+def flickr8k_folder(data: str) -> Path:
+    """PATH of `flickr8k:PATH`; `UserError` for another kind of data."""
+    kind, colon, path = data.partition(":")
+    if not colon or kind != "flickr8k":
+        raise UserError(f"data '{data}' is of no known kind; give flickr8k:PATH")
+    return Path(path)
+
+
+def entities_folder(folder: Path) -> Path | None:
+    """The folder of Flickr30k Entities beside the photographs, where there is one."""
+    found = folder / "flickr30k_entities"
+    return found if (found / "Sentences").is_dir() else None
+
+
+def grounded_captions(notes: Path | None, images: Sequence[Any]) -> list[list[Any]]:
+    """The captions of each image with their phrases and boxes; empty lists without Entities."""
+    return [entities.read(notes, image.name) if notes else [] for image in images]
+
+
+def read_grounded(folder: Path, split: str, limit: int | None = None) -> tuple[list[Any], list[list[Any]]]:
+    """The first images of a split of Flickr8k and the grounded captions of each; `UserError` without boxes."""
+    images = flickr8k.read(folder, split)[:limit]
+    notes = entities_folder(folder)
+    if notes is None:
+        raise UserError(
+            f"'{folder}' has no folder flickr30k_entities with boxes; put it beside the photographs"
+        )
+    return images, grounded_captions(notes, images)
+
+
+def batches(
+    captioner: Any, images: Sequence[Any], size: int, quiet: bool = True
+) -> Iterator[tuple[list[int], Any]]:
+    """(numbers of the images, the images as the captioner reads them), with a progress bar."""
+    with bar_of(len(images), "image", quiet) as bar:
+        for start in range(0, len(images), size):
+            numbers = list(range(start, min(start + size, len(images))))
+            yield numbers, captioner.see([images[n].path for n in numbers])
+            bar.update(len(numbers))
+
+
+def located(
+    captioner: Any, seen: Any, numbers: Sequence[int], cases: Sequence[Any], score: str = "log_probability"
+) -> list[Any]:
+    """The records of `captioning.grounding.measure`, with the images' numbers in the whole set."""
+    from captioning import grounding
+
+    found = grounding.measure(captioner, seen, cases, score)
+    for record in found:
+        record.image = numbers[record.image]
+    return found
+
+
+def bar_of(total: int, unit: str, quiet: bool) -> Any:
+    """A progress bar on standard error, where somebody watches."""
+    return tqdm(total=total, disable=quiet or not sys.stderr.isatty(), unit=unit, file=sys.stderr)
+
+
+def ticks(total: int, unit: str, quiet: bool) -> Callable[[], None]:
+    """What moves such a bar on by one."""
+    bar = bar_of(total, unit, quiet)
+    return lambda: bar.update() and None
+
+
+def table_lines(table: dict[str, Any], columns: Sequence[str], title: str, least: int = 1) -> list[str]:
+    """A table of `grounding.table` as lines of text: a row for each type, mean and standard error in each cell."""
+    cells = [["", "n", *columns]]
+    for kind, row in table.items():
+        first = row.get(columns[0])
+        if first is None or first.n < least:
+            continue
+        values = [row[name] if name in row and row[name].n else None for name in columns]
+        cells.append(
+            [kind, str(first.n), *("-" if v is None else f"{v.mean:.3f} ± {v.error:.3f}" for v in values)]
+        )
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return [title, *(f"  {line}" for line in lines)]
+
+
+def plain(figures: Any) -> Any:
+    """Summaries, in dicts of any depth, as JSON can hold them."""
+    if isinstance(figures, dict):
+        return {name: plain(value) for name, value in figures.items()}
+    known = vars(figures)
+    numbers = {name: _number(known[name]) for name in ("mean", "error", "median")}
+    return {**numbers, "n": figures.n, "left_out": figures.left_out}
+
+
+def _number(value: float) -> float | None:
+    return round(value, 5) if value == value else None

@@ -1,0 +1,83 @@
+"""Insertion and deletion: how a class's probability falls and rises with the pixels that a map ranks first (RISE).
+
+python -m scripts.experiments.insertion --samples PATH
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.metrics.faithfulness import BASELINES, area, deletion, insertion
+from common.state import untouched
+from common.targets import logits
+from scripts.experiments.lab import Lab, summarised
+from scripts.experiments.maps import LABELS, method_maps
+from scripts.experiments.report import Row, Section, Table, row_of
+from scripts.experiments.run import alone
+from scripts.experiments.samples import NAME, Sample, pixels, right_samples
+
+METHODS = ("gradcam", "guided_gradcam", "cmwp", "guided", "occlusion")
+
+
+def section(lab: Lab) -> Section:
+    """Insertion and deletion: areas under the probability's curve, with blur and grey baselines."""
+    lab = lab.on("samples")
+    count = lab.count(20, 2)
+    tables = []
+    for kind, better in (("deletion", "low is better"), ("insertion", "high is better")):
+        for baseline in BASELINES:
+            rows: list[Row] = []
+            for method in (*METHODS, "random"):
+                cell = lab.cell(
+                    f"{kind}-{baseline}-{method}",
+                    partial(areas, lab, right_samples(lab, count), method, baseline, kind),
+                    count=count,
+                )
+                rows.append(row_of(LABELS.get(method, "random order"), cell, "", lab.model))
+            measure = f"area ({better})"
+            tables.append(Table(f"{kind.capitalize()}, {baseline} baseline", NAME, measure, rows, True))
+    note = (
+        "The class's probability while pixels are removed (deletion) or brought in (insertion) in the"
+        " order of the"
+        " map, in 28 steps (Petsiuk et al. 2018). Not in the paper."
+    )
+    check = (
+        "A check: in a random order, what is left after deleting is as random as what was inserted, so both areas are"
+        " the same but for chance with either baseline."
+    )
+    pixels_first = (
+        "Maps of single pixels delete well with the grey baseline without having found the object: scattered grey"
+        " pixels are a noise that the network never saw. With the blurred baseline, and in insertion, that advantage"
+        " is gone."
+    )
+    return Section("Insertion and deletion", tables, notes=[note, check, pixels_first])
+
+
+def areas(lab: Lab, chosen: list[Sample], method: str, baseline: str, kind: str) -> dict[str, Any]:
+    """The area under one curve of each sample, summarised."""
+    curve = deletion if kind == "deletion" else insertion
+    found = []
+    for number, sample in enumerate(chosen):
+        image = pixels(lab, [sample])
+        maps = _map(lab, image, sample, method, number)
+
+        def score(images: Tensor, rows: Tensor, label: int = sample.label) -> Tensor:
+            return logits(lab.classifier.network.logits(images)).softmax(1)[:, label]
+
+        with untouched(lab.classifier.network.module), torch.no_grad():
+            found.append(area(curve(score, image, maps, BASELINES[baseline](image))))
+    return summarised(torch.cat(found))
+
+
+def _map(lab: Lab, image: Tensor, sample: Sample, method: str, seed: int) -> Tensor:
+    if method == "random":
+        return torch.rand(1, 14, 14, generator=torch.Generator().manual_seed(seed))
+    return method_maps(lab.classifier, image, sample.label, method)[:, 0]
+
+
+if __name__ == "__main__":
+    alone("insertion", __doc__)

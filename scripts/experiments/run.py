@@ -1,0 +1,157 @@
+"""Running experiments: the arguments, the lab they make, and the report that is written after each.
+
+python -m scripts.experiments.figure7 --samples PATH        # one experiment by itself, as `alone` runs it
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from scripts import console as cli
+from scripts.experiments import EXPERIMENTS, section_of
+
+_DATA = {
+    "imagenet": "ILSVRC validation: photographs and boxes",
+    "voc": "PASCAL VOC 2007 or 2012",
+    "coco": "COCO photographs and annotations",
+    "flickr8k": "Flickr8k, with flickr30k_entities beside its text",
+    "vqa2": "VQA v2 questions, annotations and photographs",
+    "vqahat": "VQA-HAT: PNGs of human attention by question id",
+    "samples": "photographs named n01440764_tench.JPEG",
+    "datasets": "folder with flickr8k, coco and imagenet_samples (default: the variable SAYWHY_DATA)",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Data by kind, the model, how much is done, and where the report goes."""
+    for kind, what in _DATA.items():
+        parser.add_argument(f"--{kind}", metavar="PATH", help=what)
+    parser.add_argument(
+        "--out", default="report", metavar="DIR", help="folder of the report (default: %(default)s)"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="images an experiment takes at most")
+    parser.add_argument(
+        "--ten-crop", action="store_true", help="table 1: classes from ten crops, as published"
+    )
+    parser.add_argument("--quick", action="store_true", help="few images: under 5 minutes in all")
+    parser.add_argument(
+        "--neuron-names",
+        metavar="CSV",
+        help="names of the classifier's units, by NetDissect or CLIP-Dissect; left out, figure 9 finds them",
+    )
+    parser.add_argument("--neuron-layer", metavar="NAME", help="which layer's names to take of that file")
+    parser.add_argument("--quiet", action="store_true", help="no tables on standard output")
+    cli.add_classifier_arguments(parser, "classifier (default: %(default)s)")
+
+
+def chosen(only: str | None, known: Sequence[str] = tuple(EXPERIMENTS)) -> tuple[str, ...]:
+    """The experiments asked for, in the order of the report. Raises `UserError` for one that is not known."""
+    if only is None:
+        return tuple(known)
+    asked = [name.strip().lower() for name in only.split(",") if name.strip()]
+    unknown = [name for name in asked if name not in known]
+    if unknown or not asked:
+        raise UserError(f"no experiment '{unknown[0] if unknown else only}'; known: {', '.join(known)}")
+    return tuple(name for name in known if name in asked)
+
+
+def run(args: argparse.Namespace, names: Sequence[str]) -> int:
+    """Do the named experiments with what the arguments say; returns the exit status."""
+    lab = lab_of(args)
+    return experiment_all({name: section_of(name) for name in names}, lab, args.quiet)
+
+
+def lab_of(args: argparse.Namespace) -> Any:
+    """The lab that the arguments describe. What is wrong with them is said before any work is done."""
+    from common.checks.dissection import read_names
+    from scripts.experiments.lab import KINDS, Lab, data_folders
+
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit is {args.limit}; give at least 1 image")
+    cli.device_of(args)
+    folder = cli.output_folder(args)
+    data = data_folders({kind: getattr(args, kind) for kind in KINDS}, args.datasets)
+    lab = Lab(folder, data, args.limit, args.quick, args.model, args.device, args.ten_crop)
+    if args.neuron_names is not None:
+        read_names(args.neuron_names, args.neuron_layer)  # its faults are named before an hour of work
+        lab.neuron_names, lab.neuron_layer = Path(args.neuron_names), args.neuron_layer
+    return lab
+
+
+def experiment_all(experiments: Mapping[str, Callable[[Any], Any]], lab: Any, quiet: bool) -> int:
+    """Run each experiment and write the report after it; one that fails is reported and named in the report."""
+    from scripts.experiments.report import Section, text_table, write_report
+
+    sections: dict[str, Section] = {}
+    seconds: dict[str, float] = {}
+    failures = 0
+    files: list[Path] = []
+    for name, experiment in experiments.items():
+        start = time.monotonic()
+        sections[name], failed = _done(name, experiment, lab)
+        failures += failed
+        seconds[name] = round(time.monotonic() - start, 1)
+        if not quiet:
+            print("\n\n".join(map(text_table, sections[name].tables)) or sections[name].title, flush=True)
+        files = write_report(lab.out, sections, _about(lab, seconds))
+    if not quiet:
+        print("\n".join(map(str, files)))
+    return cli.FAILED if failures else cli.OK
+
+
+def alone(name: str, doc: str | None) -> None:
+    """Run one experiment as a program of its own: `main` of its file."""
+    parser = argparse.ArgumentParser(description=(doc or "").split("\n\n")[0])
+    add_arguments(parser)
+    args = parser.parse_args()
+    run_program(lambda: sys.exit(run(args, (name,))))
+
+
+def run_program(main: Callable[[], Any]) -> None:
+    """Run `main` as a program: what a user can mend ends in one line and status 2."""
+    cli.silence_libraries()
+    try:
+        main()
+    except UserError as problem:
+        cli.error(problem)
+        sys.exit(cli.FAILED)
+
+
+def _done(name: str, experiment: Callable[[Any], Any], lab: Any) -> tuple[Any, bool]:
+    """The section of one experiment, and whether it failed."""
+    from scripts.experiments.lab import Absent
+    from scripts.experiments.report import Section
+
+    try:
+        return experiment(lab), False
+    except Absent as absent:
+        cli.report(f"{name} left out: {absent}")
+        return Section(_title(experiment), notes=[f"Left out: {absent}"]), False
+    except UserError as problem:
+        cli.error(UserError(f"{name}: {problem}"))
+        return Section(_title(experiment), notes=[f"Failed: {problem}"]), True
+
+
+def _about(lab: Any, seconds: dict[str, float]) -> dict[str, Any]:
+    """The manifest: settings, versions and times; data by kind, without the reader's own paths."""
+    from common.explanation import versions
+
+    return {
+        "model": lab.model,
+        "device": lab.device,
+        "limit": "none" if lab.limit is None else lab.limit,
+        "quick": str(lab.quick).lower(),
+        "data": ", ".join(sorted(lab.data)) or "none",
+        "seconds": seconds,
+        "versions": versions(),
+    }
+
+
+def _title(experiment: Any) -> str:
+    return (experiment.__doc__ or experiment.__name__).strip().splitlines()[0].rstrip(".")
