@@ -164,6 +164,26 @@ def test_coco_captions_and_instances_are_read_by_image(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bbox": [20, 10, 100]}, "has the box"),
+        ({"bbox": ["wide", 10, 100, 50]}, "has the box"),
+        ({"bbox": [20, 10, -5, 50]}, "a box ends before it starts"),
+        ({"image_id": 99}, "names image 99 and class 2"),
+        ({"category_id": 7}, "names image 5 and class 7"),
+    ],
+)
+def test_a_broken_instance_is_named_and_its_image_left_out_where_others_are_sound(tmp_path, change, message):
+    path = tmp_path / "instances_train2014.json"
+    (note,) = COCO["annotations"]
+    path.write_text(json.dumps({**COCO, "annotations": [{**note, **change}]}))
+    with pytest.raises(UserError, match=f"instances_train2014.json: annotations\\[0\\]:? {message}"):
+        coco.read_instances(path)
+    found, problems = coco.sound_instances(path)
+    assert [] in found.values() and len(problems) == 1 and message in next(iter(problems.values()))
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ('{"images": [],\n "annotations": [}', ":2: broken JSON"),

@@ -168,9 +168,10 @@ def _instance(note: Any, image: dict[str, Any] | None, classes: dict[int, str], 
     if image is None or category not in classes:
         raise UserError(f"{where} names image {number} and class {category}; one of them is not in the file")
     width, height = fields(image, ("width", "height"), f"{where}: image {number}")
-    if not isinstance(box, list) or len(box) != 4:
-        raise UserError(f"{where} has the box {box}; expected x,y,w,h")
-    x, y, w, h = (float(v) for v in box)
+    sides = [*box, width, height] if isinstance(box, list) else []
+    if len(sides) != 6 or not all(isinstance(side, (int, float)) for side in sides):
+        raise UserError(f"{where} has the box {box} in an image of {width} x {height}; expected x,y,w,h")
+    x, y, w, h = box
     return Instance(
         name=classes[category],
         box=Box.of_pixels((x, y, x + w, y + h), (width, height), where),
