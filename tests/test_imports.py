@@ -98,7 +98,6 @@ def test_a_package_imports_only_what_is_below_it(package):
         assert not wrong, f"{file.relative_to(ROOT)} imports {wrong}"
 
 
-@pytest.mark.xfail(reason="saywhy train and saywhy train vqa import each other", strict=False)
 def test_no_module_imports_itself_by_way_of_others():
     assert not circle(arrows())
 
