@@ -4,21 +4,22 @@ B images, K channels, h,w feature map, H,W image, N tokens.
 """
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from common import formulas
-from common.errors import LayerError
+from common.grid import TokenGrid as TokenGrid
 from common.layers import (
     Forward,
     call_network,
+    check_hookable,
+    did_not_run,
     first_tensor,
-    is_feature_map,
+    hooked,
+    is_map_of,
     layers,
     not_a_feature_map,
     submodule,
@@ -82,42 +83,6 @@ class SplitModel(Explainable):
             return leaf, self.head(leaf, query)
 
 
-@dataclass(frozen=True)
-class TokenGrid:
-    """How a layer's tokens lie on the image, for transformers.
-
-    `prefix` tokens (class, distillation, register) come first, then h*w patch tokens row by row;
-    `size` is (h, w), or None for a square. Layouts: 'tokens' (B, N, K) or 'channels_last' (B, h, w, K).
-    """
-
-    prefix: int = 0
-    size: tuple[int, int] | None = None
-    layout: str = "tokens"
-
-    def to_map(self, tokens: Tensor) -> Tensor:
-        """(B, N, K) or (B, h, w, K) -> (B, K, h, w)."""
-        if self.layout == "channels_last":
-            return tokens.permute(0, 3, 1, 2)
-        patches = tokens.shape[1] - self.prefix
-        h, w = self.size or (math.isqrt(max(patches, 0)),) * 2
-        if h * w != patches:
-            raise LayerError(
-                f"{patches} patch tokens do not fill a {h}x{w} grid; give TokenGrid(prefix=..., size=(h, w))"
-            )
-        return tokens[:, self.prefix :].transpose(1, 2).reshape(tokens.shape[0], -1, h, w)
-
-    def to_tokens(self, features: Tensor, tokens: Tensor) -> Tensor:
-        """The inverse of `to_map`: `tokens` with its patch tokens taken from `features`."""
-        if self.layout == "channels_last":
-            return features.permute(0, 2, 3, 1)
-        patches = features.flatten(2).transpose(1, 2)
-        return torch.cat([tokens[:, : self.prefix].detach(), patches], dim=1)
-
-
-class _FeaturesReady(Exception):
-    """Raised inside a forward pass to leave it once the feature map is there."""
-
-
 class _NotAFeatureMap(Exception):
     """Raised inside a forward pass whose layer gave something else; holds what it gave."""
 
@@ -128,19 +93,20 @@ class HookedModel(Explainable):
     The trunk runs without a graph; the graph starts at the leaf. A layer that runs several times in one
     pass is split at its last run. `grid` puts a transformer's tokens on a grid. `forward` says how the
     module is called; the default is `module(images)`, or `module(images, query)` where there is a query.
-    Raises `LayerError` when the layer is missing or its output is not a feature map.
+    Raises `LayerError` when the layer is missing or its output is not a feature map, `UserError` for networks
+    that run without hooks or gradients (compiled, scripted, made in inference mode).
     """
 
     def __init__(
         self, network: nn.Module, layer: str, grid: TokenGrid | None = None, forward: Forward | None = None
     ) -> None:
+        check_hookable(network)
         found = submodule(network, layer)
         if found is None:
             raise unknown_layer(layer, network)
         self.network, self.layer, self.grid = network, layer, grid
         self._module = found
         self._call = forward or call_network(network)
-        self._runs: int | None = None  # how often the layer runs in one pass, once a pass has told
 
     def forward(self, images: Tensor, query: Any = None, relu_rule: str | None = None) -> Any:
         with guided_relus(relu_rule):
@@ -150,13 +116,10 @@ class HookedModel(Explainable):
         found: list[Tensor] = []
 
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-            found.append(self._to_map(output))
-            if len(found) == self._runs:
-                raise _FeaturesReady
+            found.append(self._to_map(output, images))
 
-        with torch.no_grad(), self._pass(keep, images, query), contextlib.suppress(_FeaturesReady):
+        with torch.no_grad(), self._pass(keep, images, query):
             self._call(images, query)
-        self._runs = len(found)
         return self._last(found)
 
     def split(self, images: Tensor, query: Any = None, features: Tensor | None = None) -> tuple[Tensor, Any]:
@@ -173,7 +136,7 @@ class HookedModel(Explainable):
         leaves: list[Tensor] = []
 
         def swap(module: nn.Module, inputs: Any, output: Any) -> Any:
-            leaf = self._to_map(output).detach().requires_grad_()
+            leaf = self._to_map(output, images).detach().requires_grad_()
             leaves.append(leaf)
             torch.set_grad_enabled(True)  # from here on; the block around the pass puts it back
             # A clone, because an in-place ReLU may follow, and a leaf must not be changed in place.
@@ -187,27 +150,24 @@ class HookedModel(Explainable):
 
     @contextlib.contextmanager
     def _pass(self, hook: Callable[..., Any], images: Tensor, query: Any) -> Iterator[None]:
-        handle = self._module.register_forward_hook(hook)
         try:
-            yield
+            with hooked([self._module], hook):
+                yield
         except _NotAFeatureMap as refused:
-            handle.remove()  # before the candidates are looked for, which is another pass
             candidates = layers(self.network, images[:1], query, self._call)
             raise not_a_feature_map(self.layer, refused.args[0], candidates) from None
-        finally:
-            handle.remove()
 
-    def _to_map(self, output: Any) -> Tensor:
+    def _to_map(self, output: Any, images: Tensor) -> Tensor:
         tensor = first_tensor(output)
         if tensor is not None and self.grid is not None:
-            return self.grid.to_map(tensor)
-        if tensor is None or not is_feature_map(tensor):
+            return self.grid.to_map(tensor, images)
+        if tensor is None or not is_map_of(self.network, self.layer, tensor, images):
             raise _NotAFeatureMap(tensor)
         return tensor
 
     def _last(self, found: list[Tensor]) -> Tensor:
         if not found:
-            raise LayerError(f"layer '{self.layer}' did not run in the forward pass; name a layer that does")
+            raise did_not_run(self.layer, self.network)
         return found[-1]
 
 
@@ -218,6 +178,11 @@ def _with_first_tensor(output: Any, replacement: Tensor) -> Any:
         fields = dict(output.items())
         fields[next(name for name, part in fields.items() if isinstance(part, Tensor))] = replacement
         return type(output)(**fields)
+    if isinstance(output, dict):
+        return {
+            **output,
+            next(name for name, part in output.items() if isinstance(part, Tensor)): replacement,
+        }
     parts = list(output)
     parts[next(i for i, part in enumerate(parts) if isinstance(part, Tensor))] = replacement
     return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)

@@ -108,7 +108,8 @@ def as_explainable(
                 f"the model is split at '{model.layer}' already; split its network at '{layer}' instead"
             )
         return model
-    return HookedModel(model, layer or default_layer(model, _checked(images), query), grid)
+    layer = default_layer(model, _checked(images), query) if layer is None else layer
+    return HookedModel(model, layer, grid)
 
 
 class _Run:

@@ -1,8 +1,12 @@
 """Leaving a model as it was found."""
 
 import contextlib
+import random
+import threading
+import weakref
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +18,25 @@ def untouched(network: nn.Module) -> Iterator[None]:
     The caller's `no_grad` and `inference_mode` are lifted inside as well, so that what is explained does not
     depend on where the call stands. cuDNN refuses the backward pass of an RNN in evaluation mode, so RNNs on
     CUDA run in training mode with their dropout at zero, which computes the same.
+
+    Threads: one at a time is let into the block of a network, the others wait, so a model may be explained by
+    many. A thread that calls the model itself meanwhile finds it in evaluation mode. The random states (of
+    PyTorch, NumPy and Python) belong to the process: what another thread draws meanwhile may be drawn again.
     """
+    with _lock(network):
+        yield from _untouched(network)
+
+
+_LOCKS: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
+_LOCKS_LOCK = threading.Lock()
+
+
+def _lock(network: nn.Module) -> threading.RLock:
+    with _LOCKS_LOCK:
+        return _LOCKS.setdefault(network, threading.RLock())
+
+
+def _untouched(network: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in _modules(network)]
     rnns, cuda = [], []
     if torch.cuda.is_initialized():  # else nothing can be on a CUDA device
@@ -26,7 +48,7 @@ def untouched(network: nn.Module) -> Iterator[None]:
                 module.training = False
         for rnn, _ in rnns:
             rnn.training, rnn.dropout = True, 0.0
-        with torch.random.fork_rng(devices=cuda), torch.inference_mode(False):
+        with torch.random.fork_rng(devices=cuda), _other_random_state(), torch.inference_mode(False):
             yield
     finally:
         for module, mode in modes:
@@ -34,6 +56,16 @@ def untouched(network: nn.Module) -> Iterator[None]:
                 module.training = mode
         for rnn, dropout in rnns:
             rnn.dropout = dropout
+
+
+@contextlib.contextmanager
+def _other_random_state() -> Iterator[None]:
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
 
 
 def ordinary(tensor: Tensor) -> Tensor:

@@ -137,8 +137,8 @@ def _score(target: Target, output: Any, images: int) -> Tensor:
 
 
 def logits(output: Any) -> Tensor:
-    """The (B, C) scores of what a model returned: a tensor, something with `.logits`, or a tuple's first."""
-    found = getattr(output, "logits", None)
+    """The (B, C) scores of what a model returned: a tensor, its `.logits` or ["logits"], or a tuple's first."""
+    found = output.get("logits") if isinstance(output, dict) else getattr(output, "logits", None)
     tensor = found if isinstance(found, Tensor) else first_tensor(output)
     if tensor is None or tensor.dim() != 2:
         shape = "no tensor" if tensor is None else f"shape {tuple(tensor.shape)}"

@@ -12,6 +12,7 @@ import classification
 from common.errors import UserError
 from common.gradcam import gradcam
 from common.networks.loading import load_network
+from common.networks.tokens import token_layers
 
 transformers = pytest.importorskip("transformers")
 
@@ -182,3 +183,29 @@ def test_nothing_but_errors_is_said_while_loading(tmp_path: Path, capfd: pytest.
         warnings.simplefilter("error")
         load_network(name)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", ["swin", "swinv2"])
+def test_swin_tokens_of_a_wide_image_lie_on_a_wide_grid(tmp_path: Path, kind: str) -> None:
+    options = {"depths": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1], "embed_dim": 4, "image_size": [32, 128]}
+    network = load_network(saved(tmp_path, kind, **options, window_size=2, patch_size=2))
+    images = torch.randn(2, 3, 32, 128)
+    kept = []
+    norm = network.module.get_submodule(f"{kind}.layernorm")
+    handle = norm.register_forward_hook(lambda part, inputs, output: kept.append(output))
+    A = network.explainable().features(images)
+    handle.remove()
+    expected = kept[0].view(2, 2, 8, -1) if kept[0].shape[1] == 16 else kept[0].view(2, 4, 16, -1)
+    assert torch.equal(A, expected.movedim(3, 1).detach())
+    assert {
+        found.shape[1:] for found in token_layers(network.module, images, network.grid, network.forward)
+    } >= {A.shape[2:]}
+
+
+def test_vit_patches_that_are_no_squares(tmp_path: Path) -> None:
+    network = load_network(saved(tmp_path, "vit", num_hidden_layers=1, patch_size=[16, 8]))
+    images = torch.randn(1, 3, SIDE, SIDE)
+    changed = images.clone()
+    changed[:, :, 32:48, 8:16] += 1  # row 2, column 1 of 4x8 patches
+    difference = (network.explainable().features(images) - network.explainable().features(changed)).abs()
+    assert difference.sum(1)[0].nonzero().tolist() == [[2, 1]] and difference.shape[2:] == (4, 8)

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+import classification
 from common.errors import UserError
 from common.images import Preprocessing
 from common.networks.loading import LITE, available, lite_file, load_network, torchvision_names
@@ -361,3 +362,31 @@ def test_the_models_command_prints_a_table_or_json(capsys: pytest.CaptureFixture
     args = parser.parse_args(["models", "--search", "nosuchmodel"])
     with pytest.raises(UserError, match="nosuchmodel"):
         args.run(args)
+
+
+def test_timm_tokens_of_a_wide_image_lie_on_a_wide_grid() -> None:
+    import timm
+
+    vit = timm.create_model("vit_tiny_patch16_224", depth=1, dynamic_img_size=True).eval()
+    explainable = load_network(vit).explainable()
+    images = torch.randn(1, 3, 112, 448)
+    changed = images.clone()
+    changed[:, :, 16:32, 320:336] += 1  # row 1, column 20 of 7x28 patches
+    difference = (explainable.features(images) - explainable.features(changed)).abs().sum(1)[0]
+    assert difference.shape == (7, 28) and difference.nonzero().tolist() == [[1, 20]]
+
+
+def test_swins_of_timm_and_torchvision_take_wide_images() -> None:
+    import timm
+    from torchvision.models import SwinTransformer
+
+    ours = timm.create_model(
+        "swin_tiny_patch4_window7_224", img_size=(64, 128), embed_dim=8, depths=(1, 1), num_heads=(1, 1)
+    )
+    theirs = SwinTransformer([4, 4], 8, [1, 1], [1, 1], [4, 4], num_classes=4)
+    for module in (ours, theirs):
+        classifier = classification.load(module, preprocessing=Preprocessing((64, 128)))
+        assert classifier.explain(torch.randn(1, 3, 64, 128), 0).heatmaps.shape == (1, 1, 8, 16)
+        found = {layer.name: layer.shape for layer in classifier.layers()}
+        assert found["norm"] == (16, 8, 16)
+        assert all(w == 2 * h for _, h, w in found.values()), found

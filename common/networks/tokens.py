@@ -5,7 +5,6 @@ class is read off one token (behind the last block, the patch tokens' gradient i
 normalisation where the tokens are averaged (Swin).
 """
 
-import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.explainable import TokenGrid, first_tensor
-from common.layers import Layer
+from common.grid import TokenGrid
+from common.layers import Layer, first_tensor, hooked
 from common.state import untouched
 
 Tokens = tuple[str, TokenGrid | None]  # the layer to explain, and the grid of its tokens
@@ -35,10 +34,10 @@ def _timm(module: nn.Module) -> Tokens | None:
     if not isinstance(blocks, nn.Sequential | nn.ModuleList) or not hasattr(module, "patch_embed"):
         return None
     layer = f"blocks.{len(blocks) - 1}.norm1"
-    size = getattr(module.patch_embed, "grid_size", None)
-    if layer not in names or size is None:
+    patch = getattr(module.patch_embed, "patch_size", None)
+    if layer not in names or patch is None:
         return None
-    return layer, TokenGrid(int(getattr(module, "num_prefix_tokens", 1)), (int(size[0]), int(size[1])))
+    return layer, TokenGrid(int(getattr(module, "num_prefix_tokens", 1)), patch=_pair(patch))
 
 
 def _torchvision(module: nn.Module) -> Tokens | None:
@@ -46,8 +45,7 @@ def _torchvision(module: nn.Module) -> Tokens | None:
         return "norm", TokenGrid(layout="channels_last")
     if type(module).__name__ == "VisionTransformer":
         last = len(module.encoder.layers) - 1  # type: ignore[union-attr,arg-type]
-        side = int(module.image_size) // int(module.patch_size)  # type: ignore[arg-type]
-        return f"encoder.layers.encoder_layer_{last}.ln_1", TokenGrid(1, (side, side))
+        return f"encoder.layers.encoder_layer_{last}.ln_1", TokenGrid(1)
     return None
 
 
@@ -76,11 +74,12 @@ def _transformers(module: nn.Module) -> Tokens | None:
         return None
     prefix, norm = _VIT_LIKE[kind]
     layer = [name for name in names if name.endswith("." + norm)][-1]
-    image, patch = (
-        value if isinstance(value, (tuple, list)) else (value, value)
-        for value in (config.image_size, config.patch_size)  # type: ignore[union-attr]
-    )
-    return layer, TokenGrid(prefix, (image[0] // patch[0], image[1] // patch[1]))
+    return layer, TokenGrid(prefix, patch=_pair(config.patch_size))  # type: ignore[union-attr]
+
+
+def _pair(sides: Any) -> tuple[int, int]:
+    height, width = sides if isinstance(sides, (tuple, list)) else (sides, sides)
+    return int(height), int(width)
 
 
 def token_layers(
@@ -92,26 +91,10 @@ def token_layers(
 
     def record(part: nn.Module, inputs: Any, output: Any) -> None:
         tokens = first_tensor(output)
-        if tokens is not None and _on_grid(tokens, grid):
-            _, K, h, w = grid.to_map(tokens).shape
+        if tokens is not None and grid.fits(tokens, images):
+            _, K, h, w = grid.to_map(tokens, images).shape
             found[names[part]] = Layer(names[part], type(part).__name__, (K, h, w))
 
-    handles = [part.register_forward_hook(record) for part in names]
-    try:
-        with untouched(module), torch.no_grad():
-            module(images) if forward is None else forward(images, None)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with untouched(module), hooked(names, record), torch.no_grad():
+        module(images) if forward is None else forward(images, None)
     return list(found.values())
-
-
-def _on_grid(tokens: Tensor, grid: TokenGrid) -> bool:
-    if grid.layout == "channels_last":
-        return tokens.dim() == 4 and tokens.shape[1] == tokens.shape[2] > 1
-    if tokens.dim() != 3:
-        return False
-    patches = tokens.shape[1] - grid.prefix
-    if grid.size is not None:
-        return patches == grid.size[0] * grid.size[1]
-    return patches > 1 and math.isqrt(patches) ** 2 == patches
