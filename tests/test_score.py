@@ -6,9 +6,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import classification
 from common.errors import UserError
+from common.explanation import Explanation
 from common.gradcam import gradcam
+from common.images import Preprocessing
 from scripts.commands import score
 from tests.nets import Plain, seeded
 from tests.test_ilsvrc import folder as ilsvrc_folder  # noqa: F401
@@ -155,8 +159,54 @@ def test_what_does_not_fit_is_refused(tmp_path, boxes):
     refused("'a.jpg' is not", two, maps=maps, images=["a.jpg"])
     np.savez(path, maps=maps, images=["a.jpg"])
     np.savez(tmp_path / "more.npz", maps=np.ones((2, 4, 4), np.float32), images=["a", "b"])
-    with pytest.raises(UserError, match="holds 2 maps; expected one for each of 1"):
+    with pytest.raises(UserError, match="hold 2 maps; expected one for each of 1"):
         run("--maps", path, "--data", boxes, "--references", tmp_path / "more.npz")
     (tmp_path / "text.npz").write_text("no archive")
     with pytest.raises(UserError, match="write it with numpy.savez"):
         run("--maps", tmp_path / "text.npz", "--data", boxes)
+
+
+def saved(path, maps, names, method="gradcam"):
+    """An explanation of one image with these maps, as `Explanation.save` and the commands write it."""
+    values = torch.from_numpy(np.stack(maps))[:, None]
+    Explanation(tuple(names), torch.zeros(len(maps), 1), {method: values}).save(path)
+    return path
+
+
+def test_what_the_commands_wrote_is_scored_target_by_target(tmp_path, capsys):
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps({"a.jpg": {"cat": [[0, 0, 0.5, 0.5]], "dog": [[0.5, 0.5, 1, 1]]}}))
+    maps = [corner("top left"), corner("top left"), corner("bottom right")]
+    path = saved(tmp_path / "a.classify.npz", maps, ["Cat", "dog", "boxer"])
+    assert run("--maps", path, "--data", boxes) == 0
+    printed = capsys.readouterr()
+    assert "2 maps scored" in printed.out and "'boxer'" in printed.err
+    found = scores(capsys, "--maps", path, path, "--data", boxes, "--references", path, path)
+    assert found["pointing"]["mean"] == 0.5 and found["pointing"]["n"] == 4
+    assert found["rank_correlation"]["mean"] == pytest.approx(1)
+
+
+def test_one_target_goes_with_the_only_class_whatever_its_name(tmp_path, boxes, capsys):
+    path = saved(tmp_path / "b.npz", [corner("bottom right")], ["the answer: dog"])
+    assert scores(capsys, "--maps", path, "--data", boxes)["pointing"]["mean"] == 1
+
+
+def test_an_explanation_by_another_method_or_of_nothing_known_is_refused(tmp_path, boxes):
+    path = saved(tmp_path / "a.vqa.npz", [corner("top left")] * 2, ["red", "blue"], "occlusion")
+    with pytest.raises(UserError, match="no maps by 'gradcam'; it has occlusion; choose one with --method"):
+        run("--maps", path, "--data", boxes)
+    with pytest.raises(UserError, match="'a' has no boxes of 'red'; it has 'cat'"):
+        run("--maps", path, "--data", boxes, "--method", "occlusion")
+
+
+def test_a_classifiers_saved_explanation_is_scored(tmp_path, boxes, capsys):
+    net = seeded(Plain)
+    preprocessing = Preprocessing((16, 16), (0.5,) * 3, (0.5,) * 3)
+    classifier = classification.load(net, labels=["cat", "dog", "x", "y", "z"], preprocessing=preprocessing)
+    explanation = classifier.explain(
+        Image.new("RGB", (20, 20), "red"), ["cat", "dog"], methods=("gradcam", "guided")
+    )
+    explanation.save(tmp_path / "a.classify.npz")
+    for method in ("gradcam", "guided"):
+        found = scores(capsys, "--maps", tmp_path / "a.classify.npz", "--data", boxes, "--method", method)
+        assert found["energy"]["n"] + found["energy"]["left_out"] == 1

@@ -239,20 +239,13 @@ def _set_figures(answerer: Any, one: Any, args: argparse.Namespace) -> dict[str,
         for name, make in (("commonest", commonest_answer), ("commonest_of_type", commonest_per_kind)):
             say = make(train)
             found[name] = by_kind([say(question) for question in some], some)
-        blind = _without_image(args.model)
+        known = getattr(answerer.network.module, "config", None) or {}
+        blind = known.get("baselines", {}).get("without_image", {})
         if some and some[0].source in blind:
             found["without_image"] = blind[some[0].source]
     if args.maps:
         found["maps"] = _map_figures(answerer, questions, args)
     return found
-
-
-def _without_image(model: str | None) -> dict[str, Any]:
-    """What the same head reached without the image when it was trained, by question set."""
-    from vqa.checkpoint import load_model
-
-    config = {} if model is not None and model.startswith("hf:") else load_model(model)[2]
-    return config.get("baselines", {}).get("without_image", {})
 
 
 def _answers(answerer: Any, questions: Sequence[Any], args: argparse.Namespace) -> list[str]:

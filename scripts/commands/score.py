@@ -1,11 +1,14 @@
 """saywhy score: how well do maps, of any library, lie on what people drew boxes around?
 
     saywhy score --maps maps.npz --data boxes.json
+    saywhy score --maps saywhy-out/*.classify.npz --data boxes.json --method guided-gradcam
     saywhy score --maps maps.npz --data voc:VOCdevkit/VOC2012 --json
     saywhy score --maps maps.npz --data imagenet:ILSVRC --references occlusion.npz
 
-`maps.npz` holds `maps` (N, h, w), or gradients of images (N, 3, H, W); `images` (N,), the names of the
-photographs; and `classes` (N,) where a photograph has boxes of several. With another library's maps:
+A file of maps is one that a command of saywhy or `Explanation.save` wrote: `cat.classify.npz` is of `cat.jpg`, and
+each of its targets is scored against the boxes of the class of its name. Or it is an NPZ that holds `maps`
+(N, h, w), or gradients of images (N, 3, H, W); `images` (N,), the names of the photographs; and `classes` (N,) where
+a photograph has boxes of several. With another library's maps:
 
     maps = captum.attr.LayerGradCam(net, net.layer4).attribute(images, target=classes)       # (N, 1, h, w)
     numpy.savez("maps.npz", maps=maps[:, 0].detach().numpy(), images=names, classes=labels)
@@ -22,14 +25,13 @@ import argparse
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 from common.errors import UserError
 from scripts import console as cli
-
-Truth = dict[str, dict[str, list[Any]]]  # photograph's stem -> class -> boxes
 
 
 def add_parser(subparsers: Any) -> None:
@@ -40,11 +42,18 @@ def add_parser(subparsers: Any) -> None:
         description="Score maps, of this or of any other library, against boxes that people drew.",
         epilog="DATA is boxes.json, voc:PATH, imagenet:PATH or coco:instances.json.",
     )
-    parser.add_argument("--maps", required=True, metavar="FILE", help="NPZ with maps, images and classes")
+    parser.add_argument(
+        "--maps", required=True, nargs="+", metavar="FILE",
+        help="what saywhy wrote, or NPZ with maps, images and classes",
+    )  # fmt: skip
     parser.add_argument("--data", required=True, metavar="DATA", help="boxes, see below")
     parser.add_argument(
-        "--references", metavar="FILE", help="NPZ with maps to agree with, such as occlusion's"
+        "--references", nargs="+", metavar="FILE", help="files of maps to agree with, such as occlusion's"
     )
+    parser.add_argument(
+        "--method", default="gradcam", metavar="NAME",
+        help="whose maps of what saywhy wrote (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--split", default="val", help="VOC's list (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON record, and nothing else")
     parser.set_defaults(run=run)
@@ -52,12 +61,16 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Score the maps and print a table."""
-    maps, images, classes = read_maps(args.maps)
-    truth = read_truth(args.data, args.split)
-    boxes = [boxes_of(truth, image, label) for image, label in zip(images, classes, strict=True)]
-    found = score(maps, boxes)
+    from data.readers.boxes import read_boxes
+
+    truth, problems = read_boxes(args.data, args.split)
+    for line in [*problems[:3], *([f"{len(problems) - 3} more"] if len(problems) > 3 else [])]:
+        cli.report(f"left out: {line}")
+    maps = _read_all(args.maps, args.method, truth)
+    boxes = [boxes_of(truth, each.image, each.label) for each in maps]
+    found = score([each.values for each in maps], boxes)
     if args.references:
-        found["rank_correlation"] = agreement(maps, read_maps(args.references)[0], args.references)
+        found["rank_correlation"] = agreement(maps, _read_all(args.references, args.method, truth))
     scores = {name: {key: _finite(value) for key, value in vars(s).items()} for name, s in found.items()}
     record = {"maps": len(maps), "data": args.data, "scores": scores}
     if args.json:
@@ -84,11 +97,26 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def score(maps: Any, boxes: Sequence[Any]) -> dict[str, Any]:
-    """A `Summary` for each measure of maps (N, h, w), with a list of boxes each; all are better high."""
+@dataclass(frozen=True)
+class Map:
+    """A map (h, w), its photograph's name, and the class it is of ('' where none is given)."""
+
+    values: Any
+    image: str
+    label: str = ""
+
+
+def score(maps: Sequence[Any], boxes: Sequence[Any]) -> dict[str, Any]:
+    """A `Summary` for each measure of maps (h, w), with a list of boxes each; all are better high."""
+    import torch
+
     from common.metrics.grounding import summary
 
-    return {name: summary(measure(maps, boxes)) for name, measure in _measures().items()}
+    def measured(measure: Callable[[Any, Any], Any]) -> Any:
+        rows = [measure(values[None], [these]) for values, these in zip(maps, boxes, strict=True)]
+        return summary(torch.cat(rows))
+
+    return {name: measured(measure) for name, measure in _measures().items()}
 
 
 def _measures() -> dict[str, Callable[[Any, Any], Any]]:
@@ -121,30 +149,73 @@ def _at_least(values: Any, least: float) -> Any:
     return (values >= least).double().where(~values.isnan(), values)
 
 
-def agreement(maps: Any, references: Any, path: str) -> Any:
+def agreement(maps: Sequence[Map], references: Sequence[Map]) -> Any:
     """The rank correlation with reference maps, one for each."""
+    import torch
+
     from common.metrics.faithfulness import rank_correlation
     from common.metrics.grounding import summary
 
     if len(references) != len(maps):
         raise UserError(
-            f"'{path}' holds {len(references)} maps; expected one for each of {len(maps)}, in order"
+            f"the references hold {len(references)} maps; expected one for each of {len(maps)}, in order"
         )
-    return summary(rank_correlation(maps, references))
+    pairs = zip(maps, references, strict=True)
+    return summary(torch.cat([rank_correlation(a.values[None], b.values[None]) for a, b in pairs]))
 
 
-def read_maps(path: str) -> tuple[Any, list[str], list[str]]:
-    """Maps (N, h, w), the photographs' names and the classes ('' where none are given) of an NPZ."""
+def _read_all(paths: Sequence[str], method: str, truth: Any) -> list[Map]:
+    return [each for path in paths for each in read_maps(path, method, truth)]
+
+
+def read_maps(path: str, method: str = "gradcam", truth: Any = None) -> list[Map]:
+    """The maps of one file: an `Explanation`, or an NPZ of any library's with the names of the photographs."""
     import numpy as np
-    import torch
-
-    from common.metrics.localisation import pixel_strength
 
     try:
         with np.load(Path(path), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, BadZipFile, AttributeError) as error:
         raise UserError(f"cannot read maps from '{path}' ({error}); write it with numpy.savez") from error
+    found = _explained(path, method, truth or {}) if "about" in arrays else _any_librarys(path, arrays)
+    if not all(bool(each.values.isfinite().all()) for each in found):
+        raise UserError(f"'{path}' has maps with NaN or infinity; mend them first")
+    return found
+
+
+def _explained(path: str, method: str, truth: Any) -> list[Map]:
+    """The maps of a saved explanation whose targets have boxes; the other targets are named on standard error."""
+    from common.explanation import Explanation
+    from common.metrics.localisation import pixel_strength
+
+    explanation = Explanation.load(path)
+    name = method.strip().lower().replace("-", "_")
+    if name not in explanation.maps:
+        held = ", ".join(explanation.maps)
+        raise UserError(f"'{path}' has no maps by '{method}'; it has {held}; choose one with --method")
+    maps = explanation.maps[name]
+    if maps.shape[1] != 1:
+        raise UserError(f"'{path}' explains {maps.shape[1]} images; save `explanation.image(i)` of each")
+    values = pixel_strength(maps[:, 0]) if maps.dim() == 5 else maps[:, 0]
+    image = Path(path).stem
+    image = image if image in truth else image.rpartition(".")[0] or image  # cat.classify.npz is of cat.jpg
+    classes = {label.casefold(): label for label in truth.get(image, {})}
+    known = [(n, classes.get(target.casefold())) for n, target in enumerate(explanation.names)]
+    found = [Map(values[n].float(), image, label) for n, label in known if label is not None]
+    if len(classes) == 1 and len(known) == 1:  # what else could be meant?
+        return [Map(values[0].float(), image)]
+    for n, label in known if found else []:
+        if label is None:
+            cli.report(f"left out: '{explanation.names[n]}' of '{path}', of which '{image}' has no boxes")
+    return found or [Map(each.float(), image, n) for each, n in zip(values, explanation.names, strict=True)]
+
+
+def _any_librarys(path: str, arrays: dict[str, Any]) -> list[Map]:
+    import numpy as np
+    import torch
+
+    from common.metrics.localisation import pixel_strength
+
     maps = arrays.get("maps", arrays.get("heatmaps"))
     if maps is None or maps.dtype.kind != "f" or "images" not in arrays:
         held = ", ".join(f"{name} {values.shape}" for name, values in arrays.items()) or "nothing"
@@ -158,14 +229,12 @@ def read_maps(path: str) -> tuple[Any, list[str], list[str]]:
             f"'{path}' has maps {tuple(maps.shape)}, {len(images)} images and {len(classes)} classes;"
             " expected (N, h, w)"
         )
-    if not bool(torch.isfinite(tensor).all()):
-        raise UserError(f"'{path}' has maps with NaN or infinity; mend them first")
-    return tensor, images, classes
+    return [Map(*each) for each in zip(tensor, images, classes, strict=True)]
 
 
-def boxes_of(truth: Truth, image: str, label: str) -> list[Any]:
+def boxes_of(truth: Any, image: str, label: str) -> list[Any]:
     """The boxes that a map is scored against. Raises `UserError` where it is not clear which."""
-    stem = Path(image).stem
+    stem = Path(image).stem if Path(image).stem in truth else image
     if stem not in truth:
         raise UserError(f"no boxes for '{image}'; the data has {_some(truth)}")
     classes = truth[stem]
@@ -176,63 +245,6 @@ def boxes_of(truth: Truth, image: str, label: str) -> list[Any]:
     if len(classes) > 1:
         raise UserError(f"'{image}' has boxes of {_some(classes)}; say which in the NPZ's classes")
     return next(iter(classes.values()), [])
-
-
-def read_truth(data: str, split: str = "val") -> Truth:
-    """Boxes by photograph and class, from any of the layouts."""
-    kind, colon, place = data.partition(":")
-    if colon and kind in _READERS:
-        return _READERS[kind](place, split)
-    return _from_json(data)
-
-
-def _from_json(path: str) -> Truth:
-    from data.readers.files import read_json
-
-    record = read_json(path)
-    found: Truth = {}
-    for image, classes in record.items() if isinstance(record, dict) else ():
-        if not isinstance(classes, dict) or not all(isinstance(boxes, list) for boxes in classes.values()):
-            raise UserError(f"{path}: '{image}' is not {{class: [[left, top, right, bottom], ...]}}")
-        found[Path(image).stem] = classes
-    if not found:
-        raise UserError(f'{path}: expected {{"cat.jpg": {{"cat": [[left, top, right, bottom]]}}}}')
-    return found
-
-
-def _voc(folder: str, split: str) -> Truth:
-    from data.readers import voc
-
-    return _from_items(voc.read(folder, split))
-
-
-def _imagenet(folder: str, split: str) -> Truth:
-    from data.readers import ilsvrc
-
-    return _from_items(ilsvrc.read_validation(folder))
-
-
-def _from_items(reading: Any) -> Truth:
-    for problem in reading.problems[:3]:
-        cli.report(f"left out: {problem}")
-    if len(reading.problems) > 3:
-        cli.report(f"left out: {len(reading.problems) - 3} more")
-    return {item.name: {name: item.boxes(name) for name in item.classes} for item in reading.items}
-
-
-def _coco(path: str, split: str) -> Truth:
-    from data.readers.coco import read_instances
-
-    found: Truth = {}
-    for image, instances in read_instances(path).items():
-        classes = found.setdefault(Path(image).stem, {})
-        for instance in instances:
-            if not instance.crowd:
-                classes.setdefault(instance.name, []).append(instance.box)
-    return found
-
-
-_READERS: dict[str, Callable[[str, str], Truth]] = {"voc": _voc, "imagenet": _imagenet, "coco": _coco}
 
 
 def _some(names: Any) -> str:

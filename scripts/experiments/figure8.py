@@ -40,6 +40,7 @@ from common.formulas import upsample
 from common.images import open_image
 from common.metrics.grounding import box_mask, energy_inside, summary
 from common.state import untouched
+from data.readers.boxes import read_boxes
 from scripts.experiments.drawing import figure_parser
 from scripts.experiments.lab import Lab, summarised
 from scripts.experiments.report import Section, Table, row_of
@@ -266,7 +267,7 @@ def _boxes(scene: Scene, groups: dict[str, tuple[str, ...]]) -> list[Any]:
 
 
 @dataclass(frozen=True)
-class Test:
+class Measured:
     """The photographs to measure on, by kind, their features (N, K, h, w), the classes, and the nuisance's boxes."""
 
     files: dict[Kind, list[Path]]
@@ -296,7 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sets = {"as it is": train, "rebalanced": rebalanced(train, args.seed)}
     classes = sorted({name for name, _ in train})
     features = {kind: features_of(classifier, these) for kind, these in files.items()}
-    test = Test(files, features, classes, None if args.boxes is None else nuisance_boxes(args.boxes))
+    test = Measured(files, features, classes, None if args.boxes is None else nuisance_boxes(args.boxes))
     heads = {name: train_on(classifier, kinds, classes) for name, kinds in sets.items()}
     table = {name: measure_folder(head, test) for name, head in heads.items()}
     counts = {name: {"/".join(k): len(f) for k, f in kinds.items()} for name, kinds in sets.items()}
@@ -346,14 +347,11 @@ def kind_labels(kind: Kind, count: int, classes: Sequence[str]) -> Tensor:
 
 def nuisance_boxes(path: str) -> dict[str, list[Any]]:
     """All boxes of each photograph, by its stem."""
-    from scripts.commands.score import read_truth
-
-    return {
-        stem: [b for boxes in classes.values() for b in boxes] for stem, classes in read_truth(path).items()
-    }
+    known, _ = read_boxes(path)
+    return {stem: [b for boxes in classes.values() for b in boxes] for stem, classes in known.items()}
 
 
-def measure_folder(head: Head, test: Test) -> dict[str, Any]:
+def measure_folder(head: Head, test: Measured) -> dict[str, Any]:
     """Summaries: accuracy over all and by kind, and with boxes the share of the map on the nuisance."""
     right: dict[str, list[float]] = {"accuracy": []}
     shares: list[float] = []
@@ -368,7 +366,7 @@ def measure_folder(head: Head, test: Test) -> dict[str, Any]:
     return found if test.boxes is None else {**found, "share of the map on the nuisance": summary(shares)}
 
 
-def draw(heads: dict[str, Head], test: Test) -> Image.Image:
+def draw(heads: dict[str, Head], test: Measured) -> Image.Image:
     """A row for the first photograph of each kind: itself, and the map of its class by each head."""
     tiles = []
     for kind, files in test.files.items():
