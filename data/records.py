@@ -55,6 +55,20 @@ class Box(NamedTuple):
         return (self.right - self.left) * (self.bottom - self.top)
 
 
+def boxes_of_shares(boxes: Any, where: str) -> tuple[Box, ...]:
+    """A user's own list of [left, top, right, bottom] as boxes; `UserError` for what is no box within [0, 1]."""
+    try:
+        found = [tuple(float(edge) for edge in box) for box in boxes]
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{where}: boxes is {str(boxes)[:60]!r}, not a list of [left, top, right, bottom]"
+        ) from None
+    for box in found:
+        if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
+            raise UserError(f"{where}: box {list(box)} is not left < right, top < bottom within [0, 1]")
+    return tuple(Box(*box) for box in found)
+
+
 @dataclass(frozen=True)
 class CaptionedImage:
     """A photograph and the captions people wrote for it: as written, and as tokens."""

@@ -102,7 +102,7 @@ def test_no_module_imports_itself_by_way_of_others():
     assert not circle(arrows())
 
 
-CIRCLES = {"common": "gradcam and methods", "scripts": "commands and experiments"}
+CIRCLES = {"common": "gradcam and methods"}
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,10 @@ def test_what_does_not_fit_is_refused(tmp_path, boxes):
     refused("say which", two, maps=maps, images=["a.jpg"])
     two.write_text(json.dumps({"a.jpg": [[0, 0, 1, 1]]}))
     refused("'a.jpg' is not", two, maps=maps, images=["a.jpg"])
+    two.write_text(json.dumps({"a.jpg": {"cat": [[10, 20, 100, 120]]}}))  # pixels
+    refused(
+        r"'a.jpg': box .* is not left < right, top < bottom within \[0, 1\]", two, maps=maps, images=["a.jpg"]
+    )
     np.savez(path, maps=maps, images=["a.jpg"])
     np.savez(tmp_path / "more.npz", maps=np.ones((2, 4, 4), np.float32), images=["a", "b"])
     with pytest.raises(UserError, match="hold 2 maps; expected one for each of 1"):

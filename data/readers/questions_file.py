@@ -14,7 +14,7 @@ from typing import Any
 
 from common.errors import UserError
 from data.readers.files import AnyPath, read_text
-from data.records import Box, Question, checked_answer, checked_text
+from data.records import Box, Question, boxes_of_shares, checked_answer, checked_text
 
 
 def read_questions_file(path: AnyPath, split: str = "") -> list[Question]:
@@ -96,21 +96,9 @@ def _question(where: str, row: dict[str, Any], path: Path) -> Question:
 
 
 def _boxes(boxes: Any, where: str) -> tuple[Box, ...]:
-    if not boxes:
-        return ()
-    try:
-        found = [
-            tuple(float(edge) for edge in box)
-            for box in (json.loads(boxes) if isinstance(boxes, str) else boxes)
-        ]
-    except (TypeError, ValueError):
-        raise UserError(
-            f"{where}: boxes is {str(boxes)[:60]!r}, not a list of [left, top, right, bottom]"
-        ) from None
-    for box in found:
-        if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
-            raise UserError(f"{where}: box {list(box)} is not left < right, top < bottom within [0, 1]")
-    return tuple(Box(*box) for box in found)
+    if isinstance(boxes, str) and boxes:
+        boxes = _parse(boxes, f"{where}, boxes")
+    return boxes_of_shares(boxes or (), where)
 
 
 def write_questions_file(path: AnyPath, questions: list[Question]) -> None:
