@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 
 import classification
+from classification import finetuning, segmenter
 from common.errors import UserError
 from common.images import Preprocessing
 from data.readers import voc
-from scripts.experiments import figure4, multilabel, pointing, section_of, segmenter, table1
+from scripts.experiments import figure4, pointing, section_of, table1
 from scripts.experiments.annotated import voc_training
 from scripts.experiments.lab import Lab
 from scripts.experiments.maps import method_maps
@@ -209,8 +210,8 @@ def test_table_1_with_ten_crops_counts_what_is_broken(lab, classifier, tmp_path,
 
 def fit_quickly(monkeypatch, epochs: int = 12, batch: int = 3, rate: float = 1e-2):
     """By default, enough steps for a network of three convolutions to tell red from blue."""
-    tuning = multilabel.Tuning(epochs=epochs, batch=batch, trunk_rate=rate, head_rate=rate)
-    monkeypatch.setattr(multilabel, "Tuning", lambda: tuning)
+    tuning = finetuning.Tuning(epochs=epochs, batch=batch, trunk_rate=rate, head_rate=rate)
+    monkeypatch.setattr(finetuning, "Tuning", lambda: tuning)
 
 
 @pytest.mark.parametrize("kind", ["voc", "coco"])
@@ -298,7 +299,7 @@ def test_a_pooled_head_gives_cam_to_a_network_that_has_none(voc_folder, tmp_path
     lab = Lab(tmp_path / "report", {"voc": voc_folder}, 6, True, "hidden", shared={"classifier": known})
     own, _ = figure4.voc_classifier(lab)
     pooled, _ = figure4.voc_classifier(lab, pooled=True)
-    assert (multilabel.has_cam(own), multilabel.has_cam(pooled)) == (False, True)
+    assert (finetuning.has_cam(own), finetuning.has_cam(pooled)) == (False, True)
     assert len(own.labels) == len(pooled.labels) == 20
     image = own.images(scene(1)[0])
     assert not torch.equal(method_maps(own, image, [11], "gradcam"), method_maps(pooled, image, [11], "cam"))
@@ -309,14 +310,14 @@ def test_a_classifier_is_trained_once_and_again_for_other_photographs(lab, voc_f
     images = voc_training(voc_folder / "VOCdevkit" / "VOC2007", "trainval", 6)
     assert len(images) == 6 and images[1].classes <= {4, 11}
     truncate(images[0].path)
-    one = multilabel.fine_tuned(lab, "voc", voc.CLASSES, images)
+    one = finetuning.fine_tuned(lab.classifier, voc.CLASSES, images, lab.out / "runs" / "voc")
     assert "1 photographs could not be trained on" in capsys.readouterr().err
     runs = sorted((lab.out / "runs").iterdir())
-    two = multilabel.fine_tuned(lab, "voc", voc.CLASSES, images)
+    two = finetuning.fine_tuned(lab.classifier, voc.CLASSES, images, lab.out / "runs" / "voc")
     for a, b in zip(one.network.module.parameters(), two.network.module.parameters(), strict=True):
         assert torch.equal(a, b)
     assert sorted((lab.out / "runs").iterdir()) == runs
-    multilabel.fine_tuned(lab, "voc", voc.CLASSES, images[1:])
+    finetuning.fine_tuned(lab.classifier, voc.CLASSES, images[1:], lab.out / "runs" / "voc")
     assert len(list((lab.out / "runs").iterdir())) == len(runs) + 1
     base = lab.classifier.network.module
     assert base.fc.out_features == 1000 and not base.training

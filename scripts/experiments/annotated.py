@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from classification.finetuning import Labelled
 from common.errors import UserError
 from common.metrics.grounding import box_mask
 from data.readers import coco, voc
@@ -22,7 +23,6 @@ from data.readers.files import check_image
 from data.readers.masks import mask_of, read_masks
 from data.records import Instance, LocalisedImage
 from scripts.experiments.lab import Lab
-from scripts.experiments.multilabel import Labelled
 
 Item = TypeVar("Item")
 

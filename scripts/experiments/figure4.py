@@ -3,7 +3,7 @@
     python -m scripts.experiments.figure4 --voc VOCdevkit --device cuda
 
 On VOC, for all 20 classes: a classifier fine-tuned on the training photographs' labels gives the seeds, and
-`scripts.experiments.segmenter` trains a segmentation network on them, which is measured on val with masks that
+`classification.segmenter` trains a segmentation network on them, which is measured on val with masks that
 neither has seen. The whole of VOC's train split takes hours on a CPU: give `--device cuda` or `--limit N`.
 Without VOC the same runs on Flickr8k: labels are nouns of the captions, and what is measured against are boxes.
 """
@@ -21,7 +21,9 @@ from PIL import Image
 from torch import Tensor
 
 from classification.classifier import Classifier
-from classification.segmentation import crf_package
+from classification.finetuning import Labelled, Tuning, fine_tuned, has_cam
+from classification.segmentation import crf_package, localisation_cues
+from classification.segmenter import Segmentation, Training, train_segmenter
 from common.draw import Tile, panel
 from common.errors import UserError
 from common.images import open_image
@@ -33,12 +35,10 @@ from data.records import LocalisedImage
 from scripts.experiments.annotated import spread, voc_training
 from scripts.experiments.lab import Lab, summarised
 from scripts.experiments.maps import LABELS, method_maps
-from scripts.experiments.multilabel import Labelled, Tuning, fine_tuned, has_cam
 from scripts.experiments.nouns import group_scores
 from scripts.experiments.report import Picture, Row, Section, Table, row_of
 from scripts.experiments.run import alone
 from scripts.experiments.scenes import NAME, Scene, grouped, scenes
-from scripts.experiments.segmenter import Segmentation, Training, train_segmenter
 
 METHODS = ("gradcam", "cam", "cmwp", "occlusion")
 PUBLISHED = {"gradcam": "49.6", "cam": "44.6"}
@@ -85,7 +85,8 @@ def section(lab: Lab) -> Section:
 def voc_classifier(lab: Lab, pooled: bool = False) -> tuple[Classifier, list[Labelled]]:
     """The classifier of VOC's 20 classes, and the photographs of the training split."""
     images = voc_training(voc.find_root(lab.need("voc")), "train", lab.count(6000, 30))
-    return fine_tuned(lab, "voc-pooled" if pooled else "voc", voc.CLASSES, images, pooled), images
+    run = lab.out / "runs" / ("voc-pooled" if pooled else "voc")
+    return fine_tuned(lab.plain_classifier, voc.CLASSES, images, run, pooled), images
 
 
 def voc_val(lab: Lab) -> tuple[Reading[LocalisedImage], str]:
@@ -177,7 +178,8 @@ def sec_against_masks(lab: Lab, method: str) -> dict[str, Any]:
     own, images = voc_classifier(lab)
     pooled = method == "cam" and not has_cam(own)
     classifier = voc_classifier(lab, pooled=True)[0] if pooled else own
-    segmentation = train_segmenter(lab, f"voc-sec-{method}", classifier, len(voc.CLASSES), images, method)
+    cues, run = partial(classifier_cues, classifier, method), lab.out / "runs" / f"voc-sec-{method}"
+    segmentation = train_segmenter(classifier, images, cues, run)
 
     def label(image: Any, truth: Tensor) -> dict[str, Tensor]:
         plain, refined = segmentation(image)
@@ -305,13 +307,24 @@ def trained_on_boxes(lab: Lab, train: int) -> tuple[Classifier, Segmentation, in
     """The substitute's classifier and segmentation network, trained or as they were kept."""
     chosen, _ = boxed_scenes(lab, "train", train)
     images = [Labelled(item.scene.path, item.labels) for item in chosen]
-    classifier = fine_tuned(lab, "boxes", tuple(NOUNS), images, tuning=Tuning(epochs=3))
-    training = Training(stride=16, trunk_rate=0.0, epochs=10)
-    return (
-        classifier,
-        train_segmenter(lab, "boxes-sec", classifier, len(NOUNS), images, "gradcam", training),
-        len(images),
-    )
+    runs = lab.out / "runs"
+    tuning, training = Tuning(epochs=3), Training(stride=16, trunk_rate=0.0, epochs=10)
+    classifier = fine_tuned(lab.plain_classifier, tuple(NOUNS), images, runs / "boxes", tuning=tuning)
+    cues = partial(classifier_cues, classifier, "gradcam")
+    return classifier, train_segmenter(classifier, images, cues, runs / "boxes-sec", training), len(images)
+
+
+def classifier_cues(
+    classifier: Classifier, method: str, image: Image.Image, classes: Sequence[int], size: tuple[int, int]
+) -> Tensor:
+    """Seeds (h, w) of a photograph with these classes (0 the first; label 1): see `localisation_cues`.
+
+    Saliency is the largest gradient magnitude of any of the classes.
+    """
+    batch = classifier.images(image)
+    maps = method_maps(classifier, batch, list(classes), method)[:, 0]
+    saliency = method_maps(classifier, batch, list(classes), "gradient")[:, 0].amax(0)
+    return localisation_cues({c + 1: values for c, values in zip(classes, maps, strict=True)}, saliency, size)
 
 
 def sec_against_boxes(lab: Lab, train: int, count: int) -> dict[str, Any]:

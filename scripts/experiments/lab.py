@@ -140,6 +140,14 @@ class Lab:
             self.shared["classifier"] = classification.load(self.model, fast=True, device=self.device)
         return self.shared["classifier"]
 
+    @property
+    def plain_classifier(self) -> Any:
+        """The classifier with its weights as they were trained, not folded for speed."""
+        import classification
+
+        known = self.classifier
+        return classification.load(self.model, device=self.device) if known.changes else known
+
 
 def data_folders(given: dict[str, str | None], datasets: str | None) -> dict[str, Path]:
     """Folders by kind: those given, then those found in a folder of data sets, else in that of SAYWHY_DATA.

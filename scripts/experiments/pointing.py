@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from classification.finetuning import fine_tuned
 from common.errors import UserError
 from common.metrics.grounding import box_mask, centre_map
 from common.metrics.localisation import (
@@ -30,7 +31,6 @@ from common.metrics.localisation import (
 from scripts.experiments.annotated import Annotated, Annotations, coco_annotations, voc_annotations
 from scripts.experiments.lab import Lab, summarised
 from scripts.experiments.maps import LABELS, method_maps
-from scripts.experiments.multilabel import fine_tuned
 from scripts.experiments.nouns import group_of, group_scores
 from scripts.experiments.report import Row, Section, Table, row_of
 from scripts.experiments.run import alone
@@ -165,7 +165,7 @@ def asker_of(lab: Lab, kind: str, data: Annotations, most: int) -> Asker:
 
         about = f"ImageNet's classifier, {len(names)} classes by groups of its own ({missing})."
         return Asker(lab.classifier, names, ask, about)
-    tuned = fine_tuned(lab, kind, data.names, images)
+    tuned = fine_tuned(lab.plain_classifier, data.names, images, lab.out / "runs" / kind)
     about = f"A classifier fine-tuned on the classes in {len(images)} training photographs."
     return Asker(tuned, data.names, lambda scores: (scores, torch.arange(len(scores))), about)
 

@@ -8,7 +8,8 @@ B images, C classes without the background, h,w grid of the network's output, H,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -18,25 +19,23 @@ from PIL import Image
 from torch import Tensor, nn
 
 from classification.classifier import Classifier
+from classification.finetuning import Labelled, ReadableBatches, photographs_mark, train_once
 from classification.segmentation import (
     CRF_SCALE,
     boundary_loss,
     dense_crf,
     expansion_loss,
-    localisation_cues,
     probabilities,
     seeding_loss,
 )
-from common.errors import UserError
 from common.formulas import upsample
 from common.images import Preprocessing, open_image
 from common.networks.dilate import dilated
 from common.networks.trunk import feature_map, fingerprint
-from common.training.loop import Stage, parameter_groups, seed_of
-from scripts import console as cli
-from scripts.experiments.lab import Lab
-from scripts.experiments.maps import method_maps
-from scripts.experiments.multilabel import Labelled, run_stages
+from common.training.loop import Stage, parameter_groups
+
+# Seeds (h, w) of a photograph with these classes on a grid of this size: see `segmentation.localisation_cues`.
+Cues = Callable[[Image.Image, Sequence[int], tuple[int, int]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -87,43 +86,33 @@ class Segmentation:
 
 
 def train_segmenter(
-    lab: Lab,
-    name: str,
     classifier: Classifier,
-    classes: int,
     images: Sequence[Labelled],
-    method: str,
+    cues: Cues,
+    run: str | os.PathLike[str],
     training: Training | None = None,
 ) -> Segmentation:
-    """Train on photographs whose labels are known, with seeds from the classifier's maps by `method`.
+    """Train on photographs whose labels are known, with the seeds that `cues` gives for each.
 
-    Kept in `runs/`: the same call again goes on, or is done. Photographs that cannot be read are left out.
+    Kept in a folder `<run>-...`: the same call again goes on, or is done. Photographs without a class or that cannot
+    be read are left out.
     """
     training = training or Training()
     preprocessing = enlarged(classifier.preprocessing, training.enlarge)
     with torch.random.fork_rng():
         torch.manual_seed(training.seed)
-        network = new_segmenter(classifier, classes, preprocessing, training)
-    batches = SeededBatches(classifier, network, preprocessing, images, method, classes, training)
+        network = new_segmenter(classifier, preprocessing, training)
+    labelled = [item for item in images if item.classes]
+    reader = _Reader(network, preprocessing, labelled, cues, keep=not training.trunk_rate)
+    batches = ReadableBatches(labelled, training.batch, reader.read, reader.join)
+    steps, groups = batches.steps, _groups(network, training)
     stage = Stage(
-        "sec",
-        training.epochs,
-        batches.steps,
-        _groups(network, training),
-        batches,
-        lambda batch: losses(network, batch),
-        warmup=batches.steps // 4,
-        mode=lambda: _training_mode(network),
+        "sec", training.epochs, steps, groups, batches, lambda b: losses(network, b), warmup=steps // 4
     )
-    settings = {
-        "classifier": fingerprint(classifier.network.module, classifier.layer),
-        "method": method,
-        "images": seed_of(*(f"{item.path.name}:{sorted(item.classes)}" for item in images)),
-        **asdict(training),
-    }
-    run_stages([stage], network, lab.out / "runs", name, settings, training.seed)
-    if batches.problems:
-        cli.report(f"{name}: {len(batches.problems)} photographs could not be trained on")
+    stage.mode = lambda: _training_mode(network)
+    about = {"classifier": fingerprint(classifier.network.module, classifier.layer), **asdict(training)}
+    train_once(stage, network, run, {**about, "images": photographs_mark(images)}, training.seed)
+    batches.tell(run)
     return Segmentation(network.eval().requires_grad_(False), preprocessing)
 
 
@@ -133,15 +122,13 @@ def enlarged(preprocessing: Preprocessing, factor: float) -> Preprocessing:
     return replace(preprocessing, size=(height, width), crop=None)
 
 
-def new_segmenter(
-    classifier: Classifier, classes: int, preprocessing: Preprocessing, training: Training
-) -> Segmenter:
-    """The classifier's trunk, dilated, with a head that has learnt nothing."""
+def new_segmenter(classifier: Classifier, preprocessing: Preprocessing, training: Training) -> Segmenter:
+    """The classifier's trunk, dilated, with a head for its classes that has learnt nothing."""
     blank = classifier.network.blank().new_zeros(1, 3, *preprocessing.size)
     trunk = dilated(classifier.network.module, classifier.layer, blank, training.stride)
     with torch.no_grad():
         channels = feature_map(trunk, classifier.layer, blank).shape[1]
-    network = Segmenter(trunk, classifier.layer, channels, classes, training.dropout)
+    network = Segmenter(trunk, classifier.layer, channels, len(classifier.labels), training.dropout)
     nn.init.normal_(network.head[1].weight, std=0.01)  # type: ignore[arg-type]
     nn.init.zeros_(network.head[1].bias)  # type: ignore[arg-type]
     return network.to(blank.device)
@@ -185,90 +172,60 @@ def losses(network: Segmenter, batch: Batch) -> tuple[Tensor, dict[str, float]]:
     return torch.stack(list(parts.values())).sum(), {key: float(part.detach()) for key, part in parts.items()}
 
 
-class SeededBatches:
-    """Shuffled batches; what a photograph's seeds are is found when it is first seen."""
+@dataclass(frozen=True)
+class _Seeded:
+    """What is kept of a photograph once it was seen: seeds, pixels on the grid and, with `keep`, its map."""
+
+    cues: Tensor
+    pixels: np.ndarray
+    features: Tensor | None
+
+
+class _Reader:
+    """Photographs as batches need them; what a photograph's seeds are is found when it is first seen."""
 
     def __init__(
         self,
-        classifier: Classifier,
         network: Segmenter,
         preprocessing: Preprocessing,
         images: Sequence[Labelled],
-        method: str,
-        classes: int,
-        training: Training,
+        cues: Cues,
+        keep: bool,
     ):
-        self.classifier, self.network, self.preprocessing = classifier, network, preprocessing
-        self.images = [item for item in images if item.classes]
-        self.method, self.classes, self.training = method, classes, training
-        self.known: dict[int, tuple[Tensor, np.ndarray, Tensor | None]] = {}
-        self.problems: dict[int, str] = {}
-        if not self.images:
-            raise UserError("no photograph with a class to train on")
+        self.network, self.preprocessing, self.images = network, preprocessing, images
+        self.cues, self.keep = cues, keep
+        self.device = next(network.parameters()).device
+        self.known: dict[int, _Seeded] = {}
 
-    @property
-    def steps(self) -> int:
-        return -(-len(self.images) // self.training.batch)
-
-    def __call__(self, seed: int) -> Iterator[Batch]:
-        order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(seed)).tolist()
-        for start in range(0, len(order), self.training.batch):
-            found = [self._read(place) for place in order[start : start + self.training.batch]]
-            items = [item for item in found if item is not None]
-            if items:
-                yield self._batch(items)
-        if len(self.problems) == len(self.images):
-            raise UserError(next(iter(self.problems.values())))
-
-    def _batch(self, items: list[tuple[int, Tensor]]) -> Batch:
-        device = next(self.network.parameters()).device
-        present = torch.zeros(len(items), self.classes, dtype=torch.bool)
-        for row, (place, _) in enumerate(items):
-            present[row, sorted(self.images[place].classes)] = True
-        return Batch(
-            torch.cat([values.float() for _, values in items]).to(device),
-            not self.training.trunk_rate,
-            torch.stack([self.known[place][0] for place, _ in items]).to(device),
-            present.to(device),
-            np.stack([self.known[place][1] for place, _ in items]),
-        )
-
-    def _read(self, place: int) -> tuple[int, Tensor] | None:
-        """A photograph or its map (1, ...), on the CPU; its seeds are in `known` from then on."""
-        if place in self.problems:
-            return None
-        try:
-            if place in self.known and self.known[place][2] is not None:
-                return place, self.known[place][2]  # type: ignore[return-value]
-            image = open_image(self.images[place].path)
-        except UserError as problem:
-            self.problems[place] = str(problem)
-            return None
+    def read(self, number: int) -> tuple[int, Tensor]:
+        """A photograph's number, and itself or its map (1, ...), on the CPU."""
+        kept = self.known[number].features if number in self.known else None
+        if kept is not None:
+            return number, kept
+        image = open_image(self.images[number].path)
         inputs = self.preprocessing(image)
-        if place not in self.known:
-            self.known[place] = self._seeds(self.images[place], image, inputs)
-        kept = self.known[place][2]
-        return place, inputs if kept is None else kept
+        if number not in self.known:
+            self.known[number] = self._seeded(number, image, inputs)
+        kept = self.known[number].features
+        return number, inputs if kept is None else kept
 
-    def _seeds(
-        self, item: Labelled, image: Image.Image, inputs: Tensor
-    ) -> tuple[Tensor, np.ndarray, Tensor | None]:
+    def _seeded(self, number: int, image: Image.Image, inputs: Tensor) -> _Seeded:
         with torch.no_grad():
-            features = self.network.features(inputs.to(next(self.network.parameters()).device))
+            features = self.network.features(inputs.to(self.device))
         size = (features.shape[-2], features.shape[-1])
-        cues = classifier_cues(self.classifier, image, sorted(item.classes), self.method, size)
         pixels = np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR))
-        return cues, pixels, None if self.training.trunk_rate else features.half().cpu()
+        cues = self.cues(image, sorted(self.images[number].classes), size)
+        return _Seeded(cues, pixels, features.half().cpu() if self.keep else None)
 
-
-def classifier_cues(
-    classifier: Classifier, image: Image.Image, classes: Sequence[int], method: str, size: tuple[int, int]
-) -> Tensor:
-    """Seeds (h, w) of a photograph with these classes (0 the first; label 1): see `localisation_cues`.
-
-    Saliency is the largest gradient magnitude of any of the classes.
-    """
-    batch = classifier.images(image)
-    maps = method_maps(classifier, batch, list(classes), method)[:, 0]
-    saliency = method_maps(classifier, batch, list(classes), "gradient")[:, 0].amax(0)
-    return localisation_cues({c + 1: values for c, values in zip(classes, maps, strict=True)}, saliency, size)
+    def join(self, items: list[tuple[int, Tensor]]) -> Batch:
+        present = torch.zeros(len(items), self.network.head[1].out_channels - 1, dtype=torch.bool)  # type: ignore
+        for row, (number, _) in enumerate(items):
+            present[row, sorted(self.images[number].classes)] = True
+        seeded = [self.known[number] for number, _ in items]
+        return Batch(
+            torch.cat([values.float() for _, values in items]).to(self.device),
+            self.keep,
+            torch.stack([each.cues for each in seeded]).to(self.device),
+            present.to(self.device),
+            np.stack([each.pixels for each in seeded]),
+        )
