@@ -16,7 +16,7 @@ from data.readers.vqa import read_okvqa, read_vqa
 from data.readers.vqahat import find_vqahat, read_attention
 from data.records import held_out
 from vqa.metrics import accuracy_of
-from vqa.training.batches import answer_scores
+from vqa.training.batches import answer_scores, answer_vocabulary
 
 
 @pytest.fixture
@@ -117,6 +117,8 @@ def test_okvqa_answers_come_with_their_accuracy_and_are_marked_and_trained_by_it
     assert (question.answer, question.answers, question.image_id) == ("The Dog", (), "coco:9")
     assert [accuracy_of(said, question) for said in ("dog", "1960s", "bird")] == [1.0, 0.667, 0.0]
     assert answer_scores(question, {"dog": 0, "cat": 1}) == pytest.approx({0: 0.75, 1: 0.25}, abs=1e-3)
+    _okvqa(coco, {"The Dog": 1, "1960s": 0.667, "puppy": 1})
+    assert answer_vocabulary(read_okvqa(coco), 1) == ["dog", "puppy"]
 
 
 @pytest.mark.parametrize("soft, message", [

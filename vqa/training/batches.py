@@ -50,12 +50,14 @@ class Batch(batches.Batch):
 def answer_vocabulary(questions: Sequence[Question], minimum: int) -> list[str]:
     """Normalised answers given to at least `minimum` questions, commonest first, ties by name.
 
-    For questions with ten human answers each answer counts that at least three people gave.
+    For questions with ten human answers each answer counts that at least three people gave; of those with
+    soft answers each that is wholly right.
     """
     counts: Counter[str] = Counter()
     for question in questions:
         given = Counter(map(normalise_answer, question.answers))
         enough = {answer for answer, count in given.items() if count >= 3 or len(question.answers) < 10}
+        enough |= {normalise_answer(answer) for answer, score in question.soft_answers if score == 1}
         counts.update((enough | {normalise_answer(question.answer)}) - {""})
     return sorted((a for a, n in counts.items() if n >= minimum), key=lambda a: (-counts[a], a))
 
