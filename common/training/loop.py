@@ -110,7 +110,7 @@ class Stage:
     average: float = 0.999
     clip: float = 5.0
     warmup: int = 100
-    mode: Callable[[], None] = field(default=lambda: None)
+    mode: Callable[[], object] = field(default=lambda: None)
 
 
 def parameter_groups(
