@@ -34,10 +34,10 @@ def _filled(path):
 def test_rows_come_back_in_the_order_asked_for(tmp_path):
     store = _filled(tmp_path / "s.h5")
     assert len(store) == 20 and store.missing() == []
-    np.testing.assert_array_equal(store[["7.jpg", "3.jpg"]], _compute(["7.jpg", "3.jpg"]))
+    np.testing.assert_array_equal(store.read(store.rows(["7.jpg", "3.jpg"])), _compute(["7.jpg", "3.jpg"]))
     assert store.read([5, 2], [1, 0]).shape == (2, 3, 4, 4)
     with pytest.raises(UserError, match="has no image 'x.jpg'"):
-        store[["x.jpg"]]
+        store.rows(["x.jpg"])
 
 
 def test_filling_goes_on_where_it_stopped_and_computes_nothing_twice(tmp_path):
@@ -62,7 +62,7 @@ def test_filling_goes_on_where_it_stopped_and_computes_nothing_twice(tmp_path):
         assert store.missing() == list(range(12, 20))
         store.fill(rest, batch=6)
     assert asked == NAMES
-    np.testing.assert_array_equal(FeatureStore(path, "t")[NAMES], _compute(NAMES))
+    np.testing.assert_array_equal(FeatureStore(path, "t").read(range(20)), _compute(NAMES))
 
 
 KILLED = """
@@ -95,7 +95,7 @@ def test_a_kill_leaves_a_file_that_opens_and_rows_that_are_right(tmp_path, at):
         store.fill(_compute)
     store = FeatureStore(path, "t")
     assert store.names == NAMES
-    np.testing.assert_array_equal(store[NAMES], _compute(NAMES))
+    np.testing.assert_array_equal(store.read(store.rows(NAMES)), _compute(NAMES))
 
 
 def test_the_file_has_its_full_size_from_the_start(tmp_path):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from captioning.training.batches import Loader
 from captioning.training.settings import Settings
@@ -21,10 +18,10 @@ from data.words.vocabulary import FUNCTION_WORDS, SPECIAL, Vocabulary
 
 @dataclass(frozen=True)
 class Corpus:
-    """Captioned images to train on and, in `dev`, to watch it by; the words that a model is made for."""
+    """Captioned images to train on and, in `val` (Flickr8k's dev split), to watch it by; the words of the model."""
 
     train: list[CaptionedImage]
-    dev: list[CaptionedImage]
+    val: list[CaptionedImage]
     vocabulary: Vocabulary
     words: list[str]
 
@@ -32,30 +29,22 @@ class Corpus:
     def read(cls, data: str, settings: Settings, limit: int | None = None) -> Corpus:
         """The corpus in `data` (flickr8k:PATH); `limit` takes the first images of each split only."""
         folder = _folder(data)
-        train, dev = (flickr8k.read(folder, split)[:limit] for split in ("train", "dev"))
+        train, val = (flickr8k.read(folder, split)[:limit] for split in ("train", "dev"))
         tokens = [image.tokens for image in train]
         vocabulary = Vocabulary.build((words for each in tokens for words in each), settings.minimum_count)
         content = vocabulary.index.keys() - FUNCTION_WORDS - set(SPECIAL)
         shown = [content & {word for words in each for word in words} for each in tokens]
-        return cls(train, dev, vocabulary, commonest_words(shown, settings.evidence_words))
+        return cls(train, val, vocabulary, commonest_words(shown, settings.evidence_words))
 
-    def pictures(self, split: str, stores: Stores, views: int) -> list[Picture]:
-        """The images of a split, each with the share of its captions that say each word."""
-        images = self.images(split)
-        store = stores.open(split, {image.name: image.path for image in images}, views)
-        return [Picture(image.image_id, image.name, store, word_shares(image.tokens)) for image in images]
-
-    def loader(
-        self, split: str, pictures: Sequence[Picture], settings: Settings, device: torch.device
-    ) -> Loader:
-        """Batches of a split's images with their captions."""
-        captions = [
-            [self.vocabulary.encode(tokens) for tokens in image.tokens] for image in self.images(split)
-        ]
-        return Loader(pictures, captions, self.words, settings, device)
-
-    def images(self, split: str) -> list[CaptionedImage]:
-        return self.train if split == "train" else self.dev
+    def loader(self, split: str, stores: Stores, settings: Settings) -> Loader:
+        """Batches of a split's images, each with its captions and the share of them that say each word."""
+        images, name, views = (
+            (self.train, "train", settings.views) if split == "train" else (self.val, "dev", 1)
+        )
+        store = stores.open(name, {image.name: image.path for image in images}, views)
+        pictures = [Picture(i.image_id, i.name, store, word_shares(i.tokens)) for i in images]
+        captions = [[self.vocabulary.encode(tokens) for tokens in image.tokens] for image in images]
+        return Loader(pictures, captions, self.words, settings, stores.device)
 
 
 def _folder(data: str) -> Path:

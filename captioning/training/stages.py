@@ -10,7 +10,8 @@ chosen by the dev split.
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from captioning import decoding, metrics
 from captioning.model import CaptionModel, State
+from captioning.training.batches import Loader
 from captioning.training.corpus import Corpus
 from captioning.training.losses import caption_entropy, half, reinforce
 from captioning.training.settings import Settings
@@ -27,7 +29,7 @@ from common.training import stages
 from common.training.batches import Batch
 from common.training.checkpoints import save_checkpoint
 from common.training.evidence import evidence_entropy, shares_as_logits
-from common.training.loop import Stage, parameter_groups, train
+from common.training.loop import Stage, train
 from common.training.run import Run
 from data.words.vocabulary import END, SPECIAL
 
@@ -54,31 +56,24 @@ def train_captioner(
     corpus = Corpus.read(data, settings, limit)
     training = Training(corpus, settings, features or Path(out) / "features", device)
     train(training.stages(), training.model, run, settings.seed)
-    figures = training.caption_figures(settings.beam, settings.length_penalty)
-    run.log({"dev": len(corpus.dev), "beam": settings.beam, **figures})
+    figures = training.metrics_of_captions(settings.beam, settings.length_penalty)
+    run.log({"dev": len(corpus.val), "beam": settings.beam, **figures})
     return save_checkpoint(Path(out) / "captioner", training.model.state_dict(), training.described(figures))
 
 
-class Training(stages.Training[Settings, CaptionModel]):
+class Training(stages.Training):
     """The model, its batches and the three stages' losses."""
 
-    def __init__(
-        self,
-        corpus: Corpus,
-        settings: Settings,
-        stores: str | os.PathLike[str],
-        device: str | torch.device = "cpu",
-    ):
-        self.corpus = corpus
-        super().__init__(settings, stores, device)
-        self.training, self.dev = (
-            corpus.loader(split, corpus.pictures(split, self.stores, views), settings, self.device)
-            for split, views in (("train", settings.views), ("dev", 1))
-        )
-        bias = cast(Tensor, self.model.decoder.evidence.bias)
-        with torch.no_grad():
-            bias.copy_(shares_as_logits(self.training.evidence))
-        self.scorer = metrics.CiderD([[[*t, _END] for t in image.tokens] for image in corpus.train])
+    corpus: Corpus
+    settings: Settings
+    model: CaptionModel
+    training: Loader
+    validation: Loader
+
+    @cached_property
+    def scorer(self) -> metrics.CiderD:
+        """What samples are rewarded by: CIDEr-D against the captions of training images, with their ends."""
+        return metrics.CiderD([[[*tokens, _END] for tokens in image.tokens] for image in self.corpus.train])
 
     def build(self) -> CaptionModel:
         return CaptionModel(
@@ -92,39 +87,37 @@ class Training(stages.Training[Settings, CaptionModel]):
             self.trunk.layer,
         )
 
+    @torch.no_grad()
+    def start_evidence(self) -> None:
+        bias = cast(Tensor, self.model.decoder.evidence.bias)
+        bias.copy_(shares_as_logits(self.training.evidence))
+
     def stages(self) -> list[Stage]:
         """The three stages; see the module's docstring."""
         s, decoder, tail = self.settings, self.model.decoder, list(self.tail.parameters())
         evidence = list(decoder.evidence.parameters())
         rest = [p for n, p in decoder.named_parameters() if not n.startswith("evidence.")]
-        captions = Stage(
-            "captions",
-            s.caption_epochs,
-            self.training.steps,
-            parameter_groups(self.model, (tail, s.caption_trunk_rate), ([*evidence, *rest], s.decoder_rate)),
-            self.training.epoch,
-            self.caption_loss,
-            self.dev_figures,
-            s.weight_decay,
-            mode=self.mode,
-        )
+        common = {
+            "steps": self.training.steps, "batches": self.training.epoch, "evaluate": self.caption_figures
+        }  # fmt: skip
         return [
-            replace(
-                captions,
-                name="evidence",
-                epochs=s.evidence_epochs,
-                parameters=parameter_groups(self.model, (tail, s.trunk_rate), (evidence, s.decoder_rate)),
-                loss=self.evidence_loss,
-                evaluate=self.dev_evidence,
+            self.stage(
+                "evidence",
+                s.evidence_epochs,
+                self.evidence_loss,
+                (tail, s.trunk_rate),
+                (evidence, s.decoder_rate),
+                **{**common, "evaluate": self.evidence_figures},
             ),
-            captions,
-            replace(
-                captions,
-                name="reward",
-                epochs=s.reward_epochs,
-                parameters=parameter_groups(self.model, (rest, s.reward_rate)),
-                loss=self.reward_loss,
+            self.stage(
+                "captions",
+                s.caption_epochs,
+                self.caption_loss,
+                (tail, s.caption_trunk_rate),
+                ([*evidence, *rest], s.decoder_rate),
+                **common,
             ),
+            self.stage("reward", s.reward_epochs, self.reward_loss, (rest, s.reward_rate), **common),
         ]
 
     def summary(self, stored: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,38 +180,38 @@ class Training(stages.Training[Settings, CaptionModel]):
         return self.scorer.score([*words, _END] if END in tokens else words, number)
 
     @torch.no_grad()
-    def dev_evidence(self) -> dict[str, float]:
+    def evidence_figures(self) -> dict[str, float]:
         """The evidence loss of the dev images, and the share of true ones among the five likeliest words."""
         self.model.eval()
         losses, ranked = [], []
-        for batch in self.dev.plain():
+        for batch in self.validation.plain():
             _, evidence = self.summary(batch.features)
             loss = evidence_entropy(evidence, batch.evidence, batch.absent)
             losses.append(float(loss) * len(batch.numbers))
             best = evidence.topk(min(5, evidence.shape[1]), 1).indices
             ranked.extend((batch.evidence.gather(1, best) > 0).float().mean(1).tolist())
         return {
-            "dev_evidence": sum(losses) / len(self.corpus.dev),
+            "dev_evidence": sum(losses) / len(self.corpus.val),
             "dev_precision_5": float(np.mean(ranked)),
         }
 
-    def dev_figures(self) -> dict[str, float]:
+    def caption_figures(self) -> dict[str, float]:
         """Greedy captions of the dev images, with the evidence figures."""
-        scores = self.caption_figures(1, 0.0, fast=True)
+        scores = self.metrics_of_captions(1, 0.0, fast=True)
         kept = {f"dev_{k}": scores[k] for k in ("BLEU-4", "CIDEr")}
-        return {**kept, "dev_length": scores["length"], **self.dev_evidence()}
+        return {**kept, "dev_length": scores["length"], **self.evidence_figures()}
 
     @torch.no_grad()
-    def caption_figures(self, beam: int, length_penalty: float, fast: bool = False) -> dict[str, float]:
+    def metrics_of_captions(self, beam: int, length_penalty: float, fast: bool = False) -> dict[str, float]:
         """Metrics of the dev images' captions, with their mean length and the share of unlike captions."""
         self.model.eval()
         captions: list[list[str]] = []
-        for batch in self.dev.plain():
+        for batch in self.validation.plain():
             with half(self.device, fast):
                 state = self.model.decoder.begin(*self.summary(batch.features))
                 found = decoding.beam_from(self.model, state, beam, length_penalty=length_penalty)
             captions.extend(self.model.vocabulary.decode(f[0].tokens) for f in found)
-        scores = metrics.evaluate(captions, [image.tokens for image in self.corpus.dev])
+        scores = metrics.evaluate(captions, [image.tokens for image in self.corpus.val])
         scores["length"] = float(np.mean([len(c) for c in captions]))
         scores["distinct"] = len({tuple(c) for c in captions}) / len(captions)
         return scores
@@ -230,7 +223,7 @@ class Training(stages.Training[Settings, CaptionModel]):
             "captioner",
             layer=self.trunk.layer,
             decoding={"beam": s.beam, "length_penalty": s.length_penalty},
-            figures={"dev": figures, "dev_images": len(self.corpus.dev)},
+            figures={"dev": figures, "dev_images": len(self.corpus.val)},
             train_images=len(self.corpus.train),
             evidence_words=self.corpus.words,
             vocabulary=list(self.corpus.vocabulary.words),

@@ -103,16 +103,21 @@ def load_trunk(name: str, random_weights: bool = False) -> Trunk:
     network = load_network(name, random_weights=random_weights)
     if network.grid is not None:
         raise UserError(f"'{name}' has tokens, not a feature map; a trunk is a convolutional network")
-    module = network.module
-    classifier = None if random_weights else _classifier(module)
+    module: Any = network.module
+    classifier = module.get_classifier() if hasattr(module, "get_classifier") else getattr(module, "fc", None)
     layer = None
     if hasattr(module, "forward_features") and hasattr(module, "reset_classifier"):
-        module.reset_classifier(0)  # type: ignore[operator]
+        module.reset_classifier(0)
     else:
         layer = network.default_layer()
     with torch.no_grad():
-        channels = _channels(feature_map(module, layer, network.blank()))
-    if classifier is not None and classifier.in_features != channels:
+        maps = feature_map(module, layer, network.blank())
+    if not isinstance(maps, Tensor) or maps.ndim != 4:
+        raise UserError(
+            "the trunk's last layer is no feature map (images, channels, height, width); choose another"
+        )
+    channels = maps.shape[1]
+    if random_weights or not isinstance(classifier, nn.Linear) or classifier.in_features != channels:
         classifier = None
     return Trunk(module, layer, network.preprocessing, channels, network.source, classifier)
 
@@ -146,16 +151,3 @@ def fingerprint(module: nn.Module, *parts: object) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _channels(maps: Tensor) -> int:
-    if not isinstance(maps, Tensor) or maps.ndim != 4:
-        raise UserError(
-            "the trunk's last layer is no feature map (images, channels, height, width); choose another"
-        )
-    return maps.shape[1]
-
-
-def _classifier(module: Any) -> nn.Linear | None:
-    found = module.get_classifier() if hasattr(module, "get_classifier") else getattr(module, "fc", None)
-    return found if isinstance(found, nn.Linear) else None

@@ -22,14 +22,14 @@ _FULL_PRECISION = ("running_mean", "running_var")
 
 
 def save_checkpoint(
-    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], config: Mapping[str, Any], half: bool = True
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], config: Mapping[str, Any]
 ) -> Path:
     """Write tensors and configuration, each atomically; returns the path of the safetensors file.
 
-    `path` is the stem, or either file's own name. `half` stores floating weights as float16.
+    `path` is the stem, or either file's own name.
     """
     stem = stem_of(path)
-    stored = {name: _stored(name, tensor, half) for name, tensor in tensors.items()}
+    stored = {name: _stored(name, tensor) for name, tensor in tensors.items()}
     weights = _beside(stem, ".safetensors")
     with atomic_path(weights) as temporary:
         try:
@@ -118,7 +118,7 @@ def _beside(stem: Path, suffix: str) -> Path:
     return stem.with_name(stem.name + suffix)
 
 
-def _stored(name: str, tensor: Tensor, half: bool) -> Tensor:
+def _stored(name: str, tensor: Tensor) -> Tensor:
     tensor = tensor.detach().cpu().contiguous()
-    full = not half or not tensor.is_floating_point() or name.endswith(_FULL_PRECISION)
+    full = not tensor.is_floating_point() or name.endswith(_FULL_PRECISION)
     return tensor.clone() if full else tensor.half()

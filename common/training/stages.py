@@ -7,43 +7,56 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.networks.trunk import load_trunk
-from common.training.loop import seed_everything
+from common.training.loop import Stage, parameter_groups, seed_everything
 from common.training.settings import TrainingSettings
 from common.training.views import Stores
 
-S = TypeVar("S", bound=TrainingSettings)
-M = TypeVar("M", bound=nn.Module)
 
+class Training(ABC):
+    """A trunk, a model on it, and batches of a corpus; a task adds its head and the losses of its stages.
 
-class Training(ABC, Generic[S, M]):
-    """A trunk, a model on it, and where the trunk's stored features are; a task adds its head, its data and its losses.
-
-    The trunk's front stays as it is, so its output is stored once for each image (`stores`); the `tail` is trained.
+    The trunk's front stays as it is, so its output is stored once for each image; the `tail` is trained.
     """
 
-    def __init__(self, settings: S, stores: str | os.PathLike[str], device: str | torch.device):
-        self.settings, self.device = settings, torch.device(device)
+    model: Any
+
+    def __init__(
+        self,
+        corpus: Any,
+        settings: TrainingSettings,
+        stores: str | os.PathLike[str],
+        device: str | torch.device = "cpu",
+    ):
+        """`stores` is the folder of the stored features."""
+        self.corpus, self.settings, self.device = corpus, settings, torch.device(device)
         seed_everything(settings.seed, settings.trunk)
         self.trunk = load_trunk(settings.trunk)
         self.model = self.new_model()
         self.tail = self.trunk.split(settings.train_blocks)[1]
         self.trunk.module.requires_grad_(False)
-        self.stores = Stores(self.trunk, settings.train_blocks, Path(stores), self.device)
+        made = Stores(self.trunk, settings.train_blocks, Path(stores), self.device)
+        self.training, self.validation = (corpus.loader(split, made, settings) for split in ("train", "val"))
+        self.start_evidence()
 
     @abstractmethod
-    def build(self) -> M:
+    def build(self) -> nn.Module:
         """A model on the trunk, its head with random weights."""
 
-    def new_model(self) -> M:
+    @abstractmethod
+    def start_evidence(self) -> None:
+        """Set the model's evidence for words to what is known before training."""
+
+    def new_model(self) -> Any:
         """As `build`, from the settings' seed and on the device."""
         seed_everything(self.settings.seed)
         return self.build().to(memory_format=torch.channels_last).to(self.device)  # type: ignore[call-overload]
@@ -53,6 +66,21 @@ class Training(ABC, Generic[S, M]):
         self.model.train()
         if self.trunk.pretrained:
             self.trunk.module.eval()
+
+    def stage(
+        self,
+        name: str,
+        epochs: int,
+        loss: Callable[[Any], tuple[Tensor, dict[str, float]]],
+        *groups: tuple[list[nn.Parameter], float],
+        **more: Any,
+    ) -> Stage:
+        """A stage that trains `groups` of parameters, each at its rate; `more` are further fields of `Stage`."""
+        parameters = parameter_groups(self.model, *groups)
+        decay = self.settings.weight_decay
+        return Stage(
+            name, epochs, parameters=parameters, loss=loss, weight_decay=decay, mode=self.mode, **more
+        )
 
     def maps(self, stored: Tensor) -> Tensor:
         """Stored features (B,C,..) -> the last map (B,K,h,w), channels of it dropped in training."""

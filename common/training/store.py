@@ -6,7 +6,8 @@ after its data is flushed; rows without a mark are simply computed again.
 
     with FeatureStore.open(path, names, shape, fingerprint) as store:
         store.fill(compute)                 # resumes where it stopped
-    FeatureStore(path, fingerprint)[["a.jpg", "b.jpg"]]       # (2, *shape)
+    store = FeatureStore(path, fingerprint)
+    store.read(store.rows(["a.jpg", "b.jpg"]))                # (2, *shape), float16
 """
 
 from __future__ import annotations
@@ -22,8 +23,6 @@ import numpy as np
 
 from common.errors import UserError
 from common.files import atomic_path
-
-_FLOATS = {"float16": np.float16, "float32": np.float32}
 
 
 class FeatureStore:
@@ -47,16 +46,11 @@ class FeatureStore:
 
     @classmethod
     def open(
-        cls,
-        path: str | os.PathLike[str],
-        names: Sequence[str],
-        shape: Sequence[int],
-        fingerprint: str,
-        dtype: str = "float16",
+        cls, path: str | os.PathLike[str], names: Sequence[str], shape: Sequence[int], fingerprint: str
     ) -> FeatureStore:
         """Open for filling; make the file when there is none. Raises when it was made for other images."""
         if not Path(path).exists():
-            _create(Path(path), names, tuple(shape), fingerprint, dtype)
+            _create(Path(path), names, tuple(shape), fingerprint)
         store = cls(path, fingerprint, mode="r+")
         if store.names != list(names) or store.shape != tuple(shape):
             store.close()
@@ -133,9 +127,6 @@ class FeatureStore:
                 raise _broken(self.path) from error
         return out
 
-    def __getitem__(self, names: Sequence[str]) -> np.ndarray:
-        return self.read(self.rows(names))
-
     def close(self) -> None:
         if self._file is not None and self._owner == os.getpid():
             self._file.close()
@@ -175,12 +166,10 @@ def complete_store(
     return FeatureStore(path, fingerprint)
 
 
-def _create(path: Path, names: Sequence[str], shape: tuple[int, ...], fingerprint: str, dtype: str) -> None:
-    if dtype not in _FLOATS:
-        raise UserError(f"features are stored as {' or '.join(_FLOATS)}, not '{dtype}'")
+def _create(path: Path, names: Sequence[str], shape: tuple[int, ...], fingerprint: str) -> None:
     if len(set(names)) != len(names):
         raise UserError("a feature store has one row for each image; an image is listed twice")
-    needed = len(names) * int(np.prod(shape)) * np.dtype(dtype).itemsize
+    needed = len(names) * int(np.prod(shape)) * np.dtype("float16").itemsize
     path.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(path.parent).free
     if needed > free:
@@ -194,7 +183,7 @@ def _create(path: Path, names: Sequence[str], shape: tuple[int, ...], fingerprin
         file.create_dataset("names", data=encoded)
         _allocated(file, "done", (len(names),), np.dtype("uint8"), (len(names),))
         chunk = (1, 1, *shape[1:]) if len(shape) > 3 else (1, *shape)
-        _allocated(file, "features", (len(names), *shape), np.dtype(dtype), chunk)
+        _allocated(file, "features", (len(names), *shape), np.dtype("float16"), chunk)
 
 
 def _allocated(file: h5py.File, name: str, shape: tuple, dtype: np.dtype, chunk: tuple) -> None:

@@ -29,42 +29,28 @@ def add_parser(subparsers: Any) -> None:
         description="Train a model; an interrupted run goes on.",
     )
     models = parser.add_subparsers(dest="train_model", metavar="MODEL", required=True)
-    for add in (_captioner, _vqa):
-        add(models)
-
-
-def _captioner(models: Any) -> None:
-    parser = models.add_parser(
+    captioner = models.add_parser(
         "captioner",
         help="train the captioner on Flickr8k",
         description="Train the captioner; options left out are as the shipped checkpoint was trained.",
     )
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="flickr8k:PATH",
-        help="the folder that holds Flickr8k_text and the photographs",
-    )
-    _add_run_arguments(parser, CaptionerSettings())
-    parser.set_defaults(run=run_captioner)
-
-
-def _vqa(models: Any) -> None:
-    parser = models.add_parser(
+    data = "the folder that holds Flickr8k_text and the photographs"
+    captioner.add_argument("--data", required=True, metavar="flickr8k:PATH", help=data)
+    vqa = models.add_parser(
         "vqa",
         help="train the VQA model",
         description="Train the VQA model; options left out have the value the shipped checkpoint was trained with,"
         " from weights in saywhy[lite].",
     )
-    parser.add_argument(
-        "--data", required=True, action="append", metavar="KIND:PATH",
-        help="vqa2:PATH, vqa:PATH, cocoqa:PATH, derived:FLICKR8K, file:QUESTIONS, easyvqa; repeatable",
-    )  # fmt: skip
-    _add_run_arguments(parser, VqaSettings())
-    parser.set_defaults(run=run_vqa)
+    data = "vqa2:PATH, vqa:PATH, okvqa:PATH, cocoqa:PATH, derived:FLICKR8K, file:QUESTIONS, easyvqa; repeatable"
+    vqa.add_argument("--data", required=True, action="append", metavar="KIND:PATH", help=data)
+    _add_run_arguments(captioner, CaptionerSettings(), run_captioner)
+    _add_run_arguments(vqa, VqaSettings(), run_vqa)
 
 
-def _add_run_arguments(parser: argparse.ArgumentParser, settings: TrainingSettings) -> None:
+def _add_run_arguments(
+    parser: argparse.ArgumentParser, settings: TrainingSettings, run: Callable[..., int]
+) -> None:
     """The arguments that every training has, and one for each of its settings."""
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="folder for checkpoint, log and learning curve"
@@ -86,6 +72,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser, settings: TrainingSettin
         kind, metavar = (str, "NAME") if isinstance(default, str) else (_number, "N")
         what = f"{described['what']} (default: {default})".replace("%", "%%")
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=what)
+    parser.set_defaults(run=run)
 
 
 def _number(text: str) -> int | float:

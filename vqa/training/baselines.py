@@ -13,7 +13,7 @@ from data.records import Question
 from vqa.metrics import commonest_answer, commonest_per_kind
 from vqa.model import VqaModel
 from vqa.training.batches import Batch, Loader
-from vqa.training.losses import blind_scores, weighted_entropy
+from vqa.training.losses import blind_scores, likeliest, weighted_entropy
 from vqa.training.settings import Settings
 
 
@@ -60,12 +60,7 @@ def train_blind(model: VqaModel, loader: Loader, settings: Settings, run: Run) -
 def predict_blind(model: VqaModel, loader: Loader) -> list[str]:
     """The likeliest answer to each of the loader's questions, in their order, without the image."""
     model.eval()
-    found = [""] * len(loader.examples)
-    for batch in loader.plain(look=False):
-        best = blind_scores(model, batch.tokens).argmax(1).tolist()
-        for number, answer in zip(batch.questions, best, strict=True):
-            found[number] = model.answers[answer]
-    return found
+    return likeliest(model, loader, lambda batch: blind_scores(model, batch.tokens), look=False)
 
 
 class _Head(nn.Module):

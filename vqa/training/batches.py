@@ -5,6 +5,7 @@ Letters: B images, Q questions of the batch, L tokens, N answers, E evidence wor
 
 from __future__ import annotations
 
+import copy
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -99,16 +100,22 @@ class Loader(batches.Loader):
         device: torch.device,
     ):
         super().__init__(pictures, words, settings.batch, device)
-        self.examples, self.answers, self.per_image = list(examples), answers, settings.per_image
+        self.answers, self.per_image = answers, settings.per_image
         self.summaries: list[Tensor] | None = None  # of each picture (views, K+E): see `summarise`
+        self._ask(examples)
+
+    def only(self, wanted: Callable[[Question], bool]) -> Loader:
+        """A loader of the questions that are `wanted`; of all of them where none is."""
+        other = copy.copy(self)
+        other._ask([each for each in self.examples if wanted(each.question)] or self.examples)
+        return other
+
+    def _ask(self, examples: Sequence[Example]) -> None:
+        self.examples = list(examples)
         place = {picture.image_id: i for i, picture in enumerate(self.pictures)}
         self.of_image: dict[int, list[int]] = defaultdict(list)
         for number, example in enumerate(self.examples):
             self.of_image[place[example.question.image_id]].append(number)
-
-    @property
-    def questions(self) -> list[Question]:
-        return [example.question for example in self.examples]
 
     @property
     def steps(self) -> int:
@@ -175,13 +182,12 @@ class Loader(batches.Loader):
             weights=weights.to(self.device),
         )
 
-    def summarise(self, encode: Callable[[Tensor], Tensor], views: Callable[[Picture], int]) -> None:
-        """From now on batches carry what `encode` makes of the stored features (B,K+E), for the first views of each."""
+    def summarise(self, encode: Callable[[Tensor], Tensor], counts: Sequence[int]) -> None:
+        """From now on batches carry what `encode` makes of stored features (B,K+E), for `counts` views of each."""
         self.summaries = None
-        counts = [views(picture) for picture in self.pictures]
         rows = [(i, view) for i, count in enumerate(counts) for view in range(count)]
         made = [encode(self.features(*zip(*part, strict=True))).half().cpu() for part in parts(rows, 64)]
-        self.summaries = list(torch.cat(made).split(counts))
+        self.summaries = list(torch.cat(made).split(list(counts)))
 
     def views(self, number: int) -> int:
         return len(self.summaries[number]) if self.summaries else super().views(number)

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from common.errors import UserError
 from common.training.batches import Picture
 from common.training.evidence import commonest_words, word_shares
@@ -69,26 +67,8 @@ class Corpus:
         """The images that people wrote training questions about."""
         return {q.image_id for q in self.train if q.source != "derived"}
 
-    def pictures(self, split: str, stores: Stores, views: int, settings: Settings) -> list[Picture]:
-        """The images of a split's questions; each collection of images has a feature store of its own."""
-        human, found = self.human, []
-        for family, group in _families(self.train if split == "train" else self.val).items():
-            files = self._files(family, group, split)
-            name = {"train": "train", "val": "dev"}[split] if family == "flickr8k" else f"{family}-{split}"
-            store = stores.open(name, {path.name: path for path in files.values()}, views)
-            for image_id, path in files.items():
-                words, complete = self.shown.get(image_id, ({}, False))
-                absent = 1.0 if complete else settings.absent_weight
-                times = settings.human_times if image_id in human else settings.derived_times
-                found.append(
-                    Picture(image_id, path.name, store, words, absent, times if split == "train" else 1.0)
-                )
-        return found
-
-    def loader(
-        self, split: str, pictures: Sequence[Picture], settings: Settings, device: torch.device
-    ) -> Loader:
-        """Batches of a split's questions about `pictures`."""
+    def loader(self, split: str, stores: Stores, settings: Settings) -> Loader:
+        """Batches of a split's questions."""
         index = {answer: number for number, answer in enumerate(self.answers)}
         weights = {"derived": settings.derived_weight}
         examples = [
@@ -100,7 +80,24 @@ class Corpus:
             )
             for question in (self.train if split == "train" else self.val)
         ]
-        return Loader(pictures, examples, self.words, len(index), settings, device)
+        pictures = self._pictures(split, stores, settings)
+        return Loader(pictures, examples, self.words, len(index), settings, stores.device)
+
+    def _pictures(self, split: str, stores: Stores, settings: Settings) -> list[Picture]:
+        """The images of a split's questions; each collection of images has a feature store of its own."""
+        questions, views = (self.train, settings.views) if split == "train" else (self.val, 1)
+        human, found = self.human, []
+        for family in dict.fromkeys(_family(question) for question in questions):
+            files = self._files(family, [q for q in questions if _family(q) == family], split)
+            name = {"train": "train", "val": "dev"}[split] if family == "flickr8k" else f"{family}-{split}"
+            store = stores.open(name, {path.name: path for path in files.values()}, views)
+            for image_id, path in files.items():
+                words, complete = self.shown.get(image_id, ({}, False))
+                absent = 1.0 if complete else settings.absent_weight
+                times = settings.human_times if image_id in human else settings.derived_times
+                times = times if split == "train" else 1.0
+                found.append(Picture(image_id, path.name, store, words, absent, times))
+        return found
 
     def _files(self, family: str, questions: Sequence[Question], split: str) -> dict[str, Path]:
         """Id -> file of the family's images.
@@ -137,12 +134,9 @@ def _coco_validation(questions: QuestionSet) -> set[str]:
     return split_ids(questions.path, "val") if of_coco else set()
 
 
-def _families(questions: Sequence[Question]) -> dict[str, list[Question]]:
-    """Questions by the collection their images are from: each has a feature store of its own."""
-    found: dict[str, list[Question]] = defaultdict(list)
-    for question in questions:
-        found[question.image_id.partition(":")[0]].append(question)
-    return dict(found)
+def _family(question: Question) -> str:
+    """The collection that a question's image is from."""
+    return question.image_id.partition(":")[0]
 
 
 def _limited(questions: list[Question], limit: int | None) -> list[Question]:

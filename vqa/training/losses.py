@@ -5,11 +5,13 @@ Letters: B images, Q questions, L tokens, N answers, K channels, E evidence word
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from vqa.model import VqaModel
-from vqa.training.batches import Batch
+from vqa.training.batches import Batch, Loader
 
 
 def scores(model: VqaModel, mean: Tensor, evidence: Tensor, tokens: Tensor, image: Tensor) -> Tensor:
@@ -33,3 +35,14 @@ def weighted_entropy(logits: Tensor, batch: Batch, smoothing: float) -> Tensor:
     """Cross-entropy of answer scores (Q,N) with targets (Q,N), averaged with the questions' weights."""
     each = F.cross_entropy(logits, batch.targets, reduction="none", label_smoothing=smoothing)
     return (each * batch.weights).sum() / batch.weights.sum()
+
+
+def likeliest(
+    model: VqaModel, loader: Loader, scored: Callable[[Batch], Tensor], look: bool = True
+) -> list[str]:
+    """The likeliest answer to each of the loader's questions, in their order; `scored` gives a batch's scores (Q,N)."""
+    found = [""] * len(loader.examples)
+    for batch in loader.plain(look):
+        for number, answer in zip(batch.questions, scored(batch).argmax(1).tolist(), strict=True):
+            found[number] = model.answers[answer]
+    return found

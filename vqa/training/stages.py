@@ -14,7 +14,8 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from torch import Tensor
 from common.training import stages
 from common.training.checkpoints import save_checkpoint
 from common.training.evidence import evidence_entropy
-from common.training.loop import Stage, parameter_groups, seed_of, train
+from common.training.loop import Stage, seed_of, train
 from common.training.run import Run
 from data.derived.question_sets import QuestionSet
 from vqa.metrics import by_source
@@ -33,7 +34,7 @@ from vqa.training.baselines import commonest, predict_blind, train_blind
 from vqa.training.batches import Batch, Loader
 from vqa.training.corpus import Corpus
 from vqa.training.evidence import start_evidence
-from vqa.training.losses import scores, weighted_entropy
+from vqa.training.losses import likeliest, scores, weighted_entropy
 from vqa.training.settings import Settings, settings_for
 
 
@@ -64,31 +65,21 @@ def train_vqa(
     return save_checkpoint(Path(out) / "vqa", training.model.state_dict(), described)
 
 
-class Training(stages.Training[Settings, VqaModel]):
+class Training(stages.Training):
     """The model, its batches and the stages' losses."""
 
-    def __init__(
-        self,
-        corpus: Corpus,
-        settings: Settings,
-        stores: str | os.PathLike[str],
-        device: str | torch.device = "cpu",
-    ):
-        self.corpus = corpus
-        super().__init__(settings, stores, device)
-        self.training, self.validation = (
-            corpus.loader(split, corpus.pictures(split, self.stores, views, settings), settings, self.device)
-            for split, views in (("train", settings.views), ("val", 1))
+    corpus: Corpus
+    settings: Settings
+    model: VqaModel
+    training: Loader
+    validation: Loader
+
+    @cached_property
+    def quick(self) -> Loader:
+        """The validation questions that people wrote, and the derived ones about a fifth of the images."""
+        return self.validation.only(
+            lambda q: q.source not in ("derived", "easyvqa") or seed_of(q.image_id) % 5 == 0
         )
-        few = [
-            q for q in corpus.val if q.source not in ("derived", "easyvqa") or seed_of(q.image_id) % 5 == 0
-        ]
-        self.quick = replace(corpus, val=few or corpus.val).loader(
-            "val", self.validation.pictures, settings, self.device
-        )
-        evidence = self.model.image.evidence
-        if evidence is not None:
-            start_evidence(evidence, corpus.words, self.training.evidence, self.trunk.classifier)
 
     def build(self) -> VqaModel:
         s = self.settings
@@ -107,45 +98,52 @@ class Training(stages.Training[Settings, VqaModel]):
             layer=self.trunk.layer,
         )
 
+    def start_evidence(self) -> None:
+        evidence = self.model.image.evidence
+        if evidence is not None:
+            start_evidence(evidence, self.corpus.words, self.training.evidence, self.trunk.classifier)
+
     def stages(self) -> list[Stage]:
         """The stages that have epochs; see the module's docstring."""
         s, model, tail = self.settings, self.model, list(self.tail.parameters())
         evidence = list(model.image.evidence.parameters()) if model.image.evidence is not None else []
         kept = ("trunk.", "image.evidence.")
         rest = [p for n, p in model.named_parameters() if not n.startswith(kept)]
-        steps = self.training.steps
-        answers = Stage(
-            "answers",
-            s.answer_epochs,
-            steps,
-            parameter_groups(model, (tail, s.answer_trunk_rate), ([*evidence, *rest], s.answer_head_rate)),
-            self.looked_at,
-            self.answer_loss,
-            self.quick_figures,
-            s.weight_decay,
-            s.average,
-            warmup=min(100, steps),
-            mode=self.mode,
-        )
-        evidences = replace(
-            answers,
-            name="evidence",
-            epochs=s.evidence_epochs if evidence else 0,
-            steps=-(-len(self.training.pictures) // s.batch),
-            parameters=parameter_groups(model, (tail, s.trunk_rate), (evidence, s.head_rate)),
-            batches=lambda seed: self.looked_at(seed, each_once=True),
-            loss=self.evidence_loss,
-            evaluate=None,
-        )
-        head = replace(
-            answers,
-            name="head",
-            epochs=s.head_epochs,
-            steps=self.training.steps_of(s.head_batch),
-            parameters=parameter_groups(model, (rest, s.head_rate)),
-            batches=self.summarised,
-        )
-        return [stage for stage in (evidences, head, answers) if stage.epochs]
+        common = {
+            "evaluate": self.quick_figures, "average": s.average, "warmup": min(100, self.training.steps)
+        }  # fmt: skip
+        stages = [
+            self.stage(
+                "evidence",
+                s.evidence_epochs if evidence else 0,
+                self.evidence_loss,
+                (tail, s.trunk_rate),
+                (evidence, s.head_rate),
+                steps=-(-len(self.training.pictures) // s.batch),
+                batches=lambda seed: self.looked_at(seed, each_once=True),
+                **{**common, "evaluate": None},
+            ),
+            self.stage(
+                "head",
+                s.head_epochs,
+                self.answer_loss,
+                (rest, s.head_rate),
+                steps=self.training.steps_of(s.head_batch),
+                batches=self.summarised,
+                **common,
+            ),
+            self.stage(
+                "answers",
+                s.answer_epochs,
+                self.answer_loss,
+                (tail, s.answer_trunk_rate),
+                ([*evidence, *rest], s.answer_head_rate),
+                steps=self.training.steps,
+                batches=self.looked_at,
+                **common,
+            ),
+        ]
+        return [stage for stage in stages if stage.epochs]
 
     def looked_at(self, seed: int, each_once: bool = False) -> Iterator[Batch]:
         """An epoch of a stage that trains the trunk: from each image's stored features."""
@@ -158,16 +156,12 @@ class Training(stages.Training[Settings, VqaModel]):
         Images with questions that people wrote keep two views (as they are, and mirrored), the others one.
         """
         if self.training.summaries is None:
-            human = self.corpus.human
-            mode = self.model.training
+            human, most = self.corpus.human, min(2, self.settings.views)
+            counts = [most if p.image_id in human else 1 for p in self.training.pictures]
             self.model.eval()
             with torch.no_grad():
-                for loader, views in ((self.training, min(2, self.settings.views)), (self.quick, 1)):
-                    loader.summarise(
-                        lambda stored: torch.cat(self.encode(stored), 1),
-                        lambda picture, views=views: views if picture.image_id in human else 1,  # type: ignore[misc]
-                    )
-            self.model.train(mode)
+                for loader, views in ((self.training, counts), (self.quick, [1] * len(self.quick.pictures))):
+                    loader.summarise(lambda stored: torch.cat(self.encode(stored), 1), views)
             self.mode()
         return self.training.epoch(seed, batch=self.settings.head_batch)
 
@@ -185,18 +179,13 @@ class Training(stages.Training[Settings, VqaModel]):
     def answer_loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Cross-entropy with the answers' shares, with a share of the evidence loss."""
         mean, evidence = self.encode(batch.features)
-        answers = weighted_entropy(
-            scores(self.model, mean, evidence, batch.tokens, batch.image),
-            batch,
-            self.settings.label_smoothing,
-        )
+        found = scores(self.model, mean, evidence, batch.tokens, batch.image)
+        answers = weighted_entropy(found, batch, self.settings.label_smoothing)
         if not self.corpus.words or batch.features.dim() == 2:
             return answers, {}
         seen = evidence_entropy(evidence, batch.evidence, batch.absent)
-        return answers + self.settings.evidence_weight * seen, {
-            "answers": answers.item(),
-            "evidence": seen.item(),
-        }
+        loss = answers + self.settings.evidence_weight * seen
+        return loss, {"answers": answers.item(), "evidence": seen.item()}
 
     def baselines(self, run: Run) -> dict[str, Any]:
         """Figures of the commonest answer, the commonest of each question type, and the model without the image."""
@@ -210,16 +199,15 @@ class Training(stages.Training[Settings, VqaModel]):
     def predict(self, loader: Loader) -> list[str]:
         """The likeliest answer to each of the loader's questions, in their order."""
         self.model.eval()
-        found = [""] * len(loader.examples)
-        for batch in loader.plain():
-            best = scores(self.model, *self.encode(batch.features), batch.tokens, batch.image).argmax(1)
-            for number, answer in zip(batch.questions, best.tolist(), strict=True):
-                found[number] = self.model.answers[answer]
-        return found
+        return likeliest(
+            self.model,
+            loader,
+            lambda batch: scores(self.model, *self.encode(batch.features), batch.tokens, batch.image),
+        )
 
     def quick_figures(self) -> dict[str, float]:
-        """Accuracy on the questions that people wrote and on the derived ones about a fifth of the images."""
-        found = by_source(self.predict(self.quick), self.quick.questions)
+        """Accuracy on the `quick` questions of each set."""
+        found = by_source(self.predict(self.quick), [example.question for example in self.quick.examples])
         return {f"val_{source}": round(float(row["all"]["accuracy"]), 4) for source, row in found.items()}
 
     def described(self, figures: dict[str, Any], baselines: dict[str, Any]) -> dict[str, Any]:
