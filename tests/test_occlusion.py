@@ -106,6 +106,57 @@ class MixesImages(nn.Module):
         return x / x.norm()
 
 
+class Mirrored(nn.Module):
+    """Padding that isn't zero, in a convolution and as a module of its own: borders reach further."""
+
+    def __init__(self, mode: str, pad: type[nn.Module]) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(
+            nn.Conv2d(3, 6, 3, stride=2, padding=1, padding_mode=mode), nn.ReLU(), pad(2), nn.Conv2d(6, 6, 5),
+            nn.ReLU(), pad(1), nn.Conv2d(6, 8, 3, padding=1),
+        )  # fmt: skip
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.trunk(images).relu().mean((-2, -1)))
+
+
+class Corner(nn.Module):
+    """A convolution that is another one in two corners of the map only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gain = torch.ones(x.shape[-2:], dtype=x.dtype)
+        gain[:4, :4], gain[-1, :20] = 1.5, 2
+        return self.conv(x) * gain
+
+
+class OddCorners(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(Corner(), nn.ReLU(), nn.Conv2d(6, 8, 3, stride=2, padding=1))
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.trunk(images).relu().mean((-2, -1)))
+
+
+class BatchStatistics(nn.Module):
+    """Normalised over the batch, with scores so large that what the batch does looks like rounding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(6, 8, 3))
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.batch_norm(self.trunk(images), None, None, training=True)
+        return self.fc(x.relu().pow(2).mean((-2, -1))) + 1000
+
+
 def images(count: int = 1, size: tuple[int, int] = (75, 90), dtype: torch.dtype = torch.float64) -> Tensor:
     generator = torch.Generator().manual_seed(3)
     return torch.randn(count, 3, *size, generator=generator, dtype=torch.float64).to(dtype)
@@ -143,7 +194,7 @@ def way(network: nn.Module, x: Tensor, layer: str, options: OcclusionOptions) ->
     """The way that `occlusion` takes."""
     with torch.no_grad():
         task = module._Task(HookedModel(network, layer), x, as_targets([0]), None, options)
-        return type(module._exact_way(task)).__name__
+        return type(module._exact(task)[0]).__name__
 
 
 NETWORKS = [
@@ -172,6 +223,49 @@ def test_maps_agree_with_the_definition_in_float64(build, layer, expected) -> No
         twin = definition(network, x, lambda output, index=index: output[:, index], 14, 9, 0.3)
         torch.testing.assert_close(row, twin, rtol=1e-7, atol=1e-10)
     assert way(network, x, layer, options) == expected
+
+
+PADDINGS = {"reflect": nn.ReflectionPad2d, "replicate": nn.ReplicationPad2d, "circular": nn.CircularPad2d}
+
+
+def assert_exact(network: nn.Module, layer: str, x: Tensor) -> None:
+    """Within a thousandth of the largest drop, at every window of every image."""
+    options = OcclusionOptions(window=14, stride=9, fill=0.3)
+    maps = occlusion(HookedModel(network, layer), x, as_targets([0]), None, options)[0]
+    twin = definition(network, x, lambda output: output[:, 0], 14, 9, 0.3)
+    assert (maps - twin).abs().max() <= 1e-3 * twin.abs().max()
+
+
+@pytest.mark.parametrize("mode", PADDINGS)
+def test_windows_at_borders_are_exact_whatever_the_padding(mode) -> None:
+    assert_exact(seeded(lambda: Mirrored(mode, PADDINGS[mode])), "trunk.6", images(1, dtype=torch.float32))
+    assert_exact(seeded(lambda: Mirrored(mode, nn.ZeroPad2d)), "trunk.6", images(1, dtype=torch.float32))
+
+
+def test_parts_that_differ_in_a_corner_of_the_map_are_exact() -> None:
+    assert_exact(seeded(OddCorners), "trunk.2", images(2, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("filled", [None, 0, 1])
+def test_networks_that_mix_images_are_exact_also_beside_an_image_of_the_fill(filled) -> None:
+    x = images(2, dtype=torch.float32)
+    if filled is not None:
+        x[filled] = 0.3
+    assert_exact(seeded(BatchStatistics), "trunk.2", x)
+    mostly = torch.full_like(x[:1], 0.3)
+    mostly[..., :14, :14] = x[:1, :, :14, :14]
+    assert_exact(seeded(BatchStatistics).double(), "trunk.2", mostly.double())
+
+
+@pytest.mark.parametrize("error", [TypeError, KeyError, AttributeError])
+def test_a_targets_own_mistake_is_seen(error) -> None:
+    def mistaken(output: Tensor) -> Tensor:
+        if len(output) > 1:
+            raise error("a mistake")
+        return output[:, 0]
+
+    with pytest.raises(error, match="a mistake"):
+        occlusion(HookedModel(seeded(Chain), "blocks.4"), images(1, dtype=torch.float32), [mistaken])
 
 
 @pytest.mark.parametrize("size", [(64, 64), (65, 67), (70, 61)])

@@ -1,15 +1,22 @@
 """Running a network again where only a window of the image changed: the early maps are recomputed in a crop.
 
+Buys: 169 windows of occlusion cost 36 forward passes of EfficientNet-Lite0 on a CPU instead of 147.
+
 The spine (see `common/fast/trace.py`) is copied, folded (see `common/fast/fold.py`) and run link by link. Each link
 has, for each axis, a stride and a reach: output o depends on inputs s*o - before ... s*o + after and no
 others. So a changed region of its input changes a known region of its output, and running the link on a crop
 that holds what this region depends on gives it exactly; elsewhere the map is that of the unchanged image.
-Once the crop is nearly the whole map, whole maps go through the rest.
+Once the crop is nearly the whole map, or a link isn't local, whole maps go through the rest.
+
+Checked: reaches are measured with NaN, in the middle and along the borders (padding that mirrors, repeats or
+goes round reaches further there), and each link that is cropped must give in crops what it gives in one
+piece. Whoever uses a spine compares some of its outputs with the network's own as well.
 
 B images, N windows of one image, K channels, H,W size of a map.
 """
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +35,7 @@ _POINTWISE = (
     nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.BatchNorm2d, FoldedNorm,
     nn.Identity, nn.Dropout,
 )  # fmt: skip
-_PROBE = 64  # side of the maps on which reaches are measured; at least this minus 16
+_PROBE = 48  # side of the maps on which reaches are measured; at least this minus 16
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,12 @@ class Axis:
     after: int
     inputs: int
     outputs: int
+
+    def reached(self, at: int) -> slice:
+        """The outputs that depend on input `at`."""
+        return slice(
+            max(0, -((self.after - at) // self.stride)), max(0, (at + self.before) // self.stride + 1)
+        )
 
 
 @dataclass(frozen=True)
@@ -80,20 +93,39 @@ def plan_step(axis: Axis, starts: Sequence[int], size: int) -> Step:
     return Step([min(first, n - crop) for first in firsts], crop, lows, part, s)
 
 
+@dataclass(frozen=True)
+class Windows:
+    """Where windows of one size (height, width) may lie: at every pair of a top and a left, in pixels."""
+
+    tops: Sequence[int]
+    lefts: Sequence[int]
+    size: tuple[int, int]
+
+
 class Spine:
     """The chain of links that an image runs through in `network`, ready to be run with windows covered.
 
-    `build` gives None where there is no chain that is worth it.
+    `build` gives None where there is no chain that is worth it. `steps` plan the links that run on crops.
     """
 
     def __init__(
-        self, modules: list[nn.Module], shapes: list[torch.Size], links: list[nn.Module], axes: list[Any]
-    ):
-        self.modules, self.shapes, self.links, self.axes = modules, shapes, links, axes
+        self,
+        chain: list[Call],
+        links: list[nn.Module],
+        windows: Windows,
+        steps: list[tuple[Step, Step]],
+    ) -> None:
+        self.modules = [call.module for call in chain]
+        self.shapes = [call.output[0].shape for call in chain if call.output is not None]
+        self.links, self.windows, self.steps = links, windows, steps
 
     @staticmethod
     def build(
-        network: nn.Module, image: Tensor, run: Callable[[], Any], end: str | None = None
+        network: nn.Module,
+        image: Tensor,
+        run: Callable[[], Any],
+        windows: Windows,
+        end: str | None = None,
     ) -> "Spine | None":
         """Find the spine in one pass: `run()` runs the network on `image` (1, 3, H, W), the very tensor.
 
@@ -103,18 +135,14 @@ class Spine:
         chain = _until(spine(calls, image), calls, None if end is None else network.get_submodule(end))
         if not chain:
             return None
-        modules = [call.module for call in chain]
-        shapes = [call.output[0].shape for call in chain if call.output is not None]
-        folded, _ = fold_traced(nn.Sequential(*modules), calls)
-        del calls, chain
+        folded, _ = fold_traced(nn.Sequential(*[call.module for call in chain]), calls)
         copies: Any = folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        groups = _groups(copies)
-        axes = _measure([nn.Sequential(*group) for group in groups], image)
-        if not axes:
+        steps = _plan([nn.Sequential(*group) for group in _groups(copies)], image, windows)
+        if not steps:
             return None
         # Reaches are measured with NaN, which a fused ReLU may swallow; so this comes last.
         fuse(copies, trace(copies, lambda: copies(image)))
-        return Spine(modules, shapes, [nn.Sequential(*group) for group in _groups(copies)], axes)
+        return Spine(chain, [nn.Sequential(*group) for group in _groups(copies)], windows, steps)
 
     def maps(self, image: Tensor) -> list[Tensor]:
         """The inputs of all links for an unchanged image (1, 3, H, W), and the output of the last."""
@@ -124,46 +152,23 @@ class Spine:
             maps.append(link(maps[-1].clone()))
         return maps
 
-    def plan(
-        self, tops: Sequence[int], lefts: Sequence[int], window: tuple[int, int]
-    ) -> list[tuple[Step, Step]]:
-        """Steps of the links that are run on crops, for windows at all (top, left)."""
-        steps: list[tuple[Step, Step]] = []
-        (high, wide) = window
-        for down, across in self.axes:
-            y, x = plan_step(down, tops, high), plan_step(across, lefts, wide)
-            if y.crop * x.crop > _PAYS * down.inputs * across.inputs:
-                break
-            steps.append((y, x))
-            tops, lefts, high, wide = y.starts, x.starts, y.size, x.size
-        return steps
-
-    def covered(
-        self,
-        maps: list[Tensor],
-        steps: list[tuple[Step, Step]],
-        tops: Sequence[int],
-        lefts: Sequence[int],
-        positions: Sequence[tuple[int, int]],
-        patch: Tensor,
-    ) -> Tensor:
+    def covered(self, maps: list[Tensor], positions: Sequence[tuple[int, int]], patch: Tensor) -> Tensor:
         """The spine's output for N windows of one image, covered by `patch` (3, height, width).
 
-        `positions` index `tops` and `lefts`, for which `steps` were planned.
+        `maps` are the image's own; `positions` index the tops and lefts of the windows.
         """
         changed = [patch] * len(positions)
-        at = [(tops[i], lefts[j]) for i, j in positions]
-        for (y, x), link, base in zip(steps, self.links, maps, strict=False):
+        at = [(self.windows.tops[i], self.windows.lefts[j]) for i, j in positions]
+        for (y, x), link, base in zip(self.steps, self.links, maps, strict=False):
             corners = [(y.crop_starts[i], x.crop_starts[j]) for i, j in positions]
             out = link(_pasted(base, corners, (y.crop, x.crop), changed, at))
             at = [(y.starts[i], x.starts[j]) for i, j in positions]
-            changed = []
-            for part, (top, left), (row, column) in zip(out, corners, at, strict=True):
-                row, column = row - top // y.stride, column - left // x.stride
-                changed.append(part[:, row : row + y.size, column : column + x.size])
-        whole = maps[len(steps)]
+            changed = [
+                _part(one, y, x, corner, place) for one, corner, place in zip(out, corners, at, strict=True)
+            ]
+        whole = maps[len(self.steps)]
         out = _pasted(whole, [(0, 0)] * len(positions), whole.shape[-2:], changed, at)
-        for link in self.links[len(steps) :]:
+        for link in self.links[len(self.steps) :]:
             out = link(out)
         return out.contiguous()
 
@@ -214,6 +219,12 @@ def _pasted(
     return out
 
 
+def _part(out: Tensor, y: Step, x: Step, corner: tuple[int, int], at: tuple[int, int]) -> Tensor:
+    """What is new, at `at` of the whole map, in a link's output (K, h, w) for the crop at `corner`."""
+    row, column = at[0] - corner[0] // y.stride, at[1] - corner[1] // x.stride
+    return out[:, row : row + y.size, column : column + x.size]
+
+
 def _until(chain: list[Call], calls: list[Call], end: nn.Module | None) -> list[Call]:
     """The chain up to its last feature map, or up to the output of `end`."""
     outputs = [call.output for call in chain if call.output is not None]
@@ -236,20 +247,43 @@ def _groups(links: nn.Sequential) -> list[list[nn.Module]]:
     return groups
 
 
-def _measure(links: list[nn.Module], image: Tensor) -> list[tuple[Axis, Axis]]:
-    """Both axes of each link, up to the first that is not local."""
-    axes = []
-    x = image.to(memory_format=torch.channels_last)
+def _plan(links: list[nn.Module], image: Tensor, windows: Windows) -> list[tuple[Step, Step]]:
+    """Steps of the links from the first on, up to one that is not local or that crops don't pay for."""
+    steps: list[tuple[Step, Step]] = []
+    tops, lefts, (high, wide) = windows.tops, windows.lefts, windows.size
+    before = image.to(memory_format=torch.channels_last)
     for link in links:
-        if x.shape[-1] * x.shape[-2] < 64:
+        if before.shape[-1] * before.shape[-2] < 64:
             break  # a map this small is not cropped
-        y = link(x.clone())
-        pair = _axes(link, x, y)
-        if pair is None:
+        after = link(before.clone())
+        axes = _axes(link, before, after)
+        if axes is None:
             break
-        axes.append(pair)
-        x = y
-    return axes
+        y, x = plan_step(axes[0], tops, high), plan_step(axes[1], lefts, wide)
+        pays = y.crop * x.crop <= _PAYS * axes[0].inputs * axes[1].inputs
+        if not pays or not _same_in_crops(link, before, after, axes):
+            break
+        steps.append((y, x))
+        before, tops, lefts, high, wide = after, y.starts, x.starts, y.size, x.size
+    return steps
+
+
+def _same_in_crops(link: nn.Module, x: Tensor, y: Tensor, axes: tuple[Axis, Axis]) -> bool:
+    """Whether a link gives the same wherever a crop lies: quarters of its input `x`, compared with `y`."""
+    halves = [(axis.inputs + 1) // 2 for axis in axes]
+    down, across = [
+        plan_step(axis, (0, axis.inputs - half), half) for axis, half in zip(axes, halves, strict=True)
+    ]
+    corners = list(itertools.product(down.crop_starts, across.crop_starts))
+    out = link(_pasted(x, corners, (down.crop, across.crop), [x[0, :, :0, :0]] * len(corners), corners))
+    allowed = (5e-3 if y.is_cuda else 100 * torch.finfo(y.dtype).eps) * y.abs().max()
+    places = itertools.product(down.starts, across.starts)
+    for one, corner, (row, column) in zip(out, corners, places, strict=True):
+        expected = y[0, :, row : row + down.size, column : column + across.size]
+        found = _part(one, down, across, corner, (row, column))
+        if not bool(((found - expected).abs() <= allowed).all()):
+            return False
+    return True
 
 
 def _axes(link: nn.Module, x: Tensor, y: Any) -> tuple[Axis, Axis] | None:
@@ -261,18 +295,49 @@ def _axes(link: nn.Module, x: Tensor, y: Any) -> tuple[Axis, Axis] | None:
     small = [_PROBE - 16 + (n - _PROBE) % 16 if n > _PROBE else n for n in x.shape[-2:]]
     if any(16 % stride for stride in strides):
         small = list(x.shape[-2:])
-    count = 2 * max(strides)
     starts = [side // 2 // stride * stride for side, stride in zip(small, strides, strict=True)]
-    probe = x.new_zeros(count, x.shape[1], *small).to(memory_format=torch.channels_last)
-    for k in range(count):
-        probe[k, :, starts[0] + k, starts[1] + k] = math.nan
+    pixels = [[(starts[0] + k, starts[1] + k)] for k in range(2 * max(strides))]
+    blank = x.new_zeros(1, x.shape[1], *small)
     try:
-        hit = link(probe).isnan().any(1)
+        hit = _reached(link, blank, pixels)
+        down = _axis(hit.any(2), starts[0], strides[0], *sizes[0])
+        across = _axis(hit.any(1), starts[1], strides[1], *sizes[1])
+        if down is None or across is None or not _ends_at_borders(link, blank, hit.shape[1:], down, across):
+            return None
     except RuntimeError:
         return None  # it takes maps of one size only
-    down = _axis(hit.any(2), starts[0], strides[0], *sizes[0])
-    across = _axis(hit.any(1), starts[1], strides[1], *sizes[1])
-    return None if down is None or across is None else (down, across)
+    return down, across
+
+
+def _reached(link: nn.Module, blank: Tensor, pixels: list[list[tuple[int, int]]]) -> Tensor:
+    """Which outputs (n, h, w) of a link become NaN when these pixels of `blank` (1, K, H, W) are."""
+    probe = blank.repeat(len(pixels), 1, 1, 1).to(memory_format=torch.channels_last)
+    for one, places in zip(probe, pixels, strict=True):
+        for row, column in places:
+            one[:, row, column] = math.nan
+    return link(probe).isnan().any(1)
+
+
+def _ends_at_borders(
+    link: nn.Module, blank: Tensor, outputs: Sequence[int], down: Axis, across: Axis
+) -> bool:
+    """Whether pixels along the borders reach no outputs but those that the axes say."""
+    H, W = blank.shape[-2:]
+    pad = max(
+        max(0, axis.before, axis.stride * (m - 1) + axis.after - (n - 1))
+        for axis, m, n in zip((down, across), outputs, (H, W), strict=True)
+    )
+    if pad >= min(H, W) // 4:
+        return False
+    # One pixel at each border, at different places, so that none hides what comes from the opposite one.
+    pixels = [
+        [(k, W // 4), (H - 1 - k, 3 * W // 4), (H // 4, k), (3 * H // 4, W - 1 - k)] for k in range(pad + 1)
+    ]
+    hit = _reached(link, blank, pixels)
+    for reached, places in zip(hit, pixels, strict=True):
+        for row, column in places:
+            reached[down.reached(row), across.reached(column)] = False
+    return not bool(hit.any())
 
 
 def _axis(hit: Tensor, first: int, stride: int, inputs: int, outputs: int) -> Axis | None:

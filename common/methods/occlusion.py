@@ -7,25 +7,30 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from common.errors import UserError
 from common.explainable import Explainable
-from common.fast.spine import Spine
+from common.fast.spine import Spine, Windows
 from common.state import ordinary, untouched
 from common.targets import Target, score_table
 
 _WORTH_A_PLAN = 24  # windows of all images together: fewer are done before a plan has paid for itself
-# Allowed difference from the plain definition: relative to the largest score, and absolute.
-_TOLERANCE = {torch.float64: (1e-10, 1e-10), torch.float32: (1e-4, 2e-5)}
+# Allowed difference of scores from the plain definition: rounding, relative to the largest score, and a
+# thousandth of the largest drop.
+_ROUNDING = {torch.float64: 1e-10, torch.float32: 2e-5}
+_OF_DROP = 1e-3
 
-# What a network or a target may raise that is run in a way it was not made for: a slower way is taken then.
-_CANNOT = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
+# What a network or a target may raise that is given more or fewer rows than it was made for: a slower way is
+# taken then. Anything else is a mistake in it, and the caller's to see.
+_CANNOT = (RuntimeError, ValueError, IndexError, AssertionError)
 
 Position = tuple[int, int]  # row and column of a window
 
@@ -58,19 +63,18 @@ def occlusion(
 ) -> Tensor:
     """Drop of each target's score (T, B, h, w) at each window position, negative where the score rises.
 
-    h = (H - window) // stride + 1, and w likewise. Exact: where the quick ways (a folded copy of the trunk,
-    early maps recomputed only where a window reaches) would differ from running the whole network on the
-    covered images, which is checked on two windows, the slower way is taken. Raises `UserError` for a window
-    that does not fit.
+    h = (H - window) // stride + 1, and w likewise. The quick ways (a folded copy of the trunk, early maps
+    recomputed only where a window reaches, several windows in one batch) are taken where they agree with
+    running the whole network on the covered images: each part of the trunk is looked at along its borders and
+    all over its map (`common/fast/spine.py`), rows of a batch must not depend on each other, and scores are
+    compared for every image, at windows that change it. Otherwise a slower way is taken. Raises `UserError`
+    for a window that does not fit.
     """
     options = options or OcclusionOptions()
     with untouched(explainable.network), torch.no_grad():
         task = _Task(explainable, ordinary(images), targets, query, options)
-        way = _exact_way(task)
-        drops = torch.stack(
-            [way.base(b)[:, None] - way.windows(b, task.positions) for b in range(len(images))], 1
-        )
-    return drops.unflatten(-1, (len(task.tops), len(task.lefts)))
+        _, drops = _exact(task)
+    return drops.unflatten(-1, (len(task.windows.tops), len(task.windows.lefts)))
 
 
 class _Task:
@@ -87,16 +91,33 @@ class _Task:
         self.explainable, self.images, self.targets, self.query = explainable, images, targets, query
         self.options = options
         _check(options, images)
-        self.tops = range(0, images.shape[-2] - options.window + 1, options.stride)
-        self.lefts = range(0, images.shape[-1] - options.window + 1, options.stride)
-        self.positions = [(i, j) for i in range(len(self.tops)) for j in range(len(self.lefts))]
-        fill = images.new_tensor(options.fill).expand(images.shape[1])
-        self.patch = fill[:, None, None].expand(-1, options.window, options.window)
+        tops, lefts = [range(0, side - options.window + 1, options.stride) for side in images.shape[-2:]]
+        self.windows = Windows(tops, lefts, (options.window,) * 2)
+        self.positions = list(itertools.product(range(len(tops)), range(len(lefts))))
+        fill = images.new_tensor(options.fill).expand(images.shape[1])[:, None, None]
+        self.patch = fill.expand(-1, options.window, options.window)
+        # (B, N): how much a window changes an image, the mean over its pixels.
+        change = (images - fill).abs().sum(1, keepdim=True).float()
+        self.change = F.avg_pool2d(change, options.window, options.stride).flatten(1)
 
     def cover(self, image: Tensor, position: Position) -> None:
         """Cover the window in `image` (..., 3, H, W), in place."""
-        top, left = self.tops[position[0]], self.lefts[position[1]]
+        top, left = self.windows.tops[position[0]], self.windows.lefts[position[1]]
         image[..., top : top + self.options.window, left : left + self.options.window] = self.patch
+
+    def samples(self) -> list[int]:
+        """Two windows at least, by number, one of them in a corner; each image that any changes is changed."""
+        worth = self.change / self.change.amax(1, keepdim=True).clamp(min=1e-30)
+        bottom, right = len(self.windows.tops) - 1, len(self.windows.lefts) - 1
+        corners = [self.positions.index(corner) for corner in itertools.product((0, bottom), (0, right))]
+        first = max(corners, key=lambda window: float(worth[:, window].mean()))
+        others = worth.mean(0)
+        others[first] = -1
+        found = [first, int(others.argmax())]
+        for row in worth:
+            if row[found].max() < min(0.1, row.max()):
+                found.append(int(row.argmax()))
+        return list(dict.fromkeys(found))
 
     def batch(self, on_cpu: int) -> int:
         return self.options.batch or (on_cpu if self.images.device.type == "cpu" else 64)
@@ -135,20 +156,24 @@ class _Batched:
         self.task, self.rows, self.batch = task, rows, task.batch(4)
 
     def base(self, image: int) -> Tensor:
-        return self._output(image, [None])[:, 0]
+        return self._scores(image, [None])[:, 0]
 
     def windows(self, image: int, positions: Sequence[Position]) -> Tensor:
         step = self.batch
         return torch.cat(
-            [self._output(image, positions[k : k + step]) for k in range(0, len(positions), step)], 1
+            [self._scores(image, positions[k : k + step]) for k in range(0, len(positions), step)], 1
         )
 
-    def _output(self, image: int, positions: Sequence[Position | None]) -> Tensor:
+    def beside_another(self, image: int, positions: Sequence[Position]) -> Tensor:
+        """Scores in one batch, with a very different input behind them, which must not make a difference."""
+        return self._scores(image, positions, another=True)[:, : len(positions)]
+
+    def _scores(self, image: int, positions: Sequence[Position | None], another: bool = False) -> Tensor:
         images = self.task.images[[image] * len(positions)]
         for covered, position in zip(images, positions, strict=True):
             if position is not None:
                 self.task.cover(covered, position)
-        return self._scored(image, images)
+        return self._scored(image, torch.cat([images, _unlike(images[:1])]) if another else images)
 
     def _scored(self, image: int, images: Tensor) -> Tensor:
         task, chosen = self.task, [image] * len(images)
@@ -163,78 +188,97 @@ class _Cropped(_Batched):
     def __init__(self, task: _Task, rows: Rows, spine: Spine) -> None:
         super().__init__(task, rows)
         self.spine, self.batch = spine, task.batch(8)
-        self.steps = spine.plan(task.tops, task.lefts, (task.options.window,) * 2)
         self.maps: tuple[int, list[Tensor]] = (-1, [])
 
-    def _output(self, image: int, positions: Sequence[Position | None]) -> Tensor:
+    def _scores(self, image: int, positions: Sequence[Position | None], another: bool = False) -> Tensor:
         task = self.task
         if self.maps[0] != image:
             self.maps = image, self.spine.maps(task.images[image : image + 1])
         maps = self.maps[1]
         windows = [position for position in positions if position is not None]
-        output = (
-            self.spine.covered(maps, self.steps, task.tops, task.lefts, windows, task.patch)
-            if windows
-            else maps[-1]
-        )
+        output = self.spine.covered(maps, windows, task.patch) if windows else maps[-1]
+        if another:
+            output = torch.cat([output, _unlike(output[:1])])
         with self.spine.replaced(output):
-            return self._scored(image, task.images[image : image + 1].expand(len(positions), -1, -1, -1))
+            return self._scored(image, task.images[image : image + 1].expand(len(output), -1, -1, -1))
 
 
-def _exact_way(task: _Task) -> _Plain | _Batched:
-    """The quickest way that agrees with the definition on two windows of the last image."""
+def _unlike(one: Tensor) -> Tensor:
+    # Not negative where the original isn't: what stands behind may take roots or logarithms of it.
+    return 2 * one.flip(-1) + 1
+
+
+def _exact(task: _Task) -> tuple[_Plain | _Batched, Tensor]:
+    """The quickest way that agrees with the definition at sampled windows of each image, and its drops (T, B, N)."""
     plain = _Plain(task)
-    if len(task.positions) < 3:
-        return plain
-    last = len(task.images) - 1
-    samples = [(len(task.tops) // 2, len(task.lefts) // 2), task.positions[-1]]
-    expected = plain.windows(last, samples)
-    for way in _quicker_ways(task):
-        if _agrees(way, last, samples, expected):
-            return way
-    return plain
+    if len(task.positions) > 2:
+        samples = task.samples()
+        positions = [task.positions[window] for window in samples]
+        expected = torch.stack([plain.windows(b, positions) for b in range(len(task.images))], 1)
+        shown = int(task.change.amax(1).argmax())
+        for way in _quicker_ways(task, shown):
+            if _can(way, shown, positions, expected[:, shown]):
+                base, scores = _all_windows(way, task)
+                drop = (base - scores).abs().max()
+                if _agrees(scores[..., samples], expected, drop):
+                    return way, base - scores
+    base, scores = _all_windows(plain, task)
+    return plain, base - scores
 
 
-def _quicker_ways(task: _Task) -> Iterator[_Batched]:
+def _all_windows(way: _Plain | _Batched, task: _Task) -> tuple[Tensor, Tensor]:
+    """Scores of the images as they are (T, B, 1), and of each covered at each position (T, B, N)."""
+    rows = range(len(task.images))
+    base = torch.stack([way.base(b) for b in rows], 1)
+    return base[..., None], torch.stack([way.windows(b, task.positions) for b in rows], 1)
+
+
+def _quicker_ways(task: _Task, shown: int) -> Iterator[_Batched]:
     if task.options.fast and len(task.positions) * len(task.images) >= _WORTH_A_PLAN:
-        # Up to the last map; or, for a head that reads an earlier one, up to the layer where the model is
-        # split.
+        # Up to the last map; or, for a head that reads an earlier one, up to the layer of the split.
         for end in (None, task.explainable.layer):
             for rows in _ROWS:
-                spine = _spine(task, rows, end)
+                spine = _spine(task, rows, shown, end)
                 if spine is not None:
                     yield _Cropped(task, rows, spine)
     for rows in _ROWS:
         yield _Batched(task, rows)
 
 
-def _spine(task: _Task, rows: Rows, end: str | None) -> Spine | None:
-    image = task.images[-1:].clone()
-    query = rows(task.query, [len(task.images) - 1], len(task.images))
+def _spine(task: _Task, rows: Rows, shown: int, end: str | None) -> Spine | None:
+    image = task.images[shown : shown + 1].clone()
+    query = rows(task.query, [shown], len(task.images))
+    run = lambda: task.explainable.forward(image, query)  # noqa: E731
     try:
-        return Spine.build(
-            task.explainable.network, image, lambda: task.explainable.forward(image, query), end
-        )
+        return Spine.build(task.explainable.network, image, run, task.windows, end)
     except _CANNOT:
         return None
 
 
-def _agrees(way: _Batched, image: int, samples: list[Position], expected: Tensor) -> bool:
+def _can(way: _Batched, image: int, positions: list[Position], expected: Tensor) -> bool:
+    """Whether a way works at all, and its rows do not depend on each other: before it does all windows."""
     try:
-        found = way.windows(image, samples)
+        found = way.beside_another(image, positions)
     except _CANNOT:
         return False
-    relative, absolute = _TOLERANCE.get(expected.dtype, (2e-2, 1e-2))
+    return _agrees(found, expected, (way.base(image)[:, None] - expected).abs().max())
+
+
+def _agrees(found: Tensor, expected: Tensor, drop: Tensor) -> bool:
+    """Whether scores differ by rounding only; `drop` is the largest drop there is."""
+    rounding = _ROUNDING.get(expected.dtype, 2e-2)
     if expected.is_cuda:
-        relative, absolute = max(relative, 5e-3), max(absolute, 1e-3)  # TF32
-    return bool(((found - expected).abs() <= relative * expected.abs().max() + absolute).all())
+        rounding = max(rounding, 5e-3)  # TF32
+    allowed = rounding * expected.abs().max() + _OF_DROP * drop
+    return bool(((found - expected).abs() <= allowed).all())
 
 
 def select_rows(value: Any, rows: Sequence[int], count: int, axis: int = 0) -> Any:
-    """A batch of `count` made into one of its `rows`, which may repeat: tensors by their axis `axis`, or by
-    their first if they have no more than two; lists of text by their items; other tuples and lists, mappings
-    and dataclasses by
-    their parts. Anything else is the same for all rows."""
+    """A batch of `count` made into one of its `rows`, which may repeat.
+
+    Tensors by their axis `axis`, or by their first if they have no more than two; lists of text by their
+    items; other tuples and lists, mappings and dataclasses by their parts. Anything else is the same for all.
+    """
     if isinstance(value, Tensor):
         axis = axis if value.dim() > 2 else 0
         fits = value.dim() > axis and value.shape[axis] == count
@@ -266,8 +310,7 @@ def _unchanged(value: Any, rows: Sequence[int], count: int) -> Any:
 
 
 Rows = Callable[[Any, Sequence[int], int], Any]
-# Ways to make query and targets of B images fit N windows of one; which is right for a model, `_agrees` finds
-# out.
+# Ways to make query and targets of B images fit N windows of one; `_agrees` finds out which is right.
 _ROWS: tuple[Rows, ...] = (select_rows, _second_axis, _unchanged)
 
 
