@@ -34,8 +34,9 @@ def load(
         from captioning import adapters
 
         return adapters.load(str(checkpoint), device, layer, beam)
-    from captioning.captioner import Captioner, LstmNetwork
+    from captioning.captioner import Captioner
     from captioning.checkpoint import SHIPPED, load_model
+    from captioning.network import LstmNetwork
 
     model, preprocessing, config = load_model(checkpoint)
     decoding = config.get("decoding", {})

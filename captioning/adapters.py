@@ -15,14 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captioning.captioner import Caption, Captioner
-from captioning.model import CaptionOutput
-from captioning.request import Sentence
+from captioning.captioner import Captioner
+from captioning.network import Caption
 from common.errors import UserError
 from common.explainable import Explainable, HookedModel, TokenGrid
-from common.images import Preprocessing
 from common.networks import hub
 from common.state import untouched
+from common.text import Text, TextOutput, padded
 
 # Special tokens that an encoder puts before its patch tokens.
 PREFIX_TOKENS = {
@@ -101,40 +100,22 @@ def load(
     name = name.removeprefix("hf:")
     loaders = {kind: family.loader for kind, family in FAMILIES.items()}
     found = hub.transformers_pretrained(name, loaders, "captioners")
-    network = TransformersNetwork(
-        found.module.to(device),
-        found.tokenizer,
-        found.preprocessing,
-        FAMILIES[found.family],
-        f"hf:{name}",
-        found.source,
-    )
-    return Captioner(network, layer, beam or 3)
+    network = TransformersNetwork(found, f"hf:{name}")
+    return Captioner(network, layer, beam or 3).to(device)
 
 
 class TransformersNetwork:
-    """A `transformers` captioner as `Captioner` needs it (see `captioning.captioner.CaptionNetwork`).
+    """A `transformers` captioner as `Captioner` needs it (see `captioning.network.CaptionNetwork`).
 
     Its features are the images themselves: generation and explanation each run the encoder once.
     """
 
-    def __init__(
-        self,
-        module: Any,
-        tokenizer: Any,
-        preprocessing: Preprocessing,
-        family: Family,
-        name: str,
-        source: str,
-    ) -> None:
-        self.module, self.tokenizer, self.preprocessing, self.family = (
-            module,
-            tokenizer,
-            preprocessing,
-            family,
-        )
-        self.name, self.source = name, source
-        text = family.text(module.config)
+    def __init__(self, found: hub.Pretrained, name: str) -> None:
+        self.module: Any = found.module
+        self.tokenizer, self.preprocessing = found.tokenizer, found.preprocessing
+        self.name, self.source, self.family = name, found.source, FAMILIES[found.family]
+        family = self.family
+        text = family.text(self.module.config)
         self.start, self.end = self._token("start", family.start), self._token("end", family.end)
         self.vocabulary_size = int(text.vocab_size)
         self.longest = int(_first(getattr(text, "max_position_embeddings", None), 512))
@@ -165,13 +146,13 @@ class TransformersNetwork:
         h, w = (side // step for side, step in zip(self.preprocessing.size, patch, strict=True))
         return TokenGrid(PREFIX_TOKENS[config.model_type], (h, w))
 
-    def read(self, text: str | Sequence[str]) -> Sentence:
+    def read(self, text: str | Sequence[str]) -> Text:
         text = text if isinstance(text, str) else " ".join(text)
         if len(text) > 10_000:  # far beyond any caption: the check on its words needs no tokens
             words = tuple(text.split())
-            return Sentence(words, (), ((0, 0),) * len(words))
+            return Text(words, (), ((0, 0),) * len(words))
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return _as_written(self._sentence(list(ids)), text.split())
+        return _as_written(self._text_of(list(ids)), text.split())
 
     def encode(self, images: Tensor) -> Tensor:
         return images
@@ -186,42 +167,29 @@ class TransformersNetwork:
         }
         with untouched(self.module), torch.no_grad(), hub._quiet(self.name, offline=True):
             rows = self.module.generate(pixel_values=features, **options)
-            found = [self._sentence(self._inner(row)) for row in rows.tolist()]
-            if not all(sentence.words for sentence in found):
+            found = [self._text_of(self._inner(row)) for row in rows.tolist()]
+            if not all(text.words for text in found):
                 raise UserError(f"{self.name} wrote an empty caption; give one of your own to explain")
-            query = [(*sentence.ids, self.end) for sentence in found]
-            longest = max(map(len, query))
-            padded = torch.tensor(
-                [[*ids, *[0] * (longest - len(ids))] for ids in query], device=features.device
-            )
-            output = self.speak(features.repeat_interleave(count, 0), padded[None])
-        captions = [self._caption(s, output.log_probs[0, row]) for row, s in enumerate(found)]
-        return [
-            sorted(captions[start : start + count], key=lambda c: -c.total)
-            if count > 1
-            else [captions[start]]
-            for start in range(0, len(captions), count)
-        ]
+            query = padded([(*text.tokens, self.end) for text in found], features.device)
+            output = self.head(features.repeat_interleave(count, 0), query[None])
+        captions = [Caption.of(text, row) for text, row in zip(found, output.log_probs[0], strict=True)]
+        groups = [captions[start : start + count] for start in range(0, len(captions), count)]
+        return [sorted(group, key=lambda c: -c.total) for group in groups]
 
-    def speak(self, images: Tensor, query: Tensor) -> CaptionOutput:
-        """Log-probabilities of S captions (S, B, L) of each image, fields (S, B, L): one run of the
-        encoder.
-        """
+    def head(self, images: Tensor, query: Tensor) -> TextOutput:
+        """How likely S captions (S, B, L) of each image are, fields (S, B, L): one run of the encoder."""
         S, B, L = query.shape
         if self.longest <= L:
             raise UserError(f"a caption of {L - 1} tokens; {self.name} reads at most {self.longest - 2}")
         tokens = query.reshape(S * B, L)
         before = torch.cat([tokens.new_full((S * B, 1), self.start), tokens[:, :-1]], 1)
-        distributions = self.family.logits(self.module, images, before).float().log_softmax(-1)
-        ended = tokens == self.end
-        mask = ended.cumsum(1) - ended.long() == 0  # up to the end token and with it
-        chosen = distributions.gather(-1, tokens[..., None])[..., 0].masked_fill(~mask, 0.0)
-        return CaptionOutput(
-            chosen.view(S, B, L), distributions.view(S, B, L, -1), tokens.view(S, B, L), mask.view(S, B, L)
-        )
+        logits = self.family.logits(self.module, images, before).view(S, B, L, -1)
+        ended = query == self.end
+        mask = ended.cumsum(-1) - ended.long() == 0  # up to the end token and with it
+        return TextOutput.of(logits, query, mask)
 
-    def explainable(self, layer: str | None) -> tuple[Explainable, bool]:
-        return HookedModel(self.module, layer or self.layer, self.grid(), self.speak), False
+    def explainable(self, layer: str | None) -> Explainable:
+        return HookedModel(self.module, layer or self.layer, self.grid(), self.head)
 
     def _token(self, which: str, of: Callable[[Any], int | None]) -> int:
         found = of(self.module.config)
@@ -236,13 +204,13 @@ class TransformersNetwork:
         special = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
         return [token for token in row[:stop] if token not in special]
 
-    def _sentence(self, ids: list[int]) -> Sentence:
+    def _text_of(self, ids: list[int]) -> Text:
         """Words by what the tokenizer writes for ever more tokens: a token belongs to the word it ends."""
-        text = self._text(ids)
+        text = self._decoded(ids)
         words = text.split()
         spans: list[list[int]] = []
         for i in range(len(ids)):
-            word = min(max(len(self._text(ids[: i + 1]).split()), 1), max(len(words), 1)) - 1
+            word = min(max(len(self._decoded(ids[: i + 1]).split()), 1), max(len(words), 1)) - 1
             if word < len(spans):
                 spans[-1][1] = i + 1
             else:
@@ -250,27 +218,23 @@ class TransformersNetwork:
         names = words[: len(spans)]
         unknown = {i for i, token in enumerate(ids) if token == self.tokenizer.unk_token_id != self.end}
         lost = [name for name, span in zip(names, spans, strict=True) if unknown & set(range(*span))]
-        return Sentence(
+        return Text(
             tuple(names),
             tuple(ids),
             tuple((a, b) for a, b in spans[: len(names)]),
             tuple(dict.fromkeys(lost)),
         )
 
-    def _text(self, ids: list[int]) -> str:
+    def _decoded(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-    def _caption(self, sentence: Sentence, log_probs: Tensor) -> Caption:
-        each = tuple(float(log_probs[a:b].sum()) for a, b in sentence.spans)
-        return Caption(sentence.words, each, float(log_probs.sum()), sentence)
 
-
-def _as_written(sentence: Sentence, words: list[str]) -> Sentence:
-    """The sentence with the words as the user wrote them, where the tokenizer splits at the same places."""
-    if len(words) != len(sentence.words):
-        return sentence
-    lost = [new for new, old in zip(words, sentence.words, strict=True) if old in sentence.unknown]
-    return Sentence(tuple(words), sentence.ids, sentence.spans, tuple(dict.fromkeys(lost)))
+def _as_written(text: Text, words: list[str]) -> Text:
+    """The text with the words as the user wrote them, where the tokenizer splits at the same places."""
+    if len(words) != len(text.words):
+        return text
+    lost = [new for new, old in zip(words, text.words, strict=True) if old in text.unknown]
+    return Text(tuple(words), text.tokens, text.spans, tuple(dict.fromkeys(lost)))
 
 
 def _pair(value: Any) -> tuple[int, ...]:

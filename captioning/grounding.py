@@ -17,18 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captioning.captioner import Caption, Captioner, Seen
-from captioning.request import Sentence
-from captioning.targets import OtherWordLogLikelihood, PhraseLogLikelihood, scored
+from captioning.captioner import Captioner
+from captioning.network import Caption
 from common import gradcam
 from common.metrics import grounding as metrics
+from common.request import Encoded
 from common.targets import Target
+from common.text import OtherWordLogLikelihood, Text, TextLogLikelihood, padded, scored
 from data.records import Box, GroundedCaption
 from data.words.english import singular
 
-MAPS = ("gradcam", "energy", "other word", "wrong word")
 POINTING = ("gradcam", "centre", "random", "energy", "other word", "wrong word")
-RATIOS = ("gradcam", "centre", "energy", "other word", "wrong word")
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Case:
     """
 
     image: int
-    sentence: Sentence
+    text: Text
     heads: tuple[Span, ...]
     phrases: tuple[Span, ...] = ()
     wrong: tuple[str, ...] = ()
@@ -82,8 +81,8 @@ def human_cases(
     chooser = random.Random(image)
     cases = []
     for caption in captions[:limit]:
-        sentence = network.read(caption.tokens)
-        known = [i for i, word in enumerate(caption.tokens) if word not in sentence.unknown]
+        text = network.read(caption.tokens)
+        known = [i for i, word in enumerate(caption.tokens) if word not in text.unknown]
         grounded = [phrase for phrase in caption.phrases if phrase.boxes]
         heads = tuple(
             Span(p.head, p.head + 1, caption.tokens[p.head], p.kind, p.boxes)
@@ -92,7 +91,7 @@ def human_cases(
         )
         phrases = tuple(Span(p.start, p.stop, " ".join(p.words), p.kind, p.boxes) for p in grounded)
         if heads or phrases:
-            cases.append(Case(image, sentence, heads, phrases, tuple(_wrong(heads, nouns, said, chooser))))
+            cases.append(Case(image, text, heads, phrases, tuple(_wrong(heads, nouns, said, chooser))))
     return cases
 
 
@@ -115,7 +114,7 @@ def generated_case(
             heads.append(Span(position, position + 1, word, found[0].kind, boxes))
     said = {singular(word) for written in captions for word in written.tokens}
     wrong = _wrong(heads, nouns, said, random.Random(image))
-    return Case(image, caption.sentence, tuple(heads), (), tuple(wrong))
+    return Case(image, caption.read, tuple(heads), (), tuple(wrong))
 
 
 def class_case(image: int, caption: Caption, instances: Sequence[Any], classes: Mapping[str, str]) -> Case:
@@ -131,51 +130,46 @@ def class_case(image: int, caption: Caption, instances: Sequence[Any], classes: 
         boxes = tuple(instance.box for instance in instances if instance.name == name)
         if boxes:
             heads.append(Span(position, position + 1, word, str(name), boxes))
-    return Case(image, caption.sentence, tuple(heads))
+    return Case(image, caption.read, tuple(heads))
 
 
 def measure(
-    captioner: Captioner, seen: Seen, cases: Sequence[Case], score: str = "log_probability"
+    captioner: Captioner, encoded: Encoded, cases: Sequence[Case], score: str = "log_probability"
 ) -> list[Record]:
-    """Records of all words and phrases of `cases`, whose `image` numbers the images of `seen`.
+    """Records of all words and phrases of `cases`, whose `image` numbers the images of `encoded`.
 
     One pass of the decoder and one batched backward pass for all the cases; `score` as in `explain`.
     """
     cases = [case for case in cases if case.heads or case.phrases]
     if not cases:
         return []
-    rows = torch.tensor([case.image for case in cases], device=seen.pixels.device)
-    explainable, same = captioner.network.explainable(captioner.layer)
-    query = _query([case.sentence for case in cases], captioner.network.end).to(rows)
+    rows = torch.tensor([case.image for case in cases], device=encoded.pixels.device)
+    explainable = captioner.network.explainable(captioner.layer)
+    query = _query([case.text for case in cases], captioner.network.end).to(rows)
     targets, places = _targets(cases, captioner.network)
-    A = seen.features[rows] if same else None
+    shown = encoded[rows.tolist()]
     explanation = gradcam.explain(
-        explainable, seen.pixels[rows], scored(targets, score), query=query, features=A
+        explainable, shown.pixels, scored(targets, score), query=query, features=shown.features
     )
-    maps = explanation.heatmaps.cpu()
-    energy = metrics.activation_energy(
-        explainable.features(seen.pixels[rows], query) if A is None else A
-    ).cpu()
-    return _records(cases, maps, places, energy)
+    A, _ = explainable.split(shown.pixels, query, shown.features)
+    return _records(cases, explanation.heatmaps.cpu(), places, metrics.activation_energy(A.detach()).cpu())
 
 
 def phrase_ratios(
-    captioner: Captioner, seen: Seen, case: Case, methods: Sequence[str]
+    captioner: Captioner, encoded: Encoded, case: Case, methods: Sequence[str]
 ) -> list[dict[str, float]]:
     """Inside/outside ratio by method of each phrase of one case (paper, figure 10b).
 
     For maps of the image's resolution the magnitude is summed over colours. The uniform map has ratio 1.
     """
     spans = case.phrases
-    longest = len(case.sentence.ids) + 1
-    marks = torch.zeros(len(spans), 1, 1, longest, dtype=torch.bool)
-    for mark, span in zip(marks, spans, strict=True):
-        mark[0, 0, slice(*_tokens(case.sentence, span))] = True
-    explainable, same = captioner.network.explainable(captioner.layer)
-    query = _query([case.sentence], captioner.network.end).to(seen.pixels.device)
-    pixels, A = seen.pixels[case.image, None], seen.features[case.image, None] if same else None
-    targets = [PhraseLogLikelihood(mark) for mark in marks]
-    found = gradcam.explain(explainable, pixels, targets, query=query, methods=methods, features=A).maps
+    targets = [TextLogLikelihood(range(*_tokens(case.text, span))) for span in spans]
+    explainable = captioner.network.explainable(captioner.layer)
+    query = _query([case.text], captioner.network.end).to(encoded.pixels.device)
+    shown = encoded[case.image]
+    found = gradcam.explain(
+        explainable, shown.pixels, targets, query=query, methods=methods, features=shown.features
+    ).maps
     boxes = [span.boxes for span in spans]
     maps = {method: (m.abs().sum(2) if m.dim() == 5 else m)[:, 0].cpu() for method, m in found.items()}
     ratios = {method: metrics.inside_outside(values, boxes).tolist() for method, values in maps.items()}
@@ -226,11 +220,9 @@ def _wrong(heads: Sequence[Span], nouns: Sequence[str], said: set[str], chooser:
     return drawn
 
 
-def _query(sentences: Sequence[Sentence], end: int) -> Tensor:
+def _query(texts: Sequence[Text], end: int) -> Tensor:
     """(1, B, L), padded with 0."""
-    ids = [(*sentence.ids, end) for sentence in sentences]
-    longest = max(map(len, ids))
-    return torch.tensor([[[*each, *[0] * (longest - len(each))] for each in ids]])
+    return padded([(*text.tokens, end) for text in texts])[None]
 
 
 Places = dict[str, list[tuple[int, int, int]]]  # kind of map -> (target, case, number of the head or phrase)
@@ -242,28 +234,28 @@ def _targets(cases: Sequence[Case], network: Any) -> tuple[list[Target], Places]
     """
     targets: list[Target] = []
     places: Places = {"word": [], "phrase": [], "wrong": []}
-    longest = max(len(case.sentence.ids) for case in cases) + 1
+    longest = max(len(case.text.tokens) for case in cases) + 1
     for kind, spans_of in (("word", lambda c: c.heads), ("phrase", lambda c: c.phrases)):
         for number in range(max(len(spans_of(case)) for case in cases)):
             marks = torch.zeros(1, len(cases), longest, dtype=torch.bool)
             for row, case in enumerate(cases):
                 if number < len(spans_of(case)):
-                    marks[0, row, slice(*_tokens(case.sentence, spans_of(case)[number]))] = True
+                    marks[0, row, slice(*_tokens(case.text, spans_of(case)[number]))] = True
                     places[kind].append((len(targets), row, number))
-            targets.append(PhraseLogLikelihood(marks, f"{kind} {number}"))
+            targets.append(TextLogLikelihood(marks, f"{kind} {number}"))
     for number in range(max(len(case.wrong) for case in cases)):
         positions, words = torch.zeros(2, len(cases), dtype=torch.long)
         for row, case in enumerate(cases):
             if number < len(case.wrong) and case.wrong[number]:
-                positions[row] = _tokens(case.sentence, case.heads[number])[0]
-                words[row] = network.read([case.wrong[number]]).ids[0]
+                positions[row] = _tokens(case.text, case.heads[number])[0]
+                words[row] = network.read([case.wrong[number]]).tokens[0]
                 places["wrong"].append((len(targets), row, number))
         targets.append(OtherWordLogLikelihood(positions, words, f"wrong {number}"))
     return targets, places
 
 
-def _tokens(sentence: Sentence, span: Span) -> tuple[int, int]:
-    return sentence.spans[span.start][0], sentence.spans[span.stop - 1][1]
+def _tokens(text: Text, span: Span) -> tuple[int, int]:
+    return text.span(span.start, span.stop - span.start)
 
 
 def _records(cases: Sequence[Case], maps: Tensor, places: Places, energy: Tensor) -> list[Record]:

@@ -9,7 +9,6 @@ Letters: B images, K channels, h,w map, L tokens, V vocabulary, D hidden, E evid
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import torch
@@ -20,23 +19,8 @@ from torch import Tensor
 from common.errors import UserError
 from common.networks.pooling import log_mean_exp, pooled_importance
 from common.networks.trunk import feature_map
+from common.text import TextOutput
 from data.words.vocabulary import PAD, START, Vocabulary
-
-
-@dataclass(frozen=True)
-class CaptionOutput:
-    """What the decoder says of given tokens (teacher forcing).
-
-    `log_probs` (B,L): log-probability of each token given the ones before it and the image (0 where padded);
-    `distributions` (B,L,V): log-probabilities of all words at each place; `tokens`, `mask` (B,L). `seen`
-    (B,K+E) is all that the decoder saw of each image (`Decoder.summary`), the node of the graph between.
-    """
-
-    log_probs: Tensor
-    distributions: Tensor
-    tokens: Tensor
-    mask: Tensor
-    seen: Tensor | None = None
 
 
 class State(NamedTuple):
@@ -169,12 +153,24 @@ class CaptionModel(nn.Module):
         """The last feature map A (B,K,h,w) of images (B,3,H,W), after its activation."""
         return feature_map(self.trunk, self.layer, images)
 
-    def head(self, features: Tensor, tokens: Tensor) -> CaptionOutput:
+    def head(self, features: Tensor, tokens: Tensor) -> TextOutput:
         """Log-probabilities of `tokens` (B,L) given the map (B,K,h,w): a graph that starts at `features`.
 
-        One map (B=1) may be given for several captions. Raises `UserError` for tokens outside the vocabulary.
+        Tokens (S,B,L) are S captions of each image; one map (B=1) may be given for several captions. `summary`
+        (B,K+E) is all that the decoder sees of the images. Raises `UserError` for tokens outside the vocabulary.
         """
-        if tokens.ndim != 2 or tokens.shape[1] == 0:
+        self._check(tokens)
+        summary = torch.cat(self.decoder.summary(features), 1)
+        *several, B, L = tokens.shape
+        S = several[0] if several else 1
+        seen = summary.expand(B, -1).repeat(S, 1)
+        pooled, evidence = seen[:, : features.shape[1]], seen[:, features.shape[1] :]
+        hidden = self.hidden(pooled, evidence, tokens.reshape(S * B, L))
+        logits = self.decoder.logits(hidden, evidence).transpose(0, 1)
+        return TextOutput.of(logits.reshape(*tokens.shape, -1), tokens, tokens != PAD, summary)
+
+    def _check(self, tokens: Tensor) -> None:
+        if tokens.ndim not in (2, 3) or tokens.shape[-1] == 0:
             raise UserError(
                 f"tokens are (images, words) with at least one word; received {tuple(tokens.shape)}"
             )
@@ -183,36 +179,6 @@ class CaptionModel(nn.Module):
                 f"token {int(tokens.max())} is outside the vocabulary of {len(self.vocabulary)} words;"
                 " encode the caption with the model's own vocabulary"
             )
-        seen = torch.cat(self.decoder.summary(features), 1)
-        pooled, evidence = seen.split([features.shape[1], seen.shape[1] - features.shape[1]], 1)
-        if pooled.shape[0] == 1 and tokens.shape[0] > 1:
-            pooled, evidence = pooled.expand(len(tokens), -1), evidence.expand(len(tokens), -1)
-        hidden = self.hidden(pooled, evidence, tokens)
-        distributions = self.decoder.logits(hidden, evidence).transpose(0, 1).log_softmax(-1)
-        mask = tokens != PAD
-        if hidden.requires_grad and not self.training:
-            chosen = self._said(hidden, evidence, tokens)
-        else:
-            chosen = distributions.gather(-1, tokens[..., None])[..., 0]
-        return CaptionOutput(chosen.masked_fill(~mask, 0.0), distributions, tokens, mask, seen)
-
-    def _said(self, hidden: Tensor, evidence: Tensor, tokens: Tensor) -> Tensor:
-        """The tokens' log-probabilities (B,L), with a graph that is cheap to run backwards for many targets.
-
-        A token's log-probability depends on its own hidden state and the evidence alone. Its derivatives by these
-        are taken once, here, and the value is written as its first-order expansion about where it is: the same
-        value and the same gradient, but the vocabulary is out of the backward pass of every target.
-        """
-        h = hidden.detach().requires_grad_()
-        e = evidence.detach().expand(len(h), -1, -1).clone().requires_grad_()
-        log_probs = self.decoder.logits(h, e).log_softmax(-1).gather(-1, tokens.T[..., None])[..., 0]
-        by_hidden, by_evidence = torch.autograd.grad(log_probs.sum(), (h, e))
-        change = ((hidden - h.detach()) * by_hidden).sum(-1) + ((evidence - e.detach()) * by_evidence).sum(-1)
-        return (log_probs.detach() + change).T
-
-    def unroll(self, pooled: Tensor, evidence: Tensor, tokens: Tensor) -> Tensor:
-        """Logits (B,L,V) at the place of each token, from the image's summary."""
-        return self.decoder.logits(self.hidden(pooled, evidence, tokens), evidence).transpose(0, 1)
 
     def hidden(self, pooled: Tensor, evidence: Tensor, tokens: Tensor) -> Tensor:
         """Hidden states (L,B,D) from which each token is predicted, given the ones before it."""
@@ -224,7 +190,7 @@ class CaptionModel(nn.Module):
             hidden.append(state.h)
         return torch.stack(hidden)
 
-    def forward(self, images: Tensor, tokens: Tensor) -> CaptionOutput:
+    def forward(self, images: Tensor, tokens: Tensor) -> TextOutput:
         return self.head(self.features(images), tokens)
 
     def start(self, features: Tensor) -> State:
@@ -240,9 +206,3 @@ class CaptionModel(nn.Module):
 def _full(x: Tensor) -> Tensor:
     """Half precision, which autocast makes, as float32: sums of exponentials and cell states need it."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-
-
-def pad(sequences: list[list[int]]) -> Tensor:
-    """Token lists as one (B,L) tensor, padded with 0."""
-    length = max((len(sequence) for sequence in sequences), default=0)
-    return torch.tensor([[*sequence, *[PAD] * (length - len(sequence))] for sequence in sequences])

@@ -3,32 +3,36 @@
 B images, C classes, T targets, K channels, h,w feature map, H,W the network's input.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
 from classification.labels import Labels, imagenet
-from classification.targets import ClassLogit, TopLogit
+from classification.targets import ClassLogit
 from common import layers as network_layers
 from common.errors import LayerError, UserError
 from common.explainable import HookedModel
 from common.explanation import Explanation
 from common.fast.fold import fold
-from common.gradcam import explain, method_names
+from common.gradcam import Methods, method_names
 from common.images import ImageLike, Preprocessing
 from common.layers import Layer
+from common.methods.occlusion import OcclusionOptions
 from common.networks import hub
 from common.networks.loading import LoadedNetwork, load_network
 from common.networks.tokens import token_layers
 from common.networks.weights import PathLike
+from common.request import Batch, Encoded, Images, Request, contrasted, encode, explain_each, listed
 from common.state import untouched
-from common.targets import Contrast, Target, logits
+from common.targets import Index, Target, logits, target_name
 
-Images = ImageLike | Sequence[ImageLike] | Tensor
 ClassTarget = str | int | Target
+ClassTargets = ClassTarget | Iterable[ClassTarget]
 
 
 @dataclass(frozen=True)
@@ -65,14 +69,16 @@ class Classifier:
             return token_layers(network.module, network.blank(), network.grid, network.forward)
         return network_layers.layers(network.module, network.blank(), forward=network.forward)
 
-    def images(self, images: Images) -> Tensor:
-        """Photographs or their paths, one or several -> (B, 3, H, W) for the network, on its device.
+    def encode(self, images: Images) -> Encoded:
+        """Photographs or their paths, one or several, as the network reads them: pixels (B, 3, H, W) on its device.
 
         A tensor (B, 3, H, W) is taken to be normalised already.
         """
-        like = self.network.blank()
-        tensor = images if isinstance(images, Tensor) else self.preprocessing(images)
-        return tensor.to(like.device, like.dtype)
+        return encode(_Pixels(self.network), images)
+
+    def images(self, images: Images) -> Tensor:
+        """The pixels of `encode`."""
+        return self.encode(images).pixels
 
     def logits(self, images: Images) -> Tensor:
         """Scores before the softmax, (B, C), without a graph. Raises `UserError` when they are not finite."""
@@ -86,22 +92,30 @@ class Classifier:
             )
         return scores
 
-    def predict(self, images: Images, top: int = 5) -> list[Any]:
+    @overload
+    def predict(self, images: ImageLike, *asked: Any, **options: Any) -> list[Prediction]: ...  # type: ignore[overload-overlap]
+    @overload
+    def predict(self, images: Batch, *asked: Any, **options: Any) -> list[list[Prediction]]: ...
+    @overload
+    def predict(self, images: Encoded, *asked: Any, **options: Any) -> Any: ...
+
+    def predict(self, images: Images, top: int = 5) -> list[Any]:  # type: ignore[misc]
         """The `top` likeliest classes of an image, likeliest first: a list of `Prediction`.
 
-        For a list of images, or a tensor, a list of such lists.
+        For several images, or a tensor, a list of such lists.
         """
         if top < 1:
             raise UserError(f"top is {top}; ask for at least 1 prediction")
-        probabilities, indices = self.logits(images).softmax(1).topk(min(top, len(self.labels)), dim=1)
+        encoded = self.encode(images)
+        shares, indices = self.logits(encoded).softmax(1).topk(min(top, len(self.labels)), dim=1)
         rows = [
             [
                 Prediction(self.labels[index], index, self.labels.wnid(index), probability)
                 for probability, index in zip(*row, strict=True)
             ]
-            for row in zip(probabilities.tolist(), indices.tolist(), strict=True)
+            for row in zip(shares.tolist(), indices.tolist(), strict=True)
         ]
-        return rows if isinstance(images, (Tensor, list, tuple)) else rows[0]
+        return rows[0] if encoded.single else rows
 
     def target(self, target: ClassTarget) -> Target:
         """A class by synonym, WordNet id or index, as a target; a callable is one already."""
@@ -110,60 +124,107 @@ class Classifier:
         index = self.labels.find(target)
         return ClassLogit(index, self.labels[index])
 
-    def targets(self, targets: ClassTarget | Sequence[ClassTarget]) -> list[Target]:
+    def targets(self, targets: ClassTargets) -> list[Target]:
         """One or several classes as targets; see `target`."""
-        several = targets if isinstance(targets, (list, tuple)) else [targets]
+        several = listed(targets)
         if not several:
             raise UserError("no targets given; name at least one class, or leave the targets out")
-        return [self.target(target) for target in several]  # type: ignore[arg-type]
+        return [self.target(target) for target in several]
 
-    def explain(
+    @overload
+    def explain(self, images: ImageLike, *asked: Any, **options: Any) -> Explanation: ...  # type: ignore[overload-overlap]
+    @overload
+    def explain(self, images: Batch, *asked: Any, **options: Any) -> list[Explanation]: ...
+    @overload
+    def explain(self, images: Encoded, *asked: Any, **options: Any) -> Any: ...
+
+    def explain(  # type: ignore[misc]
         self,
         images: Images,
-        targets: ClassTarget | Sequence[ClassTarget] | None = None,
-        methods: Sequence[str] | str = ("gradcam",),
-        contrast: ClassTarget | None = None,
+        targets: ClassTargets | None = None,
+        contrast: ClassTargets | None = None,
+        methods: Methods = "gradcam",
+        *,
         layer: str | None = None,
-        **options: Any,
-    ) -> Explanation:
-        """Why these classes? Targets by synonym, WordNet id or index; by default each image's top prediction.
+        occlusion_options: OcclusionOptions | None = None,
+    ) -> Any:
+        """Why these classes? An `Explanation` of each image.
 
-        `contrast` asks why each target rather than that class. `layer` explains another layer than the
-        classifier's own. `options` go to `common.gradcam.explain`.
-        Raises `UserError` for classes, methods and layers that don't exist.
+        Targets by synonym, WordNet id or index; by default each image's top prediction. `contrast` explains besides
+        why each target rather than that class; one for all targets, or one for each. `layer` explains another layer
+        than the classifier's own. Raises `UserError` for classes, methods and layers that don't exist.
 
         >>> explanation = load().explain("photo.jpg", targets=["tiger cat", 242])  # doctest: +SKIP
         >>> explanation.heatmaps.shape  # doctest: +SKIP
         torch.Size([2, 1, 7, 7])
         """
-        batch = self.images(images)
-        wanted = self._prediction(batch, methods) if targets is None else self.targets(targets)
-        if contrast is not None:
-            other = self.target(contrast)
-            wanted = [Contrast(target, other) for target in wanted]
-        explainable = self.explainable if layer is None else self._split_at(layer)
-        found = explain(explainable, batch, wanted, methods=methods, **options)
-        return replace(found, provenance={**found.provenance, **self.provenance()})
+        encoded = self.encode(images)
+        explainable = self.explainable if layer is None else checked_split(self.network, layer)
+        top = _Top()
+        wanted = self.targets(targets) if targets is not None else [top.target(self, encoded, methods)]
+        others = self.targets(contrast) if contrast is not None else []
+        asked = [*wanted, *(contrasted(wanted, others) if others else [])]
+        names = [[target_name(target) for target in asked]] * len(encoded)
+        found = explain_each(
+            explainable, encoded, Request(None, asked, names), methods, self.provenance(), occlusion_options
+        )
+        named = [top.named(e, i, self.labels) for i, e in enumerate(found)] if targets is None else found
+        return named[0] if encoded.single else named
 
     def provenance(self) -> dict[str, Any]:
         """What an explanation says of its model: name, where the weights came from, preprocessing."""
         return {
+            "task": "classify",
             "model": self.network.name,
             "weights": self.network.source,
             "preprocessing": self.preprocessing.to_dict(),
             **({"changes": self.changes} if self.changes else {}),
         }
 
-    def _prediction(self, batch: Tensor, methods: Sequence[str] | str) -> list[Target]:
-        if "occlusion" not in method_names(methods):
-            return [TopLogit(self.labels.__getitem__)]
-        best = self.logits(batch).argmax(1)  # covered images must not decide what they are asked about
-        if len(best) == 1:
-            return [self.target(int(best))]
-        return [ClassLogit(best, "top prediction")]
 
-    def _split_at(self, layer: str) -> HookedModel:
-        return checked_split(self.network, layer)
+@dataclass(frozen=True)
+class _Pixels:
+    """A network whose features are the images themselves: what is behind the split is not run on its own."""
+
+    network: LoadedNetwork
+
+    @property
+    def module(self) -> nn.Module:
+        return self.network.module
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self.network.preprocessing
+
+    def encode(self, images: Tensor) -> Tensor:
+        return images
+
+
+class _Top:
+    """The class that each image gets first, decided by the first pass of one explanation and kept for the others."""
+
+    name = "top prediction"
+
+    def __init__(self) -> None:
+        self.indices: Tensor | None = None
+
+    def target(self, classifier: Classifier, encoded: Encoded, methods: Methods) -> Target:
+        """Itself; for occlusion decided beforehand: covered images must not decide what they are asked about."""
+        if "occlusion" not in method_names(methods):
+            return self
+        self.indices = classifier.logits(encoded).argmax(1)
+        return ClassLogit(self.indices, self.name)
+
+    def __call__(self, output: Any) -> Tensor:
+        if self.indices is None:
+            self.indices = logits(output).detach().argmax(1)
+        return Index(self.indices)(output)
+
+    def named(self, explanation: Explanation, image: int, labels: Labels) -> Explanation:
+        """The explanation of one image, with the class's name for 'top prediction'."""
+        assert self.indices is not None  # every explanation calls its targets
+        label = labels[int(self.indices[image])]
+        return replace(explanation, names=tuple(name.replace(self.name, label) for name in explanation.names))
 
 
 def load(

@@ -3,8 +3,6 @@
 B images, C classes.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -16,24 +14,11 @@ class ClassLogit(Index):
     """The logit of a class: the same for all images, or one class for each image, index (B,)."""
 
 
-@dataclass(eq=False)
 class TopLogit:
-    """The logit of the class that each image gets first, decided in the first pass and kept from then on.
+    """The logit of the class that each image gets first, so that an explanation of the prediction needs no pass of
+    its own to make it. The class is decided anew by every output that it reads."""
 
-    So an explanation of the prediction needs no pass of its own to make the prediction. `describe` names a
-    class; `indices` (B,) is there after the first pass.
-    """
-
-    describe: Callable[[int], str] = str
-    indices: Tensor | None = field(default=None, init=False)
+    name = "top prediction"
 
     def __call__(self, output: Any) -> Tensor:
-        if self.indices is None:
-            self.indices = logits(output).detach().argmax(1)
-        return Index(self.indices)(output)
-
-    @property
-    def name(self) -> str:
-        if self.indices is not None and len(self.indices) == 1:
-            return self.describe(int(self.indices))
-        return "top prediction"
+        return Index(logits(output).detach().argmax(1))(output)

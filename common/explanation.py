@@ -1,13 +1,15 @@
 """The result of explaining: maps, scores, the targets' names and where it all came from.
 
-T targets, B images, h,w feature map, H,W image.
+T targets, B images, L words, h,w feature map, H,W image.
 """
+
+from __future__ import annotations
 
 import json
 import os
 import platform
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -32,12 +34,20 @@ class Explanation:
     `maps` holds, by method, raw values on the model's device: (T, B, h, w) for Grad-CAM, counterfactual, CAM
     and occlusion, (T, B, 3, H, W) for those with the image's resolution. `scores` is (T, B), `names` names
     the T targets, `provenance` says which model, layer and versions made it.
+
+    Of models that read words (a question), `words` are these, and two arrays (T, L) say what each adds to a score,
+    in the score's units, positive where a word speaks for it: `word_gradients` is the gradient with respect to
+    the word's embedding times the embedding, summed (to first order, what the word adds); `word_drops` is by how
+    much the score falls when the word is left out.
     """
 
     names: tuple[str, ...]
     scores: Tensor
     maps: Mapping[str, Tensor]
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    words: tuple[str, ...] = ()
+    word_gradients: Tensor | None = None
+    word_drops: Tensor | None = None
 
     def __getattr__(self, method: str) -> Tensor:
         maps = self.__dict__.get("maps", {})
@@ -50,46 +60,69 @@ class Explanation:
     def __len__(self) -> int:
         return len(self.names)
 
-    def image(self, index: int) -> "Explanation":
+    def image(self, index: int) -> Explanation:
         """The explanation of one image of the batch, B = 1."""
         if not -self.scores.shape[1] <= index < self.scores.shape[1]:
             raise IndexError(f"image {index} of an explanation of {self.scores.shape[1]} image(s)")
         index %= self.scores.shape[1]
         maps = {method: values[:, index : index + 1] for method, values in self.maps.items()}
-        return Explanation(self.names, self.scores[:, index : index + 1], maps, self.provenance)
+        return replace(self, scores=self.scores[:, index : index + 1], maps=maps)
+
+    def select(self, rows: Sequence[int]) -> Explanation:
+        """The explanation of some of the targets, by number."""
+        index = torch.tensor(list(rows), device=self.scores.device, dtype=torch.long)
+        gradients, drops = (None if each is None else each[index] for each in self._word_arrays().values())
+        maps = {method: values[index.to(values.device)] for method, values in self.maps.items()}
+        names = tuple(self.names[row] for row in rows)
+        kept = replace(self, names=names, scores=self.scores[index], maps=maps)
+        return replace(kept, word_gradients=gradients, word_drops=drops)
+
+    def _word_arrays(self) -> dict[str, Tensor | None]:
+        return {"word_gradients": self.word_gradients, "word_drops": self.word_drops}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The maps as float32 arrays, as they are saved: Grad-CAM as `heatmaps`; B = 1 loses its axis."""
-        return {
-            _ARRAY_NAMES.get(method, method): _without_single_batch(values).float().cpu().numpy()
+        """The maps as float32 arrays, as they are saved: Grad-CAM as `heatmaps`; B = 1 loses its axis.
+
+        Where there are words, `word_gradients` and `word_drops` (T, L) as well.
+        """
+        maps = {
+            _ARRAY_NAMES.get(method, method): _without_single_batch(values)
             for method, values in self.maps.items()
         }
+        word = {name: values.detach() for name, values in self._word_arrays().items() if values is not None}
+        return {name: values.float().cpu().numpy() for name, values in {**maps, **word}.items()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write an NPZ of `arrays()`, scores, names and provenance; never leaves half a file."""
-        about = {"names": self.names, "provenance": dict(self.provenance), "batch": self.scores.shape[1]}
+        """Write an NPZ of `arrays()`, scores, names, words and provenance; never leaves half a file."""
+        about = {
+            "names": self.names,
+            "words": self.words,
+            "provenance": dict(self.provenance),
+            "batch": self.scores.shape[1],
+        }
         scores = self.scores.detach().float().cpu().numpy()
         write_npz(path, **self.arrays(), scores=scores, about=np.array(json.dumps(about)))
 
     @staticmethod
-    def load(path: str | os.PathLike[str]) -> "Explanation":
-        """Read what `save` wrote. Raises `UserError` for a file that is something else."""
+    def load(path: str | os.PathLike[str]) -> Explanation:
+        """Read what `save` (or a command) wrote. Raises `UserError` for a file that is something else."""
         try:
             with np.load(Path(path), allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-            about = json.loads(str(arrays.pop("about")))
-            scores = torch.from_numpy(arrays.pop("scores"))
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+                arrays = {name: torch.from_numpy(archive[name]) for name in archive.files if name != "about"}
+                about = json.loads(str(archive["about"]))
+            names, batch = tuple(about["names"]), int(about["batch"])
+            scores = arrays.pop("scores")
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
             raise UserError(
                 f"'{path}' is not a saved explanation ({error}); save one with `.save(path)`"
             ) from error
+        word = {name: arrays.pop(name, None) for name in ("word_gradients", "word_drops")}
         methods = {name: method for method, name in _ARRAY_NAMES.items()}
-        single = about["batch"] == 1
         maps = {
-            methods.get(name, name): torch.from_numpy(values)[:, None] if single else torch.from_numpy(values)
+            methods.get(name, name): values[:, None] if batch == 1 else values
             for name, values in arrays.items()
         }
-        return Explanation(tuple(about["names"]), scores, maps, about["provenance"])
+        return Explanation(names, scores, maps, about["provenance"], tuple(about.get("words", ())), **word)
 
 
 def _without_single_batch(values: Tensor) -> Tensor:

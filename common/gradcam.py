@@ -21,6 +21,7 @@ from common.methods.occlusion import OcclusionOptions, occlusion
 from common.state import ordinary, untouched
 from common.targets import Target, as_targets, score_table, target_name
 
+Methods = str | Sequence[str]
 Targets = int | Tensor | Target | Sequence[int | Tensor | Target]
 
 
@@ -54,7 +55,7 @@ def explain(
     targets: Targets,
     *,
     query: Any = None,
-    methods: str | Sequence[str] = ("gradcam",),
+    methods: Methods = "gradcam",
     features: Tensor | None = None,
     occlusion_options: OcclusionOptions | None = None,
 ) -> Explanation:
@@ -77,7 +78,7 @@ def explain(
     return Explanation(tuple(map(target_name, run.targets)), scores, maps, provenance)
 
 
-def method_names(methods: str | Sequence[str]) -> tuple[str, ...]:
+def method_names(methods: Methods) -> tuple[str, ...]:
     """The methods asked for, each once, as `METHODS` spells them; hyphens stand for underscores.
 
     >>> method_names("gradcam, guided-gradcam")

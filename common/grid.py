@@ -17,12 +17,12 @@ from common.errors import LayerError
 class TokenGrid:
     """How a layer's tokens lie on the image, for transformers.
 
-    `prefix` tokens (class, distillation, register) come first, then h*w patch tokens row by row. `size` is
-    (h, w); None takes it from the image's size: the one grid of equal patches that has as many. `patch` is their
+    `prefix` tokens (class, distillation, register; None: however many there are before `size`) come first, then h*w
+    patch tokens row by row. `size` is (h, w); None takes it from the image's size: the one grid of equal patches that has as many. `patch` is their
     (height, width), of which the ratio counts. Layouts: 'tokens' (B, N, K) or 'channels_last' (B, h, w, K).
     """
 
-    prefix: int = 0
+    prefix: int | None = 0
     size: tuple[int, int] | None = None
     layout: str = "tokens"
     patch: tuple[int, int] = (1, 1)
@@ -32,7 +32,7 @@ class TokenGrid:
         self._check(tokens, images)
         if self.layout == "channels_last":
             return tokens.permute(0, 3, 1, 2)
-        patches = tokens[:, self.prefix :].transpose(1, 2)
+        patches = tokens[:, self._prefix(tokens) :].transpose(1, 2)
         return patches.unflatten(2, self._size(patches.shape[2], images.shape[-2:]))
 
     def to_tokens(self, features: Tensor, tokens: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class TokenGrid:
         if self.layout == "channels_last":
             return features.permute(0, 2, 3, 1)
         patches = features.flatten(2).transpose(1, 2)
-        return torch.cat([tokens[:, : self.prefix].detach(), patches], dim=1)
+        return torch.cat([tokens[:, : self._prefix(tokens)].detach(), patches], dim=1)
 
     def fits(self, tokens: Tensor, images: Tensor) -> bool:
         """Whether tokens have a place on this grid."""
@@ -48,6 +48,11 @@ class TokenGrid:
             return self.to_map(tokens, images)[0, 0].numel() > 1
         except LayerError:
             return False
+
+    def _prefix(self, tokens: Tensor) -> int:
+        if self.prefix is not None:
+            return self.prefix
+        return max(0, tokens.shape[1] - math.prod(self.size or (tokens.shape[1],)))
 
     def _check(self, tokens: Tensor, images: Tensor) -> None:
         form = "(B, h, w, K)" if self.layout == "channels_last" else "(B, N, K)"

@@ -62,6 +62,29 @@ def as_image(image: ImageLike) -> Image.Image:
     raise UserError(f"expected an image file's path or a PIL image, got {type(image).__name__}")
 
 
+def as_batch(images: Any) -> tuple[Any, bool]:
+    """(what holds the images, whether one image was given): how every facade reads its images.
+
+    A path or a PIL image is one image. A floating-point tensor (B, 3, H, W) is a batch, taken to be preprocessed;
+    any other iterable (list, generator, set, dict view, NumPy array of paths) is a batch of paths and PIL images,
+    returned as a list. Raises `UserError` for what is neither.
+    """
+    if isinstance(images, (str, os.PathLike, Image.Image)):
+        return [images], True
+    if isinstance(images, Tensor):
+        return images, False
+    if isinstance(images, bytes) or not isinstance(images, Iterable):
+        raise UserError(
+            f"images are {type(images).__name__}; give a path, a PIL image, several of them, or a tensor (B, 3, H, W)"
+        )
+    if isinstance(images, np.ndarray) and images.dtype.kind in "fiub":
+        raise UserError(
+            f"images are a NumPy array {images.shape} {images.dtype}; give PIL images (Image.fromarray) or"
+            " a tensor (B, 3, H, W), normalised for the model"
+        )
+    return list(images), False
+
+
 def image_files(paths: Iterable[PathLike]) -> list[Path]:
     """The paths as given, in order; raises `UserError` when there are none."""
     files = [Path(path) for path in paths]
@@ -115,9 +138,9 @@ class Preprocessing:
         if self.crop is not None and not 0 < self.crop <= 1:
             raise UserError(f"crop is a share in (0, 1] or None for the whole image, not {self.crop}")
 
-    def __call__(self, images: ImageLike | Sequence[ImageLike]) -> Tensor:
+    def __call__(self, images: ImageLike | Iterable[ImageLike]) -> Tensor:
         """Images (or paths) -> float32 (B, 3, H, W) on the CPU; a single image gives B = 1."""
-        batch = [images] if isinstance(images, (str, os.PathLike, Image.Image)) else list(images)
+        batch, _ = as_batch(images)
         if not batch:
             raise UserError("no image given; name one or more images")
         pixels = np.stack([np.asarray(self.resize(as_image(image)), dtype=np.float32) for image in batch])

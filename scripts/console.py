@@ -56,6 +56,13 @@ def add_model_arguments(
     )
 
 
+def add_contrast_argument(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--contrast", action="append", metavar="TEXT", default=[],
+        help=f"explain besides why {what} rather than this; repeatable: one for all, or one for each",
+    )  # fmt: skip
+
+
 def add_method_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--methods", default="gradcam", metavar="A,B", help="comma-separated: gradcam, counterfactual,"
@@ -149,10 +156,10 @@ def write_results(
 ) -> list[str]:
     """Write `<stem>.<task>.png`, `.json` and `.npz`; returns the names of the files."""
     from common.draw import save_picture
-    from common.files import write_json, write_npz
+    from common.files import write_json
 
     base = folder / f"{stem}.{task}"
-    write_npz(f"{base}.npz", **explanation.arrays())
+    explanation.save(f"{base}.npz")
     write_json(f"{base}.json", record)
     save_picture(picture, f"{base}.png")
     return [f"{base}.{suffix}" for suffix in ("png", "json", "npz")]

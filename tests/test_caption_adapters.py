@@ -121,7 +121,7 @@ def test_captions_words_spell_the_text_and_their_probabilities_sum(folder, photo
     assert len(captions) == 2
     for caption in captions:
         assert len(caption.alternatives) == 2 and caption.total >= caption.alternatives[0].total
-        assert len(caption.words) == len(caption.log_probabilities) == len(caption.sentence.spans)
+        assert len(caption.words) == len(caption.log_probabilities) == len(caption.read.spans)
         assert all(value < 0 for value in caption.log_probabilities)
         assert caption.total <= sum(caption.log_probabilities) + 1e-4
 
@@ -167,10 +167,10 @@ def test_every_words_map_is_that_of_a_pass_of_its_own(folder, photos):
     found = captioner.explain(photos, ["a dog runs on the grass", "a cat sits"])
     assert [e.names[0] for e in found] == ["a dog runs on the grass", "a cat sits"]
     for explanation, image in zip(found, photos, strict=True):
-        sentence = captioner.network.read(explanation.names[0])
-        assert explanation.names[1:] == sentence.words
-        for number, span in enumerate(sentence.spans, 1):
-            score, heat = _twin(captioner, image, sentence.ids, span)
+        text = captioner.network.read(explanation.names[0])
+        assert explanation.names[1:] == text.words
+        for number, span in enumerate(text.spans, 1):
+            score, heat = _twin(captioner, image, text.tokens, span)
             np.testing.assert_allclose(explanation.scores[number, 0], score, rtol=1e-3, atol=1e-4)
             np.testing.assert_allclose(
                 explanation.heatmaps[number, 0], heat, rtol=2e-2, atol=1e-3 * heat.max() + 1e-7
@@ -209,10 +209,10 @@ def test_a_word_the_tokenizer_lacks_is_named_as_the_user_wrote_it(folder, photos
 
 def test_a_word_of_several_tokens_is_one_word(folder):
     network = adapters.load(str(folder)).network
-    sentence = network.read("a zyx dog")
-    assert len(sentence.words) == 3
-    assert sentence.spans[0][0] == 0 and sentence.spans[-1][1] == len(sentence.ids)
-    assert all(a[1] == b[0] for a, b in zip(sentence.spans, sentence.spans[1:], strict=False))
+    text = network.read("a zyx dog")
+    assert len(text.words) == 3
+    assert text.spans[0][0] == 0 and text.spans[-1][1] == len(text.tokens)
+    assert all(a[1] == b[0] for a, b in zip(text.spans, text.spans[1:], strict=False))
 
 
 def test_a_model_that_cannot_be_had_is_an_error_within_seconds(monkeypatch):

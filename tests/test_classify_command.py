@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.explanation import Explanation
 from scripts.saywhy import main
 
 ROOT = Path(__file__).parent.parent
@@ -99,9 +100,11 @@ def test_arrays_have_the_names_shapes_and_types_that_are_promised(explained) -> 
     arrays = np.load(folder / "out" / "cat.classify.npz")
     assert {name: arrays[name].shape for name in arrays} == {
         "heatmaps": (2, 7, 7), "guided": (2, 3, 224, 224), "guided_gradcam": (2, 3, 224, 224),
-        "counterfactual": (2, 7, 7), "occlusion": (2, 3, 3),
+        "counterfactual": (2, 7, 7), "occlusion": (2, 3, 3), "scores": (2, 1), "about": (),
     }  # fmt: skip
-    assert all(arrays[name].dtype == np.float32 for name in arrays)
+    loaded = Explanation.load(folder / "out" / "cat.classify.npz")
+    assert loaded.heatmaps.shape == (2, 1, 7, 7) and loaded.guided.shape == (2, 1, 3, 224, 224)
+    assert all(arrays[name].dtype == np.float32 for name in arrays if name != "about")
     assert arrays["heatmaps"].min() >= 0 and arrays["heatmaps"].max() > 0
     record = json.loads((folder / "out" / "cat.classify.json").read_text())
     assert record == json.loads(explained[1].stdout.splitlines()[0])

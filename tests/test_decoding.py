@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from captioning import decoding
-from captioning.model import pad
 from common.errors import UserError
+from common.text import padded
 from data.words.vocabulary import END, PAD, START, UNKNOWN
 
 
@@ -25,7 +25,7 @@ def _every_caption(model, maps, longest):
     """(log-probability with the end, words) of every ended caption of up to `longest` words, best first."""
     words = range(4, len(model.vocabulary))
     captions = [c for n in range(1, longest + 1) for c in itertools.product(words, repeat=n)]
-    tokens = pad([[*c, END] for c in captions])
+    tokens = padded([[*c, END] for c in captions])
     scores = model.head(maps, tokens).log_probs.sum(1).tolist()
     return sorted(zip(scores, captions, strict=True), reverse=True)
 

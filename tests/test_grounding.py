@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from captioning import grounding
-from captioning.captioner import Captioner, LstmNetwork
+from captioning.captioner import Captioner
+from captioning.network import LstmNetwork
 from common.errors import UserError
 from common.images import Preprocessing
 from common.metrics import grounding as metrics
@@ -154,7 +155,7 @@ def captioner():
 @pytest.fixture(scope="module")
 def seen(captioner):
     pixels = np.random.default_rng(0).integers(0, 255, (2, 40, 30, 3), dtype=np.uint8)
-    return captioner.see([Image.fromarray(each) for each in pixels])
+    return captioner.encode([Image.fromarray(each) for each in pixels])
 
 
 def test_words_are_the_head_nouns_of_phrases_with_boxes(captioner):
@@ -196,7 +197,7 @@ def test_a_measurement_is_that_of_the_maps_explained_one_by_one(captioner, seen)
     assert len(records) == sum(len(case.heads) + len(case.phrases) for case in cases)
     expected = []
     for case in cases:
-        found = captioner.explain(seen, case.sentence.text)[case.image] if not case.sentence.unknown else None
+        found = captioner.explain(seen, case.text.text)[case.image] if not case.text.unknown else None
         if found is None:
             continue
         for span in case.heads:

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from captioning.captioner import Captioner, LstmNetwork
+from captioning.captioner import Captioner
+from captioning.network import LstmNetwork
 from common.checks.dissection import NeuronName
 from common.errors import UserError
 from common.images import Preprocessing
@@ -52,7 +53,7 @@ def test_importance_of_a_word_is_the_mean_gradient_of_its_log_probability(speaki
     decider = deciders.captioner(speaking)
     scene = figure9._shown(speaking, 1)[0]
     model = speaking.shared["captioner"]
-    seen = model.see(scene.path)
+    seen = model.encode(scene.path)
     caption = model.caption(seen)
     whole, *word = decider.decide(scene.path, set(caption.words))
     assert whole.said == caption.text and word[0].said == caption.words[0]

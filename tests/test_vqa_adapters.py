@@ -123,31 +123,31 @@ def test_vilt_scores_are_the_librarys_own_though_its_patches_are_shuffled(folder
     answerer = vqa.load(f"hf:{folder}")
     if answerer.network.loader != "ViltForQuestionAnswering":
         pytest.skip("BLIP doesn't shuffle")
-    asked, seen = answerer.read("what color is the dog"), answerer.see(photo)
+    question, encoded = answerer.read("what color is the dog"), answerer.encode(photo)
     mask = torch.ones(1, SIDE, SIDE, dtype=torch.long)
     with torch.no_grad():
         own = answerer.network.module(
-            input_ids=asked.tokens, pixel_values=seen.pixels, pixel_mask=mask
+            input_ids=torch.tensor([question.tokens]), pixel_values=encoded.pixels, pixel_mask=mask
         ).logits[0]
-    torch.testing.assert_close(
-        answerer.network.speak(seen.pixels, asked.tokens)[0], own, rtol=1e-4, atol=1e-5
-    )
+    found = answerer.network.head(encoded.pixels)(torch.tensor([question.tokens]))[0]
+    torch.testing.assert_close(found, own, rtol=1e-4, atol=1e-5)
 
 
 def test_blip_scores_are_the_losses_of_the_library(folder, photo):
     answerer = vqa.load(f"hf:{folder}")
     if answerer.network.loader != "BlipForQuestionAnswering":
         pytest.skip("ViLT classifies")
-    asked, seen = answerer.read("what color is the dog"), answerer.see(photo)
-    told = answerer.network._ids(["red", "yes no"])
-    scores = answerer.network.speak(seen.pixels, asked.tokens, told)[0].detach()
+    question, encoded = answerer.read("what color is the dog"), answerer.encode(photo)
+    request = answerer.network.request([question], [["red", "yes no"]])
+    output = answerer.network.head(encoded.pixels)(request.query)
     module = answerer.network.module
-    image = module.vision_model(pixel_values=seen.pixels)[0]
-    question = module.text_encoder(input_ids=asked.tokens, encoder_hidden_states=image)[0]
-    for ids, score in zip(told, scores, strict=True):
+    image = module.vision_model(pixel_values=encoded.pixels)[0]
+    hidden = module.text_encoder(input_ids=torch.tensor([question.tokens]), encoder_hidden_states=image)[0]
+    for answer, target in zip(("red", "yes no"), request.targets, strict=True):
+        ids, score = answerer.network.tokenizer(answer, add_special_tokens=False)["input_ids"], target(output)
         row = torch.tensor([[4, *ids, 2]])
         logits = (
-            module.text_decoder(input_ids=row, encoder_hidden_states=question)
+            module.text_decoder(input_ids=row, encoder_hidden_states=hidden)
             .logits[0]
             .log_softmax(-1)
             .detach()
@@ -161,19 +161,18 @@ def test_maps_are_those_of_a_slow_twin_with_a_hook_for_each_answer(folder, photo
     names = ["red", "blue", "yes"]
     explanation = answerer.explain(photo, "what color is the dog", answers=names)
     network, module = answerer.network, answerer.network.module.double()
-    asked, pixels = answerer.read("what color is the dog"), answerer.see(photo).pixels.double()
-    targets, told = network.targets(names)
-    layer, grid = network.layer_and_grid(asked.tokens.shape[1])
-    for number, target in enumerate(targets):
+    question, pixels = answerer.read("what color is the dog"), answerer.encode(photo).pixels.double()
+    request, patches = network.request([question], [names]), (SIDE // PATCH) ** 2
+    for number, target in enumerate(request.targets):
         kept = []
-        handle = module.get_submodule(layer).register_forward_hook(
+        handle = module.get_submodule(network.layer).register_forward_hook(
             lambda m, i, o, kept=kept: kept.append(o[0] if isinstance(o, tuple) else o)
         )
-        score = target(network.speak(pixels, asked.tokens, told))[0]
+        score = target(network.head(pixels)(request.query))[0]
         handle.remove()
         (gradient,) = torch.autograd.grad(score, kept[0])
         expected = np.zeros((SIDE // PATCH, SIDE // PATCH))
-        tokens, slopes = kept[0][0, grid.prefix :].detach().numpy(), gradient[0, grid.prefix :].numpy()
+        tokens, slopes = kept[0][0, -patches:].detach().numpy(), gradient[0, -patches:].numpy()
         for k in range(tokens.shape[1]):
             expected += slopes[:, k].mean() * tokens[:, k].reshape(expected.shape)
         np.testing.assert_allclose(
@@ -188,14 +187,25 @@ def test_question_attribution_adds_up_as_a_difference_of_passes(folder, photo):
     explanation = answerer.explain(photo, "what color is the dog", answers=["red", "blue"])
     assert explanation.words == ("what", "color", "is", "the", "dog")
     assert explanation.word_gradients.shape == explanation.word_drops.shape == (2, 5)
-    network, seen = answerer.network, answerer.see(photo)
-    targets, told = network.targets(["red", "blue"])
+    network, encoded = answerer.network, answerer.encode(photo)
+    request = network.request([answerer.read("what color is the")], [["red", "blue"]])
     with torch.no_grad():
-        shorter = network.speak(seen.pixels, answerer.read("what color is the").tokens, told)
-    without_dog = torch.stack([target(shorter)[0] for target in targets])
+        shorter = network.head(encoded.pixels)(request.query)
+    without_dog = torch.stack([target(shorter)[0] for target in request.targets])
     torch.testing.assert_close(
         explanation.word_drops[:, 4], explanation.scores[:, 0] - without_dog, rtol=1e-4, atol=1e-5
     )
+
+
+def test_a_batch_of_images_and_questions_of_unlike_length_is_explained_as_one_by_one(folder, photo):
+    answerer = vqa.load(f"hf:{folder}")
+    images, questions = [photo, photo.rotate(180)], ["what color is the dog", "is there"]
+    batch = answerer.explain(images, questions, answers=["red", "yes"], contrast="blue")
+    for image, question, found in zip(images, questions, batch, strict=True):
+        alone = answerer.explain(image, question, answers=["red", "yes"], contrast="blue")
+        assert found.names == alone.names == ("red", "yes", "red rather than blue", "yes rather than blue")
+        for values in ("scores", "heatmaps", "word_gradients", "word_drops"):
+            torch.testing.assert_close(getattr(found, values), getattr(alone, values), rtol=1e-3, atol=1e-4)
 
 
 def test_words_the_tokenizer_lacks_are_named_in_a_warning(folder, photo):

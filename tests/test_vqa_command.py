@@ -41,7 +41,6 @@ def test_one_question_gives_a_panel_a_record_and_maps(model, photo, tmp_path, ca
             "--answer",
             "blue",
             "--contrast",
-            "red",
             "blue",
             "--methods",
             "gradcam,occlusion",

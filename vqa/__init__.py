@@ -35,9 +35,9 @@ def load(
 
         return load_transformers(str(checkpoint), device, layer)
     from vqa.checkpoint import SHIPPED, load_model
-    from vqa.network import LstmVqaNetwork
+    from vqa.network import LstmNetwork
 
     model, preprocessing, config = load_model(checkpoint)
     source = str(checkpoint or f"shipped checkpoint {SHIPPED.name}")
-    network = LstmVqaNetwork(model.to(device), preprocessing, "vqa", source, config["layer"])
+    network = LstmNetwork(model.to(device), preprocessing, "vqa", source, config["layer"])
     return Answerer(network, layer)

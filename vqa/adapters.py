@@ -1,158 +1,125 @@
 """VQA models of the `transformers` library, explained like the project's own: `vqa.load("hf:PATH_OR_NAME")`.
 
 ViLT (a classifier over answers; text and image share one transformer) and BLIP (generates its answer; any
-answer can be scored). Letters: B images, L tokens, N answers, T targets, h,w patches, D hidden.
+answer can be scored). Letters: S answers of each image, B images, M question tokens, L answer tokens, N answers,
+T targets, h,w patches, D hidden.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.errors import UserError
 from common.explainable import Explainable, HookedModel, TokenGrid
-from common.images import Preprocessing
 from common.networks import hub
-from common.targets import Target, score_table
-from vqa.answerer import Answer, Answerer, Asked, find_answer
+from common.request import Request
+from common.text import Place, Sequences, Text, TextLogLikelihood, TextOutput, marks, padded
+from vqa.answerer import Answerer
 from vqa.model import question_words
-from vqa.targets import AnswerScore
+from vqa.network import Answer, Head, best_answers
+from vqa.request import find_answer, numbered_request
 
 
-class TransformersVqaNetwork:
+class TransformersNetwork:
     """What ViLT and BLIP share. Features are the images themselves: every pass runs the whole model."""
 
     embedding: str  # the name of the question's word embedding
     loader: str
 
-    def __init__(
-        self, module: Any, tokenizer: Any, preprocessing: Preprocessing, name: str, source: str
-    ) -> None:
-        self.module, self.tokenizer, self.preprocessing = module, tokenizer, preprocessing
-        self.name, self.source = name, source
+    def __init__(self, found: hub.Pretrained, name: str) -> None:
+        self.module: Any = found.module
+        self.tokenizer, self.preprocessing = found.tokenizer, found.preprocessing
+        self.name, self.source = name, found.source
         self.longest = int(self.text_config().max_position_embeddings)
 
     def text_config(self) -> Any:
         raise NotImplementedError
 
-    def layer_and_grid(self, tokens: int) -> tuple[str, TokenGrid]:
-        raise NotImplementedError
-
-    def speak(self, images: Tensor, tokens: Tensor, told: Any) -> Tensor:
-        """Answer scores (B, N) of images and question tokens (B, L)."""
-        raise NotImplementedError
-
     @property
     def layer(self) -> str:
-        return self.layer_and_grid(1)[0]
+        raise NotImplementedError
 
-    def read(self, question: str) -> Asked:
+    def grid(self) -> TokenGrid:
+        raise NotImplementedError
+
+    def head(self, features: Tensor) -> Head:
+        raise NotImplementedError
+
+    def read(self, question: str) -> Text:
         question_words(question)
         words = question.split()
         found = self.tokenizer(words, is_split_into_words=True)
         ids, unknown = found["input_ids"], self.tokenizer.unk_token_id
         if len(ids) > self.longest:
             raise UserError(f"the question has {len(ids)} tokens; {self.name} reads at most {self.longest}")
-        word_of = tuple(-1 if word is None else word for word in found.word_ids())
-        lost = dict.fromkeys(
-            words[w] for w, token in zip(word_of, ids, strict=True) if w >= 0 and token == unknown
-        )
-        return Asked(question, tuple(words), torch.tensor([ids]), tuple(lost), word_of)
+        places: list[list[int]] = [[] for _ in words]
+        for place, word in enumerate(found.word_ids()):
+            if word is not None:
+                places[word].append(place)
+        spans = tuple((min(of, default=0), max(of, default=-1) + 1) for of in places)
+        lost = [word for word, of in zip(words, places, strict=True) if any(ids[i] == unknown for i in of)]
+        return Text(tuple(words), tuple(ids), spans, tuple(dict.fromkeys(lost)), question)
 
     def encode(self, images: Tensor) -> Tensor:
         return images
 
-    def explainable(self, layer: str | None, asked: Asked, told: Any) -> tuple[Explainable, Tensor, bool]:
-        own, grid = self.layer_and_grid(asked.tokens.shape[1])
-        device = next(self.module.parameters()).device
+    def explainable(self, layer: str | None) -> Explainable:
+        return HookedModel(self.module, layer or self.layer, self.grid(), self._forward)
 
-        def forward(images: Tensor, tokens: Tensor) -> Tensor:
-            return self.speak(images, tokens, told)
+    def _forward(self, images: Tensor, query: Any) -> Any:
+        return self.head(images)(query)
 
-        return HookedModel(self.module, layer or own, grid, forward), asked.tokens.to(device), False
+    def tokens(self, questions: Sequence[Text]) -> Tensor:
+        """(B, M), padded; the padding is masked out wherever the model reads them."""
+        return padded([question.tokens for question in questions], fill=self.tokenizer.pad_token_id or 0)
 
-    def words(
-        self, features: Tensor, asked: Asked, told: Any, targets: Sequence[Target], explained: Explainable
-    ) -> tuple[Tensor, Tensor]:
-        """Question attribution (T, L), twice: gradient times embedding, and leaving out each word (one pass each)."""
-        T, tokens = len(targets), asked.tokens.to(features.device)
-        with torch.enable_grad(), _leaves(self.module.get_submodule(self.embedding)) as leaves:
-            scores = self.speak(features.expand(T, -1, -1, -1), tokens.expand(T, -1), told)
-            own = score_table(targets, scores, T).diagonal()
-            (gradient,) = torch.autograd.grad(own.sum(), leaves[0])
-        each = (gradient * leaves[0]).sum(-1).detach()
-        by_word = each.new_zeros(T, len(asked.words))
-        for place, word in enumerate(asked.word_of):
-            if word >= 0:
-                by_word[:, word] += each[:, place]
-        drops = torch.stack(
-            [
-                own.detach() - self._without(features, asked, word, told, targets)
-                for word in range(len(asked.words))
-            ],
-            1,
-        )
-        return by_word, drops
-
-    @torch.no_grad()
-    def _without(
-        self, features: Tensor, asked: Asked, word: int, told: Any, targets: Sequence[Target]
-    ) -> Tensor:
-        rest = [place for place, owner in enumerate(asked.word_of) if owner != word]
-        scores = self.speak(features, asked.tokens[:, rest].to(features.device), told)
-        return score_table(targets, scores, 1)[:, 0]
+    def mask(self, tokens: Tensor) -> Tensor:
+        """(B, M): 1 where a token is, 0 where padding is."""
+        return (tokens != (self.tokenizer.pad_token_id or 0)).long()
 
 
-@contextlib.contextmanager
-def _leaves(module: nn.Module) -> Iterator[list[Tensor]]:
-    """The outputs of `module` inside the block, each replaced by a leaf that gradients are taken for."""
-    leaves: list[Tensor] = []
-
-    def swap(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        leaves.append(output.detach().clone().requires_grad_())
-        return leaves[-1].clone()  # what follows may work in place
-
-    handle = module.register_forward_hook(swap)
-    try:
-        yield leaves
-    finally:
-        handle.remove()
-
-
-class ViltNetwork(TransformersVqaNetwork):
+class ViltNetwork(TransformersNetwork):
     """ViLT with a VQA head. The patches are embedded here, in reading order: ViLT itself shuffles them at random,
     which changes no answer but would leave them no known place on the image."""
 
     embedding, loader = "vilt.embeddings.text_embeddings.word_embeddings", "ViltForQuestionAnswering"
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, found: hub.Pretrained, name: str) -> None:
+        super().__init__(found, name)
         names: dict[int, str] = self.module.config.id2label
-        self.answers = [str(names[i]) for i in sorted(names)]
-        self.answer_index = {answer: i for i, answer in reversed(list(enumerate(self.answers)))}
+        self.names = [str(names[i]) for i in sorted(names)]
+        self.answer_index = {answer: i for i, answer in reversed(list(enumerate(self.names)))}
 
     def text_config(self) -> Any:
         return self.module.config
 
-    def layer_and_grid(self, tokens: int) -> tuple[str, TokenGrid]:
+    @property
+    def layer(self) -> str:
         # The last block's image tokens don't reach the output, which is read off the first text token: the
         # map is what the last block's attention reads.
-        last = len(self.module.vilt.encoder.layer) - 1
+        return f"vilt.encoder.layer.{len(self.module.vilt.encoder.layer) - 1}.layernorm_before"
+
+    def grid(self) -> TokenGrid:
         patch = self.module.config.patch_size
         h, w = (side // patch for side in self.preprocessing.size)
-        return f"vilt.encoder.layer.{last}.layernorm_before", TokenGrid(tokens + 1, (h, w))
+        return TokenGrid(None, (h, w))  # behind the question's tokens and the image's class token
 
-    def speak(self, images: Tensor, tokens: Tensor, told: Any = None) -> Tensor:
-        embedded = self.embed(images)
-        ones = torch.ones(embedded.shape[:2], dtype=torch.long, device=images.device)
-        return self.module(
-            input_ids=tokens, attention_mask=torch.ones_like(tokens), image_embeds=embedded, pixel_mask=ones
-        ).logits
+    def head(self, features: Tensor) -> Head:
+        embedded = self.embed(features)
+
+        def answer(tokens: Tensor) -> Tensor:
+            seen = embedded.expand(len(tokens), -1, -1)
+            ones = torch.ones(seen.shape[:2], dtype=torch.long, device=tokens.device)
+            return self.module(
+                input_ids=tokens, attention_mask=self.mask(tokens), image_embeds=seen, pixel_mask=ones
+            ).logits
+
+        return answer
 
     def embed(self, images: Tensor) -> Tensor:
         """(B, 1 + h*w, D): the class token and the patches in reading order, with their positions."""
@@ -165,57 +132,76 @@ class ViltNetwork(TransformersVqaNetwork):
         first = (parts.cls_token + places[:, :1]).expand(len(images), -1, -1)
         return torch.cat([first, patches.flatten(2).transpose(1, 2)], 1)
 
-    def best(self, features: Tensor, asked: Asked, top: int) -> list[Answer]:
-        scores = self.speak(features, asked.tokens.to(features.device))[0]
-        shares = scores.softmax(0)
-        order = scores.argsort(descending=True, stable=True)[:top].tolist()
-        return [Answer(self.answers[i], float(scores[i]), float(shares[i])) for i in order]
+    def answers(self, features: Tensor, questions: Sequence[Text], top: int) -> list[list[Answer]]:
+        return best_answers(self.head(features)(self.tokens(questions).to(features.device)), self.names, top)
 
-    def targets(self, answers: Sequence[str]) -> tuple[list[Target], Any]:
-        numbers = [find_answer(answer, self.answer_index) for answer in answers]
-        return [AnswerScore(number, self.answers[number]) for number in numbers], None
+    def request(self, questions: Sequence[Text], answers: Sequence[Sequence[str]]) -> Request:
+        numbers = [[find_answer(answer, self.answer_index) for answer in each] for each in answers]
+        return numbered_request(self.tokens(questions), numbers, self.names)
 
 
-class BlipNetwork(TransformersVqaNetwork):
-    """BLIP-VQA: the score of an answer is the log-probability of its words and its end."""
+class BlipNetwork(TransformersNetwork):
+    """BLIP-VQA generates its answer: a query is the questions' tokens (B, M) and answers to be scored (S, B, L).
+
+    The score of an answer is the log-probability of its words and its end.
+    """
 
     embedding, loader = "text_encoder.embeddings.word_embeddings", "BlipForQuestionAnswering"
 
     def text_config(self) -> Any:
         return self.module.config.text_config
 
-    def layer_and_grid(self, tokens: int) -> tuple[str, TokenGrid]:
-        last = len(self.module.vision_model.encoder.layers) - 1
+    @property
+    def layer(self) -> str:
+        return f"vision_model.encoder.layers.{len(self.module.vision_model.encoder.layers) - 1}"
+
+    def grid(self) -> TokenGrid:
         patch = self.module.config.vision_config.patch_size
         h, w = (side // patch for side in self.preprocessing.size)
-        return f"vision_model.encoder.layers.{last}", TokenGrid(1, (h, w))
+        return TokenGrid(1, (h, w))
 
-    def speak(self, images: Tensor, tokens: Tensor, told: Sequence[Sequence[int]]) -> Tensor:
-        config = self.text_config()
-        seen = self.module.vision_model(pixel_values=images)[0]
-        asked = self.module.text_encoder(input_ids=tokens, encoder_hidden_states=seen)[0]
-        N, longest = len(told), max(map(len, told)) + 1
-        after = [[*answer, config.sep_token_id] for answer in told]
-        rows = torch.tensor(
-            [[*answer, *[-1] * (longest - len(answer))] for answer in after], device=images.device
-        )
-        before = torch.cat([rows.new_full((N, 1), config.bos_token_id), rows[:, :-1].clamp(min=0)], 1)
-        B = len(images)
-        logits = (
-            self.module.text_decoder(
-                input_ids=before.repeat(B, 1),
-                encoder_hidden_states=asked.repeat_interleave(N, 0),
-                use_cache=False,
-            )
-            .logits.float()
-            .log_softmax(-1)
-        )
-        rows = rows.repeat(B, 1)
-        chosen = logits.gather(-1, rows.clamp(min=0)[..., None])[..., 0]
-        return (chosen * (rows >= 0)).sum(1).view(B, N)
+    def head(self, features: Tensor) -> Head:
+        seen = self.module.vision_model(pixel_values=features)[0]
 
-    def best(self, features: Tensor, asked: Asked, top: int) -> list[Answer]:
-        tokens = asked.tokens.to(features.device)
+        def score(query: tuple[Tensor, Tensor]) -> TextOutput:
+            tokens, answers = query
+            B = answers.shape[1]
+            asked = self.module.text_encoder(
+                input_ids=tokens.expand(B, -1),
+                attention_mask=self.mask(tokens).expand(B, -1),
+                encoder_hidden_states=seen.expand(B, -1, -1),
+            )[0]
+            lengths = self.mask(tokens).sum(1).expand(B)
+            # The library's decoder sees padding whatever the mask: questions of one length go through it together.
+            groups = [(lengths == length).nonzero()[:, 0] for length in lengths.unique()]
+            parts = [
+                self._answer_logits(asked[rows, : int(lengths[rows[0]])], answers[:, rows]) for rows in groups
+            ]
+            logits = torch.cat(parts, 1)[:, torch.cat(groups).argsort()]
+            return TextOutput.of(logits, answers.clamp(min=0), answers >= 0)
+
+        return score
+
+    def _answer_logits(self, asked: Tensor, answers: Tensor) -> Tensor:
+        """(S, B, L, V) of what follows at each place of the answers (S, B, L), given encoded questions (B, M, D)."""
+        S, B, L = answers.shape
+        rows = answers.reshape(S * B, L)
+        first = rows.new_full((S * B, 1), self.text_config().bos_token_id)
+        logits = self.module.text_decoder(
+            input_ids=torch.cat([first, rows[:, :-1].clamp(min=0)], 1),
+            encoder_hidden_states=asked.repeat(S, 1, 1),
+            use_cache=False,
+        ).logits
+        return logits.view(S, B, L, -1)
+
+    def answers(self, features: Tensor, questions: Sequence[Text], top: int) -> list[list[Answer]]:
+        return [
+            self._generated(features[b : b + 1], question, top)
+            for b, question in enumerate(questions)
+        ]  # fmt: skip
+
+    def _generated(self, features: Tensor, question: Text, top: int) -> list[Answer]:
+        tokens = self.tokens([question]).to(features.device)
         with hub._quiet(self.name, offline=True):
             rows = self.module.generate(
                 input_ids=tokens,
@@ -230,22 +216,32 @@ class BlipNetwork(TransformersVqaNetwork):
         texts = [text for text in dict.fromkeys(texts) if text]
         if not texts:
             raise UserError(f"{self.name} gave an empty answer; name an answer to explain")
-        scores = self.speak(features, tokens, self._ids(texts))[0]
+        request = self.request([question], [texts]).on(features.device)
+        output = self.head(features)(request.query)
+        scores = torch.stack([target(output)[0] for target in request.targets])
         order = scores.argsort(descending=True, stable=True).tolist()
         return [Answer(texts[i], float(scores[i]), float(scores[i].exp())) for i in order]
 
-    def targets(self, answers: Sequence[str]) -> tuple[list[Target], Any]:
-        return [AnswerScore(i, answer) for i, answer in enumerate(answers)], self._ids(answers)
+    def request(self, questions: Sequence[Text], answers: Sequence[Sequence[str]]) -> Request:
+        """Each answer is a sequence of its own, ended; the places that are scored are all its tokens."""
+        ids = [[(*self._ids(answer), self.text_config().sep_token_id) for answer in each] for each in answers]
+        sequences = Sequences([each[0] for each in ids])
+        places = [[Place(sequences.add(b, row), 0, len(row)) for row in each] for b, each in enumerate(ids)]
+        query = sequences.stacked(fill=-1)
+        targets: list[Any] = [
+            TextLogLikelihood(marks(column, query.shape), name)
+            for column, name in zip(zip(*places, strict=True), answers[0], strict=True)
+        ]
+        return Request((self.tokens(questions), query), targets, [list(each) for each in answers])
 
-    def _ids(self, answers: Sequence[str]) -> list[list[int]]:
-        found = [list(self.tokenizer(answer, add_special_tokens=False)["input_ids"]) for answer in answers]
-        for answer, ids in zip(answers, found, strict=True):
-            if not ids:
-                raise UserError(f"the answer {answer!r} is empty; name one of at least a word")
-        return found
+    def _ids(self, answer: str) -> list[int]:
+        ids = list(self.tokenizer(answer, add_special_tokens=False)["input_ids"])
+        if not ids:
+            raise UserError(f"the answer {answer!r} is empty; name one of at least a word")
+        return ids
 
 
-FAMILIES: dict[str, type[TransformersVqaNetwork]] = {"vilt": ViltNetwork, "blip": BlipNetwork}
+FAMILIES: dict[str, type[TransformersNetwork]] = {"vilt": ViltNetwork, "blip": BlipNetwork}
 
 
 def load(name: str, device: str | torch.device = "cpu", layer: str | None = None) -> Answerer:
@@ -256,7 +252,5 @@ def load(name: str, device: str | torch.device = "cpu", layer: str | None = None
     name = name.removeprefix("hf:")
     loaders = {kind: family.loader for kind, family in FAMILIES.items()}
     found = hub.transformers_pretrained(name, loaders, "VQA models")
-    network: Any = FAMILIES[found.family](
-        found.module.to(device), found.tokenizer, found.preprocessing, f"hf:{name}", found.source
-    )
-    return Answerer(network, layer)
+    network: Any = FAMILIES[found.family](found, f"hf:{name}")
+    return Answerer(network, layer).to(device)

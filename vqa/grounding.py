@@ -18,15 +18,12 @@ from torch import Tensor
 from common.methods.occlusion import OcclusionOptions
 from common.metrics.faithfulness import on_grid, rank_correlation
 from common.metrics.grounding import Summary, activation_energy, centre_hit, pointing, random_hit, summary
+from common.request import Encoded
 from data.records import Question
-from vqa.answerer import Answerer, Seen
+from vqa.answerer import Answerer
 from vqa.metrics import exact_match
 
 OCCLUSION = OcclusionOptions(window=32, stride=32)  # about a cell of the last map, without overlap
-PUBLISHED = {
-    "Grad-CAM": "0.60 ± 0.038",
-    "Guided Backprop": "0.42 ± 0.038",
-}  # paper, section 8.2: VGG-16, VQA v1
 
 
 def sample(questions: Sequence[Question], count: int, seed: int = 0) -> list[Question]:
@@ -35,12 +32,12 @@ def sample(questions: Sequence[Question], count: int, seed: int = 0) -> list[Que
     return sorted(chosen, key=lambda q: (q.image_id, q.id))
 
 
-def looked_at(answerer: Answerer, questions: Sequence[Question]) -> Iterator[tuple[Question, Seen]]:
-    """Each question with its image as the model sees it; an image is seen once for all its questions in a row."""
-    last: tuple[str, Seen] | None = None
+def looked_at(answerer: Answerer, questions: Sequence[Question]) -> Iterator[tuple[Question, Encoded]]:
+    """Each question with its image as the model sees it; an image is encoded once for all its questions in a row."""
+    last: tuple[str, Encoded] | None = None
     for question in questions:
         if last is None or last[0] != question.image_id:
-            last = (question.image_id, answerer.see(question.image))
+            last = (question.image_id, answerer.encode(question.image))
         yield question, last[1]
 
 
@@ -58,13 +55,13 @@ def occlusion_correlation(
     methods = ("gradcam", "guided", "guided_gradcam", "occlusion")
     values: dict[str, list[float]] = defaultdict(list)
     images: list[str] = []
-    for question, seen in looked_at(answerer, questions):
-        maps = answerer.explain(seen, question.text, methods=methods, occlusion_options=options).maps
+    for question, encoded in looked_at(answerer, questions):
+        maps = answerer.explain(encoded, question.text, methods=methods, occlusion_options=options).maps
         reference = maps["occlusion"][:, 0]
         for name in ("guided", "guided_gradcam"):
             values[name].append(_correlation(maps[name][:, 0].abs().amax(1), reference))
         values["gradcam"].append(_correlation(maps["gradcam"][:, 0], reference))
-        values["activation"].append(_correlation(_energy(answerer, seen), reference))
+        values["activation"].append(_correlation(_energy(answerer, encoded), reference))
         images.append(question.image_id)
         progress()
     return {name: summary(found, _groups(images)) for name, found in values.items()}
@@ -80,19 +77,19 @@ def pointing_accuracy(
     Questions without boxes, and boxes that cover the whole image, are left out.
     """
     rows: list[tuple[str, bool, dict[str, float]]] = []
-    for question, seen in looked_at(answerer, [q for q in questions if q.boxes]):
+    for question, encoded in looked_at(answerer, [q for q in questions if q.boxes]):
         boxes = [[list(box) for box in question.boxes]]
-        answer = answerer.answer(seen, question.text, top=1)
-        own = answerer.explain(seen, question.text, answer.text).heatmaps[:, 0]
+        answer = answerer.answer(encoded, question.text, top=1)
+        own = answerer.explain(encoded, question.text, answer.text).heatmaps[:, 0]
         found = {
             "own answer": float(pointing(own, boxes)),
             "centre": float(centre_hit(boxes)),
             "random": float(random_hit(boxes)),  # type: ignore[arg-type]
-            "activation": float(pointing(_energy(answerer, seen), boxes)),
+            "activation": float(pointing(_energy(answerer, encoded), boxes)),
         }  # type: ignore[arg-type]
         known = getattr(answerer.network.module, "answer_index", {})
         if question.answer in known:
-            right = answerer.explain(seen, question.text, question.answer).heatmaps[:, 0]
+            right = answerer.explain(encoded, question.text, question.answer).heatmaps[:, 0]
             found["right answer"] = float(pointing(right, boxes))  # type: ignore[arg-type]
         rows.append((question.image_id, bool(exact_match(answer.text, question)), found))
         progress()
@@ -124,19 +121,19 @@ def question_swap(
         asked = [q for q in groups[image_id] if paraphrase(q.text)]
         if not asked:
             continue
-        seen = answerer.see(asked[0].image)
+        encoded = answerer.encode(asked[0].image)
         first = asked[0]
-        own = _map(answerer, seen, first.text)
-        found = {"other words": _map(answerer, seen, paraphrase(first.text))}
+        own = _map(answerer, encoded, first.text)
+        found = {"other words": _map(answerer, encoded, paraphrase(first.text))}
         others = [q for q in groups[image_id] if q.text not in (first.text, paraphrase(first.text))]
         if others:
-            found["other question"] = _map(answerer, seen, others[0].text)
+            found["other question"] = _map(answerer, encoded, others[0].text)
         apart = [q for q in others if q.kind != first.kind]
         if apart:
-            found["other kind"] = _map(answerer, seen, apart[0].text)
-        second = answerer.answer(seen, first.text, top=2).runners_up
+            found["other kind"] = _map(answerer, encoded, apart[0].text)
+        second = answerer.answer(encoded, first.text, top=2).runners_up
         if second:
-            found["other answer"] = _map(answerer, seen, first.text, second[0].text)
+            found["other answer"] = _map(answerer, encoded, first.text, second[0].text)
         for name, other in found.items():
             values[name].append((_correlation(own, other), image_id))
         progress()
@@ -178,20 +175,20 @@ def attention_correlation(
     """Rank correlation of maps with human attention (h, w) arrays (VQA-HAT; paper: Grad-CAM 0.136)."""
     values: dict[str, list[float]] = defaultdict(list)
     for question, attention in pairs:
-        seen = answerer.see(question.image)
+        encoded = answerer.encode(question.image)
         reference = torch.as_tensor(attention, dtype=torch.float32)[None]
-        values["gradcam"].append(_correlation(_map(answerer, seen, question.text), reference))
-        values["activation"].append(_correlation(_energy(answerer, seen), reference))
+        values["gradcam"].append(_correlation(_map(answerer, encoded, question.text), reference))
+        values["activation"].append(_correlation(_energy(answerer, encoded), reference))
         progress()
     return {name: summary(found) for name, found in values.items()}
 
 
-def _map(answerer: Answerer, seen: Seen, question: str, answer: str | None = None) -> Tensor:
-    return answerer.explain(seen, question, answer).heatmaps[:, 0]
+def _map(answerer: Answerer, encoded: Encoded, question: str, answer: str | None = None) -> Tensor:
+    return answerer.explain(encoded, question, answer).heatmaps[:, 0]
 
 
-def _energy(answerer: Answerer, seen: Seen) -> Tensor:
-    features = seen.features
+def _energy(answerer: Answerer, encoded: Encoded) -> Tensor:
+    features = encoded.features
     return (
         activation_energy(features)
         if features.dim() == 4 and features.shape[1] > 3

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -78,13 +79,19 @@ class QuestionEncoder(nn.Module):
 
     def run(self, embedded: Tensor, mask: Tensor) -> Tensor:
         """As `encode`, by the fused LSTM: quicker, but its backward pass can't be batched."""
-        lengths = mask.sum(1).clamp(min=1).cpu()
-        packed = nn.utils.rnn.pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
+        lengths = mask.sum(1)
+        packed = nn.utils.rnn.pack_padded_sequence(
+            embedded, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
+        )
         _, (h, c) = self.lstm(packed)
-        return torch.cat([h[0], c[0], h[1], c[1], _bag(embedded, mask)], 1)
+        states = torch.cat([h[0], c[0], h[1], c[1]], 1)
+        return torch.cat([states * (lengths > 0)[:, None], _bag(embedded, mask)], 1)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.run(self.embed(tokens), tokens != PAD)
+        """(B,L) tokens, each row with words or none -> (B,4D+embedding)."""
+        embedded = self.embed(tokens)
+        batched = embedded.requires_grad and not self.training  # gradients of many targets may be asked for
+        return (self.encode if batched else self.run)(embedded, tokens != PAD)
 
 
 def _bag(embedded: Tensor, mask: Tensor) -> Tensor:
@@ -166,6 +173,14 @@ class ImageEncoder(nn.Module):
         return self.encode(self.summary(features))
 
 
+@dataclass(frozen=True)
+class AnswerOutput:
+    """Answer scores before the softmax, `logits` (B,N), and what they were read off: the maps' `summary` (B,K+E)."""
+
+    logits: Tensor
+    summary: Tensor
+
+
 class VqaModel(nn.Module):
     """A trunk and a head with the seam between them: `head(features(images), tokens)` -> (B, answers).
 
@@ -217,12 +232,13 @@ class VqaModel(nn.Module):
 
         One map may be given for several questions, and one question for several maps (B=1).
         """
-        check_tokens(tokens, len(self.vocabulary))
-        return self.answer_scores(self.image(features), self.question(tokens))
+        return self.output(features, tokens).logits
 
-    def head_from_words(self, features: Tensor, embedded: Tensor, mask: Tensor) -> Tensor:
-        """As `head`, from embedded words (B,L,embedding), for gradients with respect to them."""
-        return self.answer_scores(self.image(features), self.question.encode(embedded, mask))
+    def output(self, features: Tensor, tokens: Tensor) -> AnswerOutput:
+        """As `head`, with all that the head sees of the images beside the scores."""
+        check_tokens(tokens, len(self.vocabulary))
+        summary = self.image.summary(features)
+        return AnswerOutput(self.answer_scores(self.image.encode(summary), self.question(tokens)), summary)
 
     def answer_scores(self, seen: Tensor, asked: Tensor) -> Tensor:
         """Encoded image (B,joint+N, or joint) and question (B,4D+embedding) -> (B,N).

@@ -166,14 +166,14 @@ def caption_words(bench: Bench) -> Work:
     import captioning
 
     captioner = captioning.load()
-    seen = captioner.see(bench.images[:1])  # what decoding has done already
+    seen = captioner.encode(bench.images[:1])  # what decoding has done already
     text = "a man in a red shirt is standing on a wooden bench"
 
     def ours() -> Any:
         return captioner.explain(seen, text)
 
     title = "caption and each of its 12 words, beyond decoding"
-    return Work(title, "1.5", lambda: captioner.see(bench.images[:1]), {OURS: ours})
+    return Work(title, "1.5", lambda: captioner.encode(bench.images[:1]), {OURS: ours})
 
 
 def vqa_answers(bench: Bench) -> Work:
@@ -192,7 +192,7 @@ def vqa_answers(bench: Bench) -> Work:
             return model(image, tokens)
 
     def ours() -> Any:
-        seen, asked = answerer.see(image), answerer.read(question)
+        seen, asked = answerer.encode(image), answerer.read(question)
         (answer,) = answerer.answer(seen, asked, top=5)
         return answerer.explain(seen, asked, [str(each) for each in (answer, *answer.runners_up)])
 

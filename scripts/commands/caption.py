@@ -24,10 +24,7 @@ def add_parser(subparsers: Any) -> None:
         "--phrase", action="append", default=[], metavar="TEXT", dest="phrases",
         help="explain this phrase as well; repeatable",
     )  # fmt: skip
-    parser.add_argument(
-        "--contrast", action="append", default=[], metavar="TEXT",
-        help="explain why the phrase (without phrases: the caption) rather than this; one for all or each",
-    )  # fmt: skip
+    cli.add_contrast_argument(parser, "the phrase (without phrases: the caption)")
     parser.add_argument(
         "--score",
         default="log_probability",
@@ -71,14 +68,14 @@ def run(args: argparse.Namespace) -> int:
 
         file, stem = item
         image = open_image(file)
-        seen = captioner.see(image)
-        written = captioner.caption(seen, alternatives=args.alternatives)
+        encoded = captioner.encode(image)
+        written = captioner.caption(encoded, alternatives=args.alternatives)
         if folder is None:
             record = {**_head(file, captioner), **_said(written)}
             return {**record, "_line": _line(file, written)}
-        explained = written if args.caption is None else captioner.score(seen, args.caption)
+        explained = written if args.caption is None else captioner.score(encoded, args.caption)
         explanation = captioner.explain(
-            seen, explained, args.phrases, args.contrast, methods, end=args.end, score=args.score,
+            encoded, explained, args.phrases, args.contrast, methods, end=args.end, score=args.score,
             occlusion_options=cli.occlusion_options(args),
         )  # fmt: skip
         record = _record(file, captioner, written, explained, explanation)
@@ -153,14 +150,14 @@ def _check_texts(captioner: Any, texts: list[str]) -> None:
     """Read every text once before any image: errors end the run, unknown words are named."""
     import warnings
 
-    from captioning.captioner import unknown_words
+    from common.text import unknown_words
 
     for text in texts:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            sentence = captioner.read(text)
-        if sentence.unknown:
-            cli.report(f"warning: {unknown_words(sentence)}")
+            read = captioner.read(text)
+        if read.unknown:
+            cli.report(f"warning: {unknown_words(read)}")
 
 
 def _head(file: Path, captioner: Any) -> dict[str, Any]:
@@ -193,7 +190,7 @@ def _record(file: Path, captioner: Any, written: Any, explained: Any, explanatio
         "tokens": list(explained.words),
         "log_probabilities": list(explained.log_probabilities),
         "log_probability": explained.total,
-        "unknown": list(explained.sentence.unknown),
+        "unknown": list(explained.read.unknown),
         "score": explanation.provenance["score"],
         "targets": cli.target_records(explanation),
         "methods": explanation.provenance["methods"],

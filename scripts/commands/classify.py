@@ -21,7 +21,7 @@ def add_parser(subparsers: Any) -> None:
         "--target", action="append", metavar="CLASS", dest="targets",
         help="class to explain, by any of its names, WordNet id or index; repeatable (default: the prediction)",
     )  # fmt: skip
-    parser.add_argument("--contrast", metavar="CLASS", help="explain why each target rather than this class")
+    cli.add_contrast_argument(parser, "each target")
     cli.add_method_arguments(parser)
     parser.add_argument("--weights", metavar="FILE", help="weights of your own for the named network")
     parser.add_argument("--labels", metavar="FILE", help="class names of your own: one a line, or JSON")
@@ -61,16 +61,17 @@ def run(args: argparse.Namespace) -> int:
         cropped = classifier.preprocessing.with_crop(args.crop)
         classifier = replace(classifier, network=replace(classifier.network, preprocessing=cropped))
     targets = None if args.targets is None else classifier.targets(args.targets)
-    contrast = None if args.contrast is None else classifier.target(args.contrast)
+    contrast = classifier.targets(args.contrast) if args.contrast else None
     options = cli.occlusion_options(args)
     files = image_files(args.images)
 
     def explain_one(item: tuple[Path, str]) -> dict[str, Any]:
         file, stem = item
         image = _open(file)
-        predictions = classifier.predict(image, top=args.top)
+        encoded = classifier.encode(image)
+        predictions = classifier.predict(encoded, top=args.top)
         chosen = targets if targets is not None else [classifier.target(predictions[0].index)]
-        explanation = classifier.explain(image, chosen, methods, contrast=contrast, occlusion_options=options)
+        explanation = classifier.explain(encoded, chosen, contrast, methods, occlusion_options=options)
         record = _record(file, classifier, predictions, explanation)
         picture = draw(image, classifier, predictions, explanation)
         written = cli.write_results(folder, stem, "classify", record, explanation, picture)
@@ -88,7 +89,10 @@ def draw(image: Any, classifier: Any, predictions: list[Any], explanation: Any) 
 
     seen = image.crop(tuple(round(side) for side in classifier.preprocessing.region(*image.size)))
     maps = {method: values[:, 0] for method, values in explanation.maps.items()}
-    scores = [f"logit {score:.2f}" for score in explanation.scores[:, 0].tolist()]
+    scores = [
+        f"{'difference' if ' rather than ' in name else 'logit'} {score:.2f}"
+        for name, score in zip(explanation.names, explanation.scores[:, 0].tolist(), strict=True)
+    ]
     names = [", ".join(name.split(", ")[:2]) for name in explanation.names]
     best = predictions[0]
     likely = "; ".join(f"{p.label.split(',')[0]} {p.probability:.0%}" for p in predictions[:3])

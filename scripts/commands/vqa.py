@@ -29,10 +29,7 @@ def add_parser(subparsers: Any) -> None:
         "--answer", action="append", metavar="TEXT", dest="answers",
         help="answer to explain; repeatable (default: the model's own)",
     )  # fmt: skip
-    parser.add_argument(
-        "--contrast", nargs=2, action="append", metavar=("THIS", "THAT"), default=[],
-        help="explain why THIS answer rather than THAT; repeatable",
-    )  # fmt: skip
+    cli.add_contrast_argument(parser, "each answer")
     parser.add_argument(
         "--top", type=int, default=5, metavar="N", help="answers to list (default: %(default)s)"
     )
@@ -54,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     asked = _questions(args)
     folder = None if args.no_explain else cli.output_folder(args)
     answerer = vqa.load(args.model, device=args.device, layer=args.layer)
-    seen: dict[Path, Any] = {}
+    encoded: dict[Path, Any] = {}
 
     def answer_one(item: tuple[tuple[Path, str, list[str]], str]) -> dict[str, Any]:
         from common.images import open_image
@@ -62,17 +59,16 @@ def run(args: argparse.Namespace) -> int:
         (file, text, answers), stem = item
         question = _read(answerer, text)
         image = open_image(file)
-        if file not in seen:
-            seen.clear()
-            seen[file] = answerer.see(image)
-        found = answerer.answer(seen[file], question, top=args.top)
+        if file not in encoded:
+            encoded.clear()
+            encoded[file] = answerer.encode(image)
+        found = answerer.answer(encoded[file], question, top=args.top)
         line = f"{file}: {text} {found.text} ({found.probability:.0%})"
         if folder is None:
             return {**_head(file, answerer, question), **_said(found), "_line": line}
         explanation = answerer.explain(
-            seen[file], question, answers or ([] if args.contrast else found.text),
-            [tuple(pair) for pair in args.contrast],
-            methods, occlusion_options=cli.occlusion_options(args),
+            encoded[file], question, answers or found.text, args.contrast, methods,
+            occlusion_options=cli.occlusion_options(args),
         )  # fmt: skip
         record = _record(file, answerer, question, found, explanation)
         picture = draw(image, record, explanation)
@@ -140,7 +136,7 @@ def _questions(args: argparse.Namespace) -> list[tuple[Path, str, list[str]]]:
 
 def _read(answerer: Any, text: str) -> Any:
     """The question as the model reads it; unknown words are named on standard error."""
-    from vqa.answerer import unknown_words
+    from common.text import unknown_words
 
     question = answerer.network.read(text)
     if question.unknown:

@@ -66,10 +66,10 @@ def captioner(lab: Lab) -> Decider:
     model = lab.speaker("captioner")
 
     def features(path: Path) -> Tensor:
-        return model.see(path).features.float().cpu()
+        return model.encode(path).features.float().cpu()
 
     def decide(path: Path, nouns: Collection[str]) -> list[Decision]:
-        seen = model.see(path)
+        seen = model.encode(path)
         caption = model.caption(seen)
         alpha = model.explain(seen, caption, methods=("importance",)).maps["importance"][:, 0].cpu()
         A = seen.features[0].float().cpu()
@@ -87,10 +87,10 @@ def answerer(lab: Lab) -> Decider:
     model = lab.speaker("VQA model")
 
     def features(path: Path) -> Tensor:
-        return model.see(path).features.float().cpu()
+        return model.encode(path).features.float().cpu()
 
     def decide(path: Path, nouns: Collection[str]) -> list[Decision]:
-        seen = model.see(path)
+        seen = model.encode(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # words that the model does not know
             answer = model.answer(seen, QUESTION, top=1).text

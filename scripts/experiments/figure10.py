@@ -61,7 +61,7 @@ def other_phrases(captioner: Any, folder: Path, limit: int) -> dict[str, Any]:
     values: dict[str, list[float]] = {name: [] for name in OTHER}
     groups: list[int] = []
     for number, (image, captions) in enumerate(zip(*read_grounded(folder, "dev", limit), strict=True)):
-        seen = captioner.see([image.path])
+        seen = captioner.encode([image.path])
         for case in grounding.human_cases(0, captions, captioner.network, limit=1):
             if len(case.phrases) < 2:
                 continue
@@ -79,7 +79,7 @@ def draw(captioner: Any, files: Sequence[Any]) -> Image.Image:
     tiles = []
     for file in files:
         image = open_image(file)
-        seen = captioner.see(image)
+        seen = captioner.encode(image)
         caption = captioner.caption(seen)
         found = captioner.explain(seen, caption, methods=SHOWN)
         tiles.append(Tile(fitted(image), caption.text, f"log p {found.scores[0, 0]:.2f}"))

@@ -31,7 +31,7 @@ NOTE = "The paper's (b) is of a ResNet with co-attention; ours is of the same sm
 
 def draw(answerer: Any, image: Image.Image, question: str, answers: Sequence[str]) -> Image.Image:
     """Part (a) in the first rows, part (b) below it."""
-    shown, seen = fitted(image), answerer.see(image)
+    shown, seen = fitted(image), answerer.encode(image)
     best = answerer.answer(seen, question, top=3)
     likely = "; ".join(f"{a.text} {a.probability:.0%}" for a in (best, *best.runners_up))
     found = answerer.explain(seen, question, list(answers), methods=("gradcam", "guided_gradcam"))

@@ -53,7 +53,7 @@ def batches(
     with bar_of(len(images), "image", quiet) as bar:
         for start in range(0, len(images), size):
             numbers = list(range(start, min(start + size, len(images))))
-            yield numbers, captioner.see([images[n].path for n in numbers])
+            yield numbers, captioner.encode([images[n].path for n in numbers])
             bar.update(len(numbers))
 
 

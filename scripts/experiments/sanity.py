@@ -146,7 +146,7 @@ def captioned(lab: Lab) -> tuple[Any, Callable[[Any], Tensor]]:
     said: dict[Any, Any] = {}
 
     def maps(photograph: Any) -> Tensor:
-        seen = captioner.see(photograph)
+        seen = captioner.encode(photograph)
         if photograph not in said:
             said[photograph] = captioner.caption(seen).text
         found = captioner.explain(seen, said[photograph], methods=("importance",))
@@ -161,7 +161,7 @@ def answered(lab: Lab) -> tuple[Any, Callable[[Any], Tensor]]:
     said: dict[Any, Any] = {}
 
     def maps(photograph: Any) -> Tensor:
-        seen = answerer.see(photograph)
+        seen = answerer.encode(photograph)
         if photograph not in said:
             said[photograph] = answerer.answer(seen, QUESTION).text
         found = answerer.explain(seen, QUESTION, [said[photograph]], methods=("importance",))
@@ -240,7 +240,7 @@ def replaced_words(lab: Lab, count: int, seed: int = 0) -> dict[str, Any]:
     """Correlation of a word's map with that of a word of another photograph put in its place."""
     captioner = lab.speaker("captioner")
     photographs = sorted(SAMPLES.glob("*.jpg"))[:count]
-    seen = [captioner.see(file) for file in photographs]
+    seen = [captioner.encode(file) for file in photographs]
     said = [captioner.caption(one).words for one in seen]
     rng = random.Random(seed)
     found: list[float] = []

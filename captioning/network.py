@@ -1,0 +1,148 @@
+"""Models that write captions, as `Captioner` needs them, and the project's own: a CNN, an LSTM, no attention.
+
+Letters: S sequences, B images, K channels, h,w map, L tokens, T targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from captioning import decoding
+from captioning.model import CaptionModel
+from common import request
+from common.errors import UserError
+from common.explainable import Explainable, HookedModel, SplitModel
+from common.formulas import gradients
+from common.images import Preprocessing
+from common.state import untouched
+from common.text import Text, TextOutput
+from data.words.vocabulary import END, tokenize
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A caption and how likely the model finds it: words, the log-probability of each, and further captions.
+
+    `total` is their sum with the end token's; `read` the words as tokens; `alternatives` are best first.
+    """
+
+    words: tuple[str, ...]
+    log_probabilities: tuple[float, ...]
+    total: float
+    read: Text
+    alternatives: tuple[Caption, ...] = ()
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+    def __str__(self) -> str:
+        return self.text
+
+    @staticmethod
+    def of(text: Text, log_probs: Tensor) -> Caption:
+        """A text with the log-probabilities (L,) of its tokens and its end."""
+        each = tuple(float(log_probs[a:b].sum()) for a, b in text.spans)
+        return Caption(text.words, each, float(log_probs.sum()), text)
+
+
+class CaptionNetwork(request.Network, Protocol):
+    """What `Captioner` needs of a model that writes captions, besides what every facade needs.
+
+    A query is (S, B, L): S token sequences for each image, each ending in `end`, padded with 0; its
+    output's fields are (S, B, L).
+    """
+
+    end: int
+    vocabulary_size: int
+
+    def read(self, text: str | Sequence[str]) -> Text:
+        """Words, or a sentence, as tokens."""
+        ...
+
+    def decode(self, features: Tensor, beam: int, count: int, max_length: int) -> list[list[Caption]]:
+        """The `count` likeliest captions of each image, best first."""
+        ...
+
+    def head(self, features: Tensor, query: Tensor) -> TextOutput:
+        """How likely given sequences are, from what `encode` gave."""
+        ...
+
+
+class LstmNetwork:
+    """The project's own captioner, split at the last feature map of its trunk."""
+
+    def __init__(
+        self,
+        module: CaptionModel,
+        preprocessing: Preprocessing,
+        name: str = "captioner",
+        source: str = "the caller's",
+        length_penalty: float = 0.0,
+    ) -> None:
+        self.module, self.preprocessing, self.name, self.source = module, preprocessing, name, source
+        self.end, self.vocabulary_size, self.length_penalty = END, len(module.vocabulary), length_penalty
+
+    @property
+    def layer(self) -> str:
+        """The name of the map the decoder reads."""
+        if self.module.layer is not None:
+            return f"trunk.{self.module.layer}"
+        parts = [name for name, _ in self.module.trunk.named_children()]
+        last = [name for name in parts if name in ("bn2", "norm_head", "final_conv")]
+        return f"trunk.{last[-1]}" if last else "trunk"
+
+    def read(self, text: str | Sequence[str]) -> Text:
+        words = tokenize(text) if isinstance(text, str) else list(text)
+        tokens = self.module.vocabulary.encode(words)
+        return _one_token_a_word(words, tokens, self.module.vocabulary.unknown(words))
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.module.features(images)
+
+    def decode(self, features: Tensor, beam: int, count: int, max_length: int) -> list[list[Caption]]:
+        with untouched(self.module):
+            found = decoding.beam(self.module, features, beam, max_length, self.length_penalty)
+        return [[self._caption(hypothesis) for hypothesis in each[:count]] for each in found]
+
+    def head(self, features: Tensor, query: Tensor) -> TextOutput:
+        return self.module.head(features, query)
+
+    def explainable(self, layer: str | None) -> Explainable:
+        if layer in (None, self.layer):
+            return LstmSplit(self.module, self.layer)
+        return HookedModel(self.module, layer)
+
+    def _caption(self, hypothesis: decoding.Hypothesis) -> Caption:
+        words = [self.module.vocabulary.words[token] for token in hypothesis.tokens]
+        text = _one_token_a_word(words, hypothesis.tokens)
+        return Caption(text.words, hypothesis.log_probs, hypothesis.total, text)
+
+
+def _one_token_a_word(words: Sequence[str], tokens: Sequence[int], unknown: Sequence[str] = ()) -> Text:
+    return Text(tuple(words), tuple(tokens), tuple((i, i + 1) for i in range(len(words))), tuple(unknown))
+
+
+class LstmSplit(SplitModel):
+    """A `CaptionModel` split at its last map; the query is (S, B, L)."""
+
+    def __init__(self, network: CaptionModel, layer: str) -> None:
+        self.network: CaptionModel = network
+        self.layer = layer
+
+    def features(self, images: Tensor, query: Any = None) -> Tensor:
+        return self.network.features(images)
+
+    def head(self, features: Tensor, query: Tensor | None = None) -> TextOutput:
+        if query is None:
+            raise UserError("a captioner explains a caption; give its tokens (S, B, L) as the query")
+        return self.network.head(features, query)
+
+    def importance(self, scores: Tensor, A: Tensor, output: TextOutput) -> Tensor:
+        """Eq. 1 by way of what the decoder saw of the images: the map itself is left out of the backward pass."""
+        assert output.summary is not None  # `CaptionModel.head` gives it
+        return self.network.decoder.importance(gradients(scores, output.summary), A[0, 0].numel())

@@ -1,0 +1,183 @@
+"""From what a user asked to one explanation an image: what all facades share.
+
+    encoded = encode(network, "photo.jpg")                        # the one pass of the trunk
+    request = Request(query, targets, names, rows)                # what is asked, as the model reads it
+    explain_each(network.explainable(None), encoded, request)     # [Explanation]
+
+Letters: B images, T targets, K channels, h,w map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from common import gradcam
+from common.errors import UserError
+from common.explainable import Explainable
+from common.explanation import Explanation
+from common.images import ImageLike, Preprocessing, as_batch
+from common.methods.occlusion import OcclusionOptions
+from common.state import untouched
+from common.targets import Contrast, Target, target_name
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Images that went through the trunk once: `pixels` (B, 3, H, W) and `features` as the network made them.
+
+    It stands for the images wherever a facade takes images, so that predictions and explanations share the pass.
+    `single` says whether one image was given, and so one result is due.
+    """
+
+    pixels: Tensor
+    features: Tensor
+    single: bool
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, rows: int | slice | Sequence[int]) -> Encoded:
+        """Some of the images; one number gives one image, whose result is single."""
+        single = isinstance(rows, int)
+        index = [rows] if isinstance(rows, int) else rows
+        return Encoded(self.pixels[index], self.features[index], single)
+
+
+Batch = Iterable[ImageLike] | Tensor
+Images = ImageLike | Batch | Encoded
+Texts = str | Iterable[str] | None
+
+
+class Encoder(Protocol):
+    """A model that makes features of images."""
+
+    @property
+    def module(self) -> Any: ...
+
+    @property
+    def preprocessing(self) -> Preprocessing: ...
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Features of images (B, 3, H, W), without a graph."""
+        ...
+
+
+class Network(Encoder, Protocol):
+    """What every facade needs of the model behind it: how images become features, and how it is split."""
+
+    name: str
+    source: str
+
+    @property
+    def layer(self) -> str:
+        """The name of the layer that is explained by default."""
+        ...
+
+    def explainable(self, layer: str | None) -> Explainable:
+        """The model split at a layer; None is the map that its head reads."""
+        ...
+
+
+def encode(network: Encoder, images: Images) -> Encoded:
+    """The images' pixels and features: the one pass of the trunk. What is encoded already is returned as it is.
+
+    One image (a path or a PIL image) is single; anything else that holds images is a batch, and so is a tensor
+    (B, 3, H, W), which is taken to be preprocessed.
+    """
+    if isinstance(images, Encoded):
+        return images
+    batch, single = as_batch(images)
+    pixels = batch if isinstance(batch, Tensor) else network.preprocessing(batch)
+    if pixels.dim() != 4 or pixels.shape[1] != 3 or not len(pixels):
+        raise UserError(f"images are {tuple(pixels.shape)}; give files, PIL images or a tensor (B, 3, H, W)")
+    like = _first_float(network.module)
+    pixels = pixels.to(like.device, like.dtype)
+    with untouched(network.module), torch.no_grad():
+        return Encoded(pixels, network.encode(pixels), single)
+
+
+def _first_float(module: nn.Module) -> Tensor:
+    """A tensor on the module's device, of its floating-point type."""
+    return next((p for p in module.parameters() if p.is_floating_point()), torch.zeros(()))
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asked, as the model reads it.
+
+    `query` goes to the model with the images; `targets` are read off its output for all B images at once;
+    `rows[b]` says which of them are asked of image b, and `names[b]` what they are called there.
+    """
+
+    query: Any
+    targets: list[Target]
+    names: list[list[str]]
+    rows: list[list[int]] = field(default_factory=list)
+
+    def own(self, image: int) -> list[int]:
+        """The numbers of the targets that are asked of one image."""
+        return self.rows[image] if self.rows else list(range(len(self.targets)))
+
+    def on(self, device: torch.device, targets: list[Target] | None = None) -> Request:
+        """The request with its query on a device, and its targets read otherwise."""
+        return replace(self, query=_moved(self.query, device), targets=targets or self.targets)
+
+
+def explain_each(
+    explainable: Explainable,
+    encoded: Encoded,
+    request: Request,
+    methods: gradcam.Methods = "gradcam",
+    provenance: Mapping[str, Any] | None = None,
+    occlusion_options: OcclusionOptions | None = None,
+) -> list[Explanation]:
+    """One explanation (B = 1) of each image, with the targets that are its own."""
+    found = gradcam.explain(
+        explainable,
+        encoded.pixels,
+        request.targets,
+        query=request.query,
+        methods=methods,
+        features=encoded.features,
+        occlusion_options=occlusion_options,
+    )
+    about = {**found.provenance, **(provenance or {})}
+    return [
+        replace(found.image(image).select(request.own(image)), names=tuple(names), provenance=about)
+        for image, names in enumerate(request.names)
+    ]
+
+
+def _moved(query: Any, device: torch.device) -> Any:
+    if isinstance(query, tuple):
+        return tuple(_moved(part, device) for part in query)
+    return query.to(device) if isinstance(query, Tensor) else query
+
+
+def contrasted(targets: Sequence[Target], others: Sequence[Target]) -> list[Target]:
+    """Why each target rather than the other: one other for all targets, or one for each; none against itself."""
+    check_contrasts(len(others), len(targets), "targets")
+    several = list(others) * (len(targets) if len(others) == 1 else 1)
+    return [
+        Contrast(this, other)
+        for this, other in zip(targets, several, strict=True)
+        if target_name(this) != target_name(other)
+    ]
+
+
+def check_contrasts(contrasts: int, asked: int, what: str) -> None:
+    """Raises `UserError` unless there is one contrast for all that is asked, or one for each."""
+    if contrasts not in (1, asked):
+        raise UserError(f"{contrasts} contrasts for {asked} {what}; give one for all, or one for each")
+
+
+def listed(given: Any) -> list[Any]:
+    """What a caller may write for several texts: nothing, one, or an iterable of them."""
+    if given is None:
+        return []
+    return [given] if isinstance(given, (str, int)) or callable(given) else list(given)

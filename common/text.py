@@ -1,0 +1,218 @@
+"""Text as a model reads, writes and scores it: words, their tokens, and targets read off the tokens' scores.
+
+Captions, phrases, questions and generated answers all go this way. A model reads S sequences of tokens for each
+of B images (a caption, a phrase that is not in it, a contrast), and says of every token how likely it is given
+the ones before it and the image. A target sums this over some of the tokens.
+
+    output = TextOutput.of(logits, tokens, tokens != 0)          # logits (S, B, L, V), tokens (S, B, L)
+    TextLogLikelihood(marks, "a brown dog")(output)              # (B,): the sum over the marked tokens
+
+Letters: S sequences, B images, L tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+from common.targets import Target, target_name
+
+
+@dataclass(frozen=True)
+class Text:
+    """Words and the tokens they are written with: word i is `tokens[spans[i][0] : spans[i][1]]`.
+
+    `unknown` are the words that the model's vocabulary lacks, which are read as its token for unknown words;
+    `written` is what the user wrote, where that is more than the words.
+    """
+
+    words: tuple[str, ...]
+    tokens: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...]
+    unknown: tuple[str, ...] = ()
+    written: str = ""
+
+    @property
+    def text(self) -> str:
+        return self.written or " ".join(self.words)
+
+    def span(self, start: int, count: int) -> tuple[int, int]:
+        """The tokens first..last of `count` words from word `start` on."""
+        return self.spans[start][0], self.spans[start + count - 1][1]
+
+    def warn(self) -> Text:
+        """The text itself, after a warning that names the words the model does not know."""
+        if self.unknown:
+            warnings.warn(unknown_words(self), stacklevel=3)
+        return self
+
+
+def unknown_words(text: Text) -> str:
+    """The line that names the words of a text that the model does not know."""
+    words = ", ".join(f"'{word}'" for word in text.unknown)
+    return f"the model does not know {words} (in '{text.text}'); each is read as its token for unknown words"
+
+
+@dataclass(frozen=True)
+class TextOutput:
+    """What a model says of given tokens (teacher forcing); every field is (B, L, ...) or (S, B, L, ...).
+
+    `log_probs`: log-probability of each token given the ones before it and the image, 0 where padded;
+    `distributions` (..., L, V): log-probabilities of all tokens at each place; `tokens`, `mask`. `summary` is all
+    that the model saw of the images, where its explainable has a closed form for what lies before it.
+    """
+
+    log_probs: Tensor
+    distributions: Tensor
+    tokens: Tensor
+    mask: Tensor
+    summary: Tensor | None = None
+
+    @staticmethod
+    def of(logits: Tensor, tokens: Tensor, mask: Tensor, summary: Tensor | None = None) -> TextOutput:
+        """From the logits (..., L, V) of what follows: those at each place belong to the token there."""
+        distributions = (
+            logits.float().log_softmax(-1) if logits.dtype.itemsize < 4 else logits.log_softmax(-1)
+        )
+        chosen = distributions.gather(-1, tokens[..., None])[..., 0].masked_fill(~mask, 0.0)
+        return TextOutput(chosen, distributions, tokens, mask, summary)
+
+    def first(self) -> TextOutput:
+        """The first sequence of each image alone: fields (B, L, ...)."""
+        if self.tokens.dim() == 2:
+            return self
+        return TextOutput(
+            self.log_probs[0], self.distributions[0], self.tokens[0], self.mask[0], self.summary
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TextLogLikelihood:
+    """log p(words | image, the words before them): the sum over some of the tokens.
+
+    `places` are positions in the first sequence, counted from 0, or marks (B, L) or (S, B, L), true for each token
+    that counts.
+    """
+
+    places: Sequence[int] | Tensor
+    name: str = ""
+
+    def __call__(self, output: Any) -> Tensor:
+        if not isinstance(self.places, Tensor):
+            return self._at_positions(output.first())
+        if self.places.shape != output.log_probs.shape:
+            raise UserError(
+                f"places {tuple(self.places.shape)} do not fit tokens {tuple(output.log_probs.shape)};"
+                " mark the tokens of the very texts that are read"
+            )
+        counted = (output.log_probs * self.places.to(output.log_probs)).sum(-1)
+        return counted.sum(0) if counted.dim() == 2 else counted
+
+    def _at_positions(self, output: TextOutput) -> Tensor:
+        length = output.log_probs.shape[-1]
+        if not len(self.places):
+            raise UserError("a phrase has at least one word; received none")
+        outside = [position for position in self.places if not 0 <= position < length]
+        if outside:
+            raise UserError(f"word {outside[0]} of a text of {length} tokens; count from 0")
+        return output.log_probs[:, list(self.places)].sum(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class OtherWordLogLikelihood:
+    """log p(another word | the words before it, image) in the place of a token of the first sequence.
+
+    `positions` and `words` (B,): which token of each image's text, and the word's number.
+    """
+
+    positions: Tensor
+    words: Tensor
+    name: str = ""
+
+    def __call__(self, output: Any) -> Tensor:
+        distributions = output.first().distributions
+        images = torch.arange(len(distributions), device=distributions.device)
+        return distributions[images, self.positions.to(images), self.words.to(images)]
+
+
+@dataclass(frozen=True)
+class Centred:
+    """A target read off logits instead of log-probabilities: each word's logit less the mean of all words'.
+
+    A log-probability falls as other words become likelier ('puppy' where the word is 'dog'), so its gradient
+    also points away from what they share; the logit speaks of the word alone. The mean is taken off because a
+    softmax leaves logits open up to a constant.
+    """
+
+    target: Target
+
+    @property
+    def name(self) -> str:
+        return target_name(self.target)
+
+    def __call__(self, output: Any) -> Tensor:
+        logits = output.distributions - output.distributions.mean(-1, keepdim=True)
+        chosen = logits.gather(-1, output.tokens[..., None])[..., 0].masked_fill(~output.mask, 0.0)
+        return self.target(replace(output, log_probs=chosen, distributions=logits))
+
+
+# What a word's score is: its log-probability, as in the paper, or its logit.
+SCORES: dict[str, Callable[[Target], Target]] = {"log_probability": lambda target: target, "logit": Centred}
+
+
+def scored(targets: Sequence[Target], score: str) -> list[Target]:
+    """The targets read as `score`, one of `SCORES`; `UserError` for another name."""
+    if score not in SCORES:
+        raise UserError(f"no score '{score}'; choose from {', '.join(SCORES)}")
+    return [SCORES[score](target) for target in targets]
+
+
+def padded(sequences: Sequence[Sequence[int]], device: Any = None, fill: int = 0) -> Tensor:
+    """Token lists as one (B, L) tensor, padded with `fill`; L is at least 1."""
+    longest = max([1, *map(len, sequences)])
+    rows = [[*sequence, *[fill] * (longest - len(sequence))] for sequence in sequences]
+    return torch.tensor(rows, device=device)
+
+
+class Sequences:
+    """The token sequences read for each of B images, the image's own text first; each distinct one is read once."""
+
+    def __init__(self, own: Sequence[Sequence[int]]) -> None:
+        self.rows = [[tuple(tokens)] for tokens in own]
+
+    def add(self, image: int, tokens: Sequence[int]) -> int:
+        """The number of this sequence among those of the image."""
+        if tuple(tokens) not in self.rows[image]:
+            self.rows[image].append(tuple(tokens))
+        return self.rows[image].index(tuple(tokens))
+
+    def stacked(self, fill: int = 0) -> Tensor:
+        """(S, B, L), padded with `fill`; an image with fewer sequences than another repeats its first."""
+        count = max(map(len, self.rows))
+        full = [[*each, *[each[0]] * (count - len(each))] for each in self.rows]
+        flat = padded([each[s] for s in range(count) for each in full], fill=fill)
+        return flat.view(count, len(full), -1)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Tokens start..stop of one sequence of one image."""
+
+    sequence: int
+    start: int
+    stop: int
+
+
+def marks(places: Sequence[Place | None], shape: torch.Size) -> Tensor:
+    """(S, B, L), true at the tokens of each image's place; None marks none."""
+    found = torch.zeros(shape, dtype=torch.bool)
+    for image, place in enumerate(places):
+        if place is not None:
+            found[place.sequence, image, place.start : place.stop] = True
+    return found

@@ -1,0 +1,89 @@
+"""Which words of a question an answer rests on: gradient times embedding, and leaving each word out.
+
+Letters: B images, L words of a question, M tokens, T targets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.explanation import Explanation
+from common.formulas import gradients
+from common.request import Encoded, Request
+from common.state import untouched
+from common.targets import score_table
+from common.text import Text
+
+Ask = Callable[[Sequence[Text], Sequence[int]], Request]  # questions, and the number of the image of each
+
+
+def with_words(
+    network: Any, encoded: Encoded, questions: Sequence[Text], ask: Ask, found: Sequence[Explanation]
+) -> list[Explanation]:
+    """Explanations of answers, with what each word of the questions adds to the targets' scores.
+
+    `ask` makes the request for any questions about the images; `found` are the explanations of the whole ones.
+    """
+    with untouched(network.module):
+        slopes = word_gradients(network, encoded.features, questions, ask)
+        drops = [_drops(network, encoded, b, question, ask, found[b]) for b, question in enumerate(questions)]
+    return [
+        replace(explanation, words=question.words, word_gradients=slope, word_drops=drop)
+        for explanation, question, slope, drop in zip(found, questions, slopes, drops, strict=True)
+    ]
+
+
+def word_gradients(network: Any, features: Tensor, questions: Sequence[Text], ask: Ask) -> list[Tensor]:
+    """Of each question (T, L): d score / d a word's embedding, times the embedding, summed over its entries.
+
+    To first order, what the word adds to the score.
+    """
+    request = ask(questions, range(len(questions)))
+    embedding = network.module.get_submodule(network.embedding)
+    with torch.no_grad():
+        head = network.head(features)
+    with torch.enable_grad(), _leaves(embedding) as leaves:
+        scores = score_table(request.targets, head(request.query), len(questions))
+        each = (gradients(scores, leaves[0]) * leaves[0].detach()).sum(-1)  # (T, B, M)
+    return [
+        torch.stack([each[request.own(b), b, start:stop].sum(1) for start, stop in question.spans], 1)
+        for b, question in enumerate(questions)
+    ]
+
+
+@torch.no_grad()
+def _drops(
+    network: Any, encoded: Encoded, image: int, question: Text, ask: Ask, found: Explanation
+) -> Tensor:
+    """(T, L): by how much each score falls when the question is asked without the word."""
+    shorter = [_without(question, word) for word in range(len(question.words))]
+    request = ask(shorter, [image] * len(shorter))
+    output = network.head(encoded[image].features)(request.query)
+    return found.scores - score_table(request.targets, output, len(shorter))[request.own(0)]
+
+
+def _without(question: Text, word: int) -> Text:
+    start, stop = question.spans[word]
+    return replace(question, tokens=question.tokens[:start] + question.tokens[stop:], words=(), spans=())
+
+
+@contextlib.contextmanager
+def _leaves(module: nn.Module) -> Iterator[list[Tensor]]:
+    """The outputs of `module` inside the block, each replaced by a leaf that gradients are taken for."""
+    leaves: list[Tensor] = []
+
+    def swap(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        leaves.append(output.detach().clone().requires_grad_())
+        return leaves[-1].clone()  # what follows may work in place
+
+    handle = module.register_forward_hook(swap)
+    try:
+        yield leaves
+    finally:
+        handle.remove()
