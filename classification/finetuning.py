@@ -83,7 +83,7 @@ def fine_tuned(
     rest = [p for p in module.parameters() if id(p) not in known]
     groups = parameter_groups(module, (rest, tuning.trunk_rate), (list(head.parameters()), tuning.head_rate))
     stage = Stage("labels", tuning.epochs, batches.steps, groups, batches, loss, warmup=batches.steps // 4)
-    stage.mode = lambda: module.eval() and None  # keeps batch normalisation's statistics
+    stage.mode = lambda: (module.eval(), None)[1]  # keeps batch normalisation's statistics
     about = {"model": base.network.name, "classes": list(names), "pooled": pooled, **asdict(tuning)}
     train_once(stage, module, run, {**about, "images": photographs_mark(images)}, tuning.seed)
     batches.tell(run)

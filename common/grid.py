@@ -18,8 +18,9 @@ class TokenGrid:
     """How a layer's tokens lie on the image, for transformers.
 
     `prefix` tokens (class, distillation, register; None: however many there are before `size`) come first, then h*w
-    patch tokens row by row. `size` is (h, w); None takes it from the image's size: the one grid of equal patches that has as many. `patch` is their
-    (height, width), of which the ratio counts. Layouts: 'tokens' (B, N, K) or 'channels_last' (B, h, w, K).
+    patch tokens row by row. `size` is (h, w); None takes it from the image's size: the one grid of equal patches that
+    has as many. `patch` is their (height, width), of which the ratio counts. Layouts: 'tokens' (B, N, K) or
+    'channels_last' (B, h, w, K).
     """
 
     prefix: int | None = 0

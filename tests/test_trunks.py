@@ -386,7 +386,7 @@ def test_swins_of_timm_and_torchvision_take_wide_images() -> None:
     theirs = SwinTransformer([4, 4], 8, [1, 1], [1, 1], [4, 4], num_classes=4)
     for module in (ours, theirs):
         classifier = classification.load(module, preprocessing=Preprocessing((64, 128)))
-        assert classifier.explain(torch.randn(1, 3, 64, 128), 0).heatmaps.shape == (1, 1, 8, 16)
+        assert classifier.explain(torch.randn(1, 3, 64, 128), 0)[0].heatmaps.shape == (1, 1, 8, 16)
         found = {layer.name: layer.shape for layer in classifier.layers()}
         assert found["norm"] == (16, 8, 16)
         assert all(w == 2 * h for _, h, w in found.values()), found
