@@ -247,6 +247,18 @@ def checked_answer(answer: Any, where: str) -> str:
     return answer.strip()
 
 
+def checked_soft_answers(soft: Any, where: str) -> tuple[tuple[str, float], ...]:
+    """Pairs of {answer: accuracy in [0, 1]}, blank answers left out; `UserError` when it is no such object."""
+    if not isinstance(soft, dict) or not any(answer.strip() for answer in soft):
+        raise UserError(
+            f"{where}: 'soft_answers' is {soft!r}, not an object of answers with their accuracies"
+        )
+    odd = next((v for v in soft.values() if not isinstance(v, (int, float)) or not 0 <= v <= 1), None)
+    if odd is not None:
+        raise UserError(f"{where}: the accuracy {odd!r} of an answer is not in [0, 1]")
+    return tuple((answer.strip(), float(value)) for answer, value in soft.items() if answer.strip())
+
+
 class _OfImage(Protocol):
     @property
     def image_id(self) -> str: ...

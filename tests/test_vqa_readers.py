@@ -167,15 +167,19 @@ def test_a_questions_file_is_read_back_as_written(tmp_path):
     rows = [
         {"image": "a.png", "question": "what?", "answer": "cat", "kind": "object", "boxes": [[0, 0, 0.5, 1]]},
         {"image": "a.png", "question": "who?", "answers": ["man", "man", "boy"]},
+        {"image": "a.png", "question": "when?", "answer": "1960", "soft_answers": {"1960": 1, "1965": 0.5}},
     ]
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
-    first, second = read_questions_file(tmp_path / "q.jsonl")
+    first, second, third = read_questions_file(tmp_path / "q.jsonl")
+    assert third.soft_answers == (("1960", 1.0), ("1965", 0.5))
     assert first.boxes == ((0, 0, 0.5, 1),) and second.answer == "man" and len(second.answers) == 3
-    write_questions_file(tmp_path / "copy.jsonl", [first, second])
-    again = read_questions_file(tmp_path / "copy.jsonl")
-    assert [(q.text, q.answer, q.boxes, q.image_id) for q in again] == [
-        (q.text, q.answer, q.boxes, q.image_id) for q in (first, second)
+    write_questions_file(tmp_path / "new" / "copy.jsonl", [first, second, third])
+    again = read_questions_file(tmp_path / "new" / "copy.jsonl")
+    assert [(q.text, q.answer, q.boxes, q.image_id, q.soft_answers) for q in again] == [
+        (q.text, q.answer, q.boxes, q.image_id, q.soft_answers) for q in (first, second, third)
     ]
+    with pytest.raises(UserError, match="cannot write"):
+        write_questions_file(tmp_path / "q.jsonl" / "copy.jsonl", [first])
 
 
 def test_a_csv_of_questions_is_read(tmp_path):
@@ -193,6 +197,7 @@ def test_a_csv_of_questions_is_read(tmp_path):
     ('{"image": 3, "question": "q"}', "image is 3"),
     ('{"image": "a.png", "question": "q", "boxes": [[0, 0, 2, 1]]}', "within"),
     ('{"image": "a.png", "question": ""}', "empty"),
+    ('{"image": "a.png", "question": "q", "soft_answers": {"a": 7}}', "accuracy 7"),
 ])  # fmt: skip
 def test_broken_lines_of_a_questions_file_are_named(tmp_path, line, message):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")

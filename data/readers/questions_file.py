@@ -1,6 +1,7 @@
 """Reader for a plain file of questions: CSV or JSONL with the columns `image`, `question` and, optionally,
-`answer` (one right answer), `answers` (several), `kind`, `boxes` (`[[left, top, right, bottom], ...]` in [0, 1])
-and `id`. Image paths are relative to the file. Lines of a JSONL are objects; blank lines are skipped.
+`answer` (one right answer), `answers` (several), `kind`, `boxes` (`[[left, top, right, bottom], ...]` in [0, 1]),
+`soft_answers` (`{answer: accuracy in [0, 1]}`, not in a CSV) and `id`. Image paths are relative to the file. Lines of a
+JSONL are objects; blank lines are skipped.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.files import atomic_path
 from data.readers.files import AnyPath, read_text
-from data.records import Box, Question, boxes_of_shares, checked_answer, checked_text
+from data.records import Box, Question, boxes_of_shares, checked_answer, checked_soft_answers, checked_text
 
 
 def read_questions_file(path: AnyPath, split: str = "") -> list[Question]:
@@ -74,7 +76,7 @@ def _question(where: str, row: dict[str, Any], path: Path) -> Question:
     image = path.parent / row["image"]
     if not image.is_file():
         raise UserError(f"{where}: there is no image {image}")
-    answers = row.get("answers", [])
+    answers, soft = row.get("answers", []), row.get("soft_answers")
     if isinstance(answers, str):
         answers = [answers]
     if not isinstance(answers, list):
@@ -92,6 +94,7 @@ def _question(where: str, row: dict[str, Any], path: Path) -> Question:
         kind=str(row.get("kind", "")),
         source=str(row.get("source", path.stem)),
         boxes=_boxes(row.get("boxes"), where),
+        soft_answers=checked_soft_answers(soft, where) if soft else (),
     )
 
 
@@ -103,7 +106,7 @@ def _boxes(boxes: Any, where: str) -> tuple[Box, ...]:
 
 def write_questions_file(path: AnyPath, questions: list[Question]) -> None:
     """Writes questions as JSONL that `read_questions_file` reads back; image paths are made absolute."""
-    with Path(path).open("w", encoding="utf-8") as out:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as out:
         for question in questions:
             row = {
                 "id": question.id,
@@ -115,5 +118,6 @@ def write_questions_file(path: AnyPath, questions: list[Question]) -> None:
                 "kind": question.kind,
                 "source": question.source,
                 "boxes": [list(box) for box in question.boxes],
+                **({"soft_answers": dict(question.soft_answers)} if question.soft_answers else {}),
             }
             out.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -14,7 +14,7 @@ from typing import Any
 from common.errors import UserError
 from data.readers.coco import photograph_of, photographs
 from data.readers.files import AnyPath, read_json
-from data.records import Question, checked_answer, checked_text
+from data.records import Question, checked_answer, checked_soft_answers, checked_text
 
 
 def read_vqa(folder: AnyPath, split: str = "train") -> list[Question]:
@@ -45,16 +45,8 @@ def read_okvqa(folder: AnyPath, split: str = "train") -> list[Question]:
 
 def _softly_answered(entry: dict, annotation: dict, images: dict[int, Path], path: Path) -> Question:
     where = f"{path.name}, question {entry['question_id']}"
-    soft = annotation.get("soft_answers")
-    if not isinstance(soft, dict) or not any(answer.strip() for answer in soft):
-        raise UserError(
-            f"{where}: 'soft_answers' is {soft!r}, not an object of answers with their accuracies"
-        )
-    odd = next((v for v in soft.values() if not isinstance(v, (int, float)) or not 0 <= v <= 1), None)
-    if odd is not None:
-        raise UserError(f"{where}: the accuracy {odd!r} of an answer is not in [0, 1]")
     # The published answers are normalised: of one such as 'a' nothing is left.
-    pairs = tuple((answer.strip(), float(value)) for answer, value in soft.items() if answer.strip())
+    pairs = checked_soft_answers(annotation.get("soft_answers"), where)
     best = max(pairs, key=lambda pair: pair[1])[0]
     return replace(
         _question(entry, {}, images, path), answer=best, soft_answers=pairs, source="okvqa", kind="other"
