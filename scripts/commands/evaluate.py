@@ -71,7 +71,7 @@ def _add_vqa(models: Any) -> None:
     )
     parser.add_argument(
         "--data", required=True, action="append", metavar="KIND:PATH",
-        help="vqa2:, vqa:, okvqa: or cocoqa:PATH, derived:FLICKR8K, file:QUESTIONS, easyvqa; repeatable",
+        help="vqa2:PATH, vqa:PATH, okvqa:PATH, cocoqa:PATH, derived:FLICKR8K, file:QUESTIONS, easyvqa; repeatable",
     )  # fmt: skip
     parser.add_argument(
         "--baselines", action="store_true", help="commonest answers of the training split beside it"
