@@ -15,19 +15,16 @@ from data.records import Box, Question
 from data.words.english import countable, is_plural, plural, singular
 
 Asked = tuple[Question, str]
+# What one can be said to do without saying what to, and which of these may have an object.
 DEEDS = frozenset(
-    "running standing playing jumping sitting walking climbing smiling posing swimming leaping eating swinging flying "
-    "racing talking fighting sliding surfing skateboarding dancing splashing lying skiing drinking snowboarding "
-    "skating "
-    "digging wrestling sleeping laughing diving wading smoking paddling resting hiking kissing rollerblading kneeling "
-    "bouncing reading rowing fishing jogging kayaking wakeboarding floating singing squatting crouching biking "
-    "painting "
-    "sledding cooking bowling waving shouting yelling crawling skipping performing waiting falling hugging".split()
-)  # what one can be said to do without saying what to
-
-TRANSITIVE = frozenset(
-    {"climbing", "playing", "eating", "reading", "hugging"}
-)  # deeds that may have an object
+    "running standing playing jumping sitting walking climbing smiling posing swimming leaping eating swinging "
+    "flying racing talking fighting sliding surfing skateboarding dancing splashing lying skiing drinking "
+    "snowboarding skating digging wrestling sleeping laughing diving wading smoking paddling resting hiking "
+    "kissing rollerblading kneeling bouncing reading rowing fishing jogging kayaking wakeboarding floating "
+    "singing squatting crouching biking painting sledding cooking bowling waving shouting yelling crawling "
+    "skipping performing waiting falling hugging".split()
+)
+TRANSITIVE = frozenset("climbing playing eating reading hugging".split())
 PLACING = frozenset("in on at through across along down up near into".split())
 HOW_MANY = (
     "how many {many} are there?",
@@ -80,16 +77,13 @@ def _colors(facts: Facts, rng: random.Random) -> Iterator[Asked]:
 def _color_texts(facts: Facts, entity: Entity) -> list[str]:
     """The ways to ask for a thing's colour: by its name, and by who alone wears it and nothing else of that name."""
     name, be = entity.name, to_be(entity.name)
-    texts = (
-        [f"what color {be} the {name}?", f"what is the color of the {name}?"] if facts.only(entity) else []
-    )
-    wearers = {relation.subject for relation in facts.relations if relation.is_worn(entity.id)}
-    owner = facts.entities.get(wearers.pop()) if len(wearers) == 1 else None
+    texts = [f"what color {be} the {name}?", f"what is the color of the {name}?"]
+    texts = texts if facts.only(entity) else []
+    wearers = {r.subject for r in facts.relations if r.is_worn(entity.id)} & facts.entities.keys()
+    owner = facts.entities[wearers.pop()] if len(wearers) == 1 else None
     if owner is None or not facts.only(owner) or is_plural(owner.name):
         return texts
-    worn = {
-        relation.object for relation in facts.relations if relation.subject == owner.id and relation.is_worn()
-    }
+    worn = {r.object for r in facts.relations if r.subject == owner.id and r.is_worn()}
     named = [facts.entities[id] for id in worn if id in facts.entities]
     if sum(singular(name) in map(singular, thing.names) for thing in named) == 1:
         texts += [
