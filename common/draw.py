@@ -16,21 +16,12 @@ from torch import Tensor
 
 from common.files import atomic_path
 from common.formulas import upsample
+from common.methods.names import METHOD_NAMES, kind, label
 
 INK, MUTED, PAPER = (28, 30, 36), (98, 102, 112), (255, 255, 255)
 MARGIN, GAP = 18, 12
 
-METHOD_LABELS = {
-    "gradcam": "Grad-CAM",
-    "counterfactual": "Counterfactual",
-    "cam": "CAM",
-    "guided": "Guided Backprop",
-    "deconv": "Deconvolution",
-    "gradient": "Gradient",
-    "guided_gradcam": "Guided Grad-CAM",
-    "deconv_gradcam": "Deconv Grad-CAM",
-    "occlusion": "Occlusion",
-}
+METHOD_LABELS = {name: label(name) for name in METHOD_NAMES}
 
 
 def heat_overlay(image: Image.Image, heatmap: Tensor, peak: float | None = None) -> Image.Image:
@@ -58,35 +49,30 @@ def gradient_picture(image: Image.Image, gradient: Tensor) -> Image.Image:
     return Image.fromarray(pixels).resize(image.size, Image.Resampling.BILINEAR)
 
 
-# How the maps of each method are drawn, and which legend explains the drawing.
-_DRAWN: dict[str, tuple[Callable[[Image.Image, Tensor], Image.Image], str]] = {
-    "gradcam": (heat_overlay, "heat"),
-    "counterfactual": (heat_overlay, "against"),
-    "cam": (signed_overlay, "signed"),
-    "occlusion": (signed_overlay, "signed"),
-    "guided": (gradient_picture, "gradient"),
-    "deconv": (gradient_picture, "gradient"),
-    "gradient": (gradient_picture, "gradient"),
-    "guided_gradcam": (gradient_picture, "gradient"),
-    "deconv_gradcam": (gradient_picture, "gradient"),
+# How each kind of map is drawn.
+_DRAWN: dict[str, Callable[[Image.Image, Tensor], Image.Image]] = {
+    "evidence": heat_overlay,
+    "against": heat_overlay,
+    "signed": signed_overlay,
+    "gradient": gradient_picture,
 }
 
 _LEGENDS = {
-    "heat": ("turbo", "weak", "strong evidence; each map is scaled to its own maximum"),
+    "evidence": ("turbo", "weak", "strong evidence; each map is scaled to its own maximum"),
     "against": ("turbo", "weak", "strong evidence; in the counterfactual: against the target"),
-    "signed": ("RdBu_r", "lowers", "raises the target's score (CAM, occlusion)"),
+    "signed": ("RdBu_r", "lowers", "raises the target's score"),
     "gradient": ("gray", "darker pixels lower", "brighter pixels raise the score; grey does nothing"),
 }
 
 
 def draw_map(method: str, image: Image.Image, values: Tensor) -> Image.Image:
     """One map of a method, (h, w) or (3, H, W), drawn on the image."""
-    return _DRAWN[method][0](image, values)
+    return _DRAWN["gradient" if values.dim() == 3 else kind(method)](image, values)
 
 
 def legends_of(methods: Sequence[str]) -> list[str]:
     """The legends that pictures of these methods need, each once."""
-    return list(dict.fromkeys(_DRAWN[method][1] for method in methods))
+    return list(dict.fromkeys(kind(method) for method in methods))
 
 
 @dataclass(frozen=True)
@@ -284,7 +270,7 @@ def explanation_tiles(
     tiles = []
     for index, (name, note) in enumerate(zip(names, notes, strict=True)):
         for method, values in maps.items():
-            title = f"{METHOD_LABELS[method]}: {name}" if len(maps) > 1 else name
+            title = f"{label(method)}: {name}" if len(maps) > 1 else name
             empty = not bool(torch.any(values[index] != 0))
             full_note = f"{note}; nothing raises this score here" if empty else note
             tiles.append(Tile(draw_map(method, shown, values[index]), title, full_note))

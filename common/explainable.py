@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from common import formulas
+from common.errors import MethodError
 from common.grid import TokenGrid as TokenGrid
 from common.layers import (
     Forward,
@@ -53,6 +54,10 @@ class Explainable:
         """
         raise NotImplementedError
 
+    def forward_from(self, features: Tensor, images: Tensor, query: Any = None) -> Any:
+        """Output when `features` (B, K, h, w) stand in the place of the map at `layer`: the head as a function."""
+        raise NotImplementedError
+
     def importance(self, scores: Tensor, A: Tensor, output: Any) -> Tensor:
         """alpha (T, B, K) of the scores (T, B) read off what `split` returned (paper, eq. 1).
 
@@ -81,6 +86,9 @@ class SplitModel(Explainable):
         leaf = features.detach().requires_grad_()
         with torch.enable_grad():
             return leaf, self.head(leaf, query)
+
+    def forward_from(self, features: Tensor, images: Tensor, query: Any = None) -> Any:
+        return self.head(features, query)
 
 
 class _NotAFeatureMap(Exception):
@@ -140,13 +148,27 @@ class HookedModel(Explainable):
             leaves.append(leaf)
             torch.set_grad_enabled(True)  # from here on; the block around the pass puts it back
             # A clone, because an in-place ReLU may follow, and a leaf must not be changed in place.
-            graph = leaf.clone()
-            if self.grid is not None:
-                graph = self.grid.to_tokens(graph, cast(Tensor, first_tensor(output)))
-            return _with_first_tensor(output, graph)
+            return self._with_map(output, leaf.clone())
 
         with self._pass(swap, images, query):
             return leaves, self._call(images, query)
+
+    def forward_from(self, features: Tensor, images: Tensor, query: Any = None) -> Any:
+        runs: list[nn.Module] = []
+
+        def put(module: nn.Module, inputs: Any, output: Any) -> Any:
+            runs.append(module)
+            torch.set_grad_enabled(features.requires_grad)  # the block around the pass puts it back
+            return self._with_map(output, features.clone())
+
+        with torch.set_grad_enabled(torch.is_grad_enabled()), self._pass(put, images, query):
+            output = self._call(images, query)
+        if len(runs) != 1:
+            raise MethodError(
+                f"layer '{self.layer}' runs {len(runs)} times in one pass, and nothing can stand in the place of its"
+                " map; use the method 'gradcam', or a layer that runs once"
+            )
+        return output
 
     @contextlib.contextmanager
     def _pass(self, hook: Callable[..., Any], images: Tensor, query: Any) -> Iterator[None]:
@@ -164,6 +186,11 @@ class HookedModel(Explainable):
         if tensor is None or not is_map_of(self.network, self.layer, tensor, images):
             raise _NotAFeatureMap(tensor)
         return tensor
+
+    def _with_map(self, output: Any, features: Tensor) -> Any:
+        if self.grid is not None:
+            features = self.grid.to_tokens(features, cast(Tensor, first_tensor(output)))
+        return _with_first_tensor(output, features)
 
     def _last(self, found: list[Tensor]) -> Tensor:
         if not found:

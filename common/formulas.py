@@ -7,7 +7,7 @@
 B images, T targets, K channels, h,w feature map, H,W image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,14 +23,17 @@ def importance(scores: Tensor, A: Tensor) -> Tensor:
 
     Images are taken to be independent of each other, as they are in evaluation mode.
     """
-    chunk = max(1, _GRADIENT_BUDGET // A.numel())
-    parts = [gradients(part, A).mean((-2, -1)) for part in scores.split(chunk)]
-    return torch.cat(parts)
+    return torch.cat([part.mean((-2, -1)) for part in gradient_parts(scores, A)])
+
+
+def weighted(A: Tensor, alpha: Tensor) -> Tensor:
+    """sum_k alpha_k A_k (T, B, h, w), signed, of A (B, K, h, w) and alpha (T, B, K)."""
+    return torch.einsum("tbk,bkhw->tbhw", wide(alpha), wide(A))
 
 
 def localisation(A: Tensor, alpha: Tensor) -> Tensor:
     """ReLU(sum_k alpha_k A_k) (T, B, h, w), of A (B, K, h, w) and alpha (T, B, K) (paper, eq. 2)."""
-    return torch.einsum("tbk,bkhw->tbhw", alpha, A).relu()
+    return weighted(A, alpha).relu()
 
 
 def guided_localisation(heatmaps: Tensor, gradient_images: Tensor) -> Tensor:
@@ -41,6 +44,17 @@ def guided_localisation(heatmaps: Tensor, gradient_images: Tensor) -> Tensor:
 def upsample(heatmaps: Tensor, size: Sequence[int]) -> Tensor:
     """Heatmaps (T, B, h, w) at `size` (H, W): (T, B, H, W), bilinear, corners not aligned."""
     return F.interpolate(heatmaps, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def wide(values: Tensor) -> Tensor:
+    """Half precision as float32, in which sums over positions and channels keep what is small; others as they are."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def gradient_parts(scores: Tensor, A: Tensor) -> Iterator[Tensor]:
+    """d scores (T, B) / d A in parts (t, B, K, h, w), each of as many targets as memory is meant to hold."""
+    for part in scores.split(max(1, _GRADIENT_BUDGET // A.numel())):
+        yield wide(gradients(part, A))
 
 
 def gradients(scores: Tensor, inputs: Tensor) -> Tensor:
@@ -56,8 +70,10 @@ def gradients(scores: Tensor, inputs: Tensor) -> Tensor:
             return _present(
                 torch.autograd.grad(scores, inputs, rows, True, is_grads_batched=True, allow_unused=True)
             )
-        except RuntimeError:
-            pass  # an operation that cannot be batched: one backward pass for each target gives the same
+        except RuntimeError as error:
+            if not cannot_be_batched(error):
+                raise
+    # One target, or an operation that cannot be batched: one backward pass for each target gives the same.
     return torch.stack([gradient_of(row, inputs) for row in scores])
 
 
@@ -66,6 +82,12 @@ def gradient_of(row: Tensor, inputs: Tensor, retain: bool = True) -> Tensor:
     if not row.requires_grad:
         return _present((None,))
     return _present(torch.autograd.grad(row.sum(), inputs, retain_graph=retain, allow_unused=True))
+
+
+def cannot_be_batched(error: RuntimeError) -> bool:
+    """Whether `torch.vmap` gave up, for want of a rule for some operation or of memory: a loop does the same."""
+    words = ("vmap", "batching rule", "functorch", "storage")  # a batched tensor has no storage to look into
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error).lower() for word in words)
 
 
 def _present(found: tuple[Tensor | None, ...]) -> Tensor:

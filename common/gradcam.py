@@ -4,8 +4,10 @@ Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-
 B images, T targets, K channels, h,w feature map, H,W image.
 """
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -14,15 +16,25 @@ from torch import Tensor, nn
 from common.errors import MethodError, UserError
 from common.explainable import Explainable, HookedModel, TokenGrid
 from common.explanation import Explanation, versions
-from common.formulas import gradient_of, guided_localisation, localisation
+from common.formulas import (
+    gradient_of,
+    gradient_parts,
+    guided_localisation,
+    importance,
+    localisation,
+    wide,
+)
 from common.layers import default_layer
 from common.methods.cam import class_activation
+from common.methods.head import HEAD_METHODS
 from common.methods.occlusion import OcclusionOptions, occlusion
+from common.methods.variants import VARIANTS, Variant
+from common.relu import guided_relus
 from common.state import ordinary, untouched
 from common.targets import Target, as_targets, score_table, target_name
 
-Methods = str | Sequence[str]
 Targets = int | Tensor | Target | Sequence[int | Tensor | Target]
+Methods = str | Variant | Sequence[str | Variant]
 
 
 def gradcam(
@@ -59,40 +71,47 @@ def explain(
     features: Tensor | None = None,
     occlusion_options: OcclusionOptions | None = None,
 ) -> Explanation:
-    """Explain targets by the named methods, `["gradcam", "guided"]` or `"gradcam,guided"`; see `METHODS`.
+    """Explain targets by one or several methods: `"gradcam,guided"`, or a list of names and functions.
 
-    Maps at the feature map's resolution are (T, B, h, w), those at the image's (T, B, 3, H, W). The method
-    'importance' gives alpha (T, B, K), what each channel adds to the score (eq. 1; section 7), and no picture.
-    `features` is A as `model.features(images, query)` gave it, when the caller has it already. Raises `MethodError` for
-    an unknown method or one that the model cannot be explained with.
+    `METHODS` lists the names. A function (A, gradient) -> map of your own is a method as well, known by its name;
+    see `common.methods.variants`. Maps at the feature map's resolution are (T, B, h, w), those at the image's
+    (T, B, 3, H, W). The method 'importance' gives alpha (T, B, K), what each channel adds to the score (eq. 1;
+    section 7), and no picture. `features` is A as `model.features(images, query)` gave it, when the caller has it
+    already. A forward pass that changes the network's buffers changes them here as it does when it is called.
+    Raises `MethodError` for an unknown method or one that the model cannot be explained with.
+
+    >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    >>> found = explain(network, torch.rand(2, 3, 16, 16), [0, 4], methods="gradcam,guided-gradcam")
+    >>> found.heatmaps.shape, found.guided_gradcam.shape
+    (torch.Size([2, 2, 14, 14]), torch.Size([2, 2, 3, 16, 16]))
     """
-    names = method_names(methods)
+    ways = _ways(methods)
     images = ordinary(_checked(images))
-    explainable = as_explainable(model, images, query=query)
-    kept = None if features is None else ordinary(features)
-    run = _Run(explainable, images, query, as_targets(targets), kept, occlusion_options or OcclusionOptions())
-    with untouched(explainable.network):
-        maps = {method: run.map(method).detach() for method in names}
+    run = _Run(
+        as_explainable(model, images, query=query),
+        images,
+        query,
+        as_targets(targets),
+        None if features is None else ordinary(features),
+        occlusion_options or OcclusionOptions(),
+        differentiable=not GRADIENT_FREE.issuperset(ways),
+    )
+    with untouched(run.explainable.network):
+        maps = {name: way(run).detach() for name, way in ways.items()}
         scores = run.scores.detach()
-    provenance = {"layer": explainable.layer, "methods": list(names), "versions": versions()}
+    provenance = {"layer": run.explainable.layer, "methods": list(ways), "versions": versions()}
     return Explanation(tuple(map(target_name, run.targets)), scores, maps, provenance)
 
 
 def method_names(methods: Methods) -> tuple[str, ...]:
     """The methods asked for, each once, as `METHODS` spells them; hyphens stand for underscores.
 
-    >>> method_names("gradcam, guided-gradcam")
-    ('gradcam', 'guided_gradcam')
+    >>> method_names("gradcam, guided-gradcam, gradcam++")
+    ('gradcam', 'guided_gradcam', 'gradcam_plus_plus')
 
     Raises `MethodError` for one that is not known, and for none at all.
     """
-    asked = methods.split(",") if isinstance(methods, str) else methods
-    names = tuple(dict.fromkeys(str(name).strip().replace("-", "_") for name in asked))
-    unknown = [name for name in names if name not in _KNOWN]
-    if unknown or not names:
-        given = ", ".join(map(repr, unknown)) or "list ()"
-        raise MethodError(f"unknown method {given}; known: {', '.join(_KNOWN)}")
-    return names
+    return tuple(_ways(methods))
 
 
 def as_explainable(
@@ -109,30 +128,33 @@ def as_explainable(
                 f"the model is split at '{model.layer}' already; split its network at '{layer}' instead"
             )
         return model
-    layer = default_layer(model, _checked(images), query) if layer is None else layer
+    layer = default_layer(model, _checked(images).clone(), query) if layer is None else layer
     return HookedModel(model, layer, grid)
 
 
+@dataclass
 class _Run:
-    """One call of `explain`: its arguments, and what its methods share, each computed once and when needed."""
+    """One call of `explain`: its arguments, and what its methods share, each computed once and when needed.
 
-    def __init__(
-        self,
-        explainable: Explainable,
-        images: Tensor,
-        query: Any,
-        targets: tuple[Target, ...],
-        features: Tensor | None,
-        occlusion_options: OcclusionOptions,
-    ) -> None:
-        self.explainable, self.images, self.query, self.targets = explainable, images, query, targets
-        self.features, self.occlusion_options = features, occlusion_options
+    Every pass is given a copy of the images, for networks that work in place on their input.
+    """
+
+    explainable: Explainable
+    images: Tensor
+    query: Any
+    targets: tuple[Target, ...]
+    features: Tensor | None
+    occlusion_options: OcclusionOptions
+    differentiable: bool  # whether some method needs the targets' gradients
+
+    def __post_init__(self) -> None:
         self._maps: dict[str, Tensor] = {}
         self._scores: Tensor | None = None
+        self._gradients: list[Tensor] | None = None
 
     def map(self, method: str) -> Tensor:
         if method not in self._maps:
-            self._maps[method] = _KNOWN[method](self)
+            self._maps[method] = _known()[method](self)
         return self._maps[method]
 
     @property
@@ -143,23 +165,59 @@ class _Run:
     @cached_property
     def split(self) -> tuple[Tensor, Any, Tensor]:
         """A (B, K, h, w), a leaf, the output whose graph starts at it, and the scores (T, B) read off it."""
-        A, output = self.explainable.split(self.images, self.query, self.features)
+        A, output = self.explainable.split(self.images.clone(), self.query, self.features)
+        return A, output, self.scores_of(output)
+
+    def scores_of(self, output: Any) -> Tensor:
         with torch.enable_grad():
-            self._scores = score_table(self.targets, output, len(self.images))
-        return A, output, self._scores
+            scores = score_table(self.targets, output, len(self.images), self.differentiable)
+        self._scores = scores if self._scores is None else self._scores
+        return scores
 
     @cached_property
     def alpha(self) -> Tensor:
         A, output, scores = self.split
         return self.explainable.importance(scores, A, output)
 
+    def variant(self, combine: Variant) -> Tensor:
+        """The map of a function (A, gradient) -> map; all of them share one batched backward pass."""
+        A = wide(self.split[0].detach())
+        maps = torch.cat([combine(A, gradient) for gradient in self.gradient_parts()])
+        if maps.shape[:2] != self.scores.shape or maps.dim() != 4:
+            raise MethodError(
+                f"the method '{_name(combine)}' gave a map of shape {tuple(maps.shape)}; it is given A (B, K, h, w) and"
+                f" the gradient (T, B, K, h, w), and gives (T, B, h, w), here T, B = {tuple(self.scores.shape)}"
+            )
+        return maps
+
+    def gradient_parts(self) -> Iterable[Tensor]:
+        """d scores / d A, in parts (t, B, K, h, w); kept for the next variant where it is one part."""
+        A, _, scores = self.split
+        if self._gradients is not None:
+            return self._gradients
+        parts = gradient_parts(scores, A)
+        first = next(parts)
+        if len(first) == len(scores):
+            self._gradients = [first]
+        return chain([first], parts)
+
+    def ruled(self, rule: str) -> Tensor:
+        """Grad-CAM with the backward rule of the ReLUs behind the layer replaced (paper, appendix B.2)."""
+        with guided_relus(rule):
+            A, output = self.explainable.split(self.images.clone(), self.query, self.features)
+        return localisation(A.detach(), importance(self.scores_of(output), A))
+
+    def rescored(self, A: Tensor) -> Tensor:
+        """The head as a function: scores (T, B) of a map (B, K, h, w) in the place of the image's own."""
+        output = self.explainable.forward_from(A, self.images.clone(), self.query)
+        return torch.stack([target(output) for target in self.targets])
+
     def image_gradients(self, relu_rule: str | None) -> Tensor:
         """d scores / d images (T, B, 3, H, W), with the vision part's ReLUs ruled (see `guided_relus`)."""
         with torch.enable_grad():
             images = self.images.detach().requires_grad_()
-            output = self.explainable.forward(images, self.query, relu_rule)
-            scores = score_table(self.targets, output, len(images))
-        self._scores = scores if self._scores is None else self._scores
+            output = self.explainable.forward(images.clone(), self.query, relu_rule)
+        scores = self.scores_of(output)
         last = len(scores) - 1  # the graph may go with the last target's pass
         return torch.stack([gradient_of(row, images, retain=i < last) for i, row in enumerate(scores)])
 
@@ -167,9 +225,20 @@ class _Run:
         return occlusion(self.explainable, self.images, self.targets, self.query, self.occlusion_options)
 
 
-METHODS: dict[str, Callable[[_Run], Tensor]] = {
-    "gradcam": lambda run: localisation(run.split[0], run.alpha),
-    "counterfactual": lambda run: localisation(run.split[0], -run.alpha),  # paper, section 3.4
+_Way = Callable[[_Run], Tensor]
+
+
+def _of_table(name: str) -> _Way:
+    return lambda run: run.variant(VARIANTS[name])
+
+
+def _of_head(name: str) -> _Way:
+    return lambda run: HEAD_METHODS[name](run.split[0].detach(), run.rescored)
+
+
+METHODS: dict[str, _Way] = {
+    "gradcam": lambda run: localisation(run.split[0].detach(), run.alpha),
+    "counterfactual": lambda run: localisation(run.split[0].detach(), -run.alpha),  # paper, section 3.4
     "cam": lambda run: class_activation(run.split[2], run.split[0]),
     "guided": lambda run: run.image_gradients("guided"),
     "deconv": lambda run: run.image_gradients("deconv"),
@@ -177,9 +246,48 @@ METHODS: dict[str, Callable[[_Run], Tensor]] = {
     "guided_gradcam": lambda run: guided_localisation(run.map("gradcam"), run.map("guided")),
     "deconv_gradcam": lambda run: guided_localisation(run.map("gradcam"), run.map("deconv")),
     "occlusion": lambda run: run.occlusion(),
+    **{name: _of_table(name) for name in VARIANTS if name != "gradcam"},
+    **{name: _of_head(name) for name in HEAD_METHODS},
+    "guided_relu": lambda run: run.ruled("guided"),
+    "deconv_relu": lambda run: run.ruled("deconv"),
 }
 # What is asked for like a map but is none: it cannot be drawn.
-_KNOWN = {**METHODS, "importance": lambda run: run.alpha}
+_NO_MAPS: dict[str, _Way] = {"importance": lambda run: run.alpha}
+# Methods that look at scores only, for targets and networks without gradients as well.
+GRADIENT_FREE = frozenset({"occlusion", "ablation_cam"})
+
+
+def _known() -> dict[str, _Way]:
+    return {**METHODS, **{name: _of_table(name) for name in VARIANTS if name not in METHODS}, **_NO_MAPS}
+
+
+def _ways(methods: Methods) -> dict[str, _Way]:
+    """The methods asked for, by name: of `METHODS`, of `VARIANTS` as it is now, or the caller's own functions."""
+    asked = methods.split(",") if isinstance(methods, str) else [methods] if callable(methods) else methods
+    ways: dict[str, _Way] = {}
+    unknown = []
+    for method in asked:
+        name = _name(method)
+        if name in ways and callable(method):
+            raise MethodError(f"two methods are called '{name}'; give one of the functions another name")
+        if callable(method):
+            ways[name] = partial(_Run.variant, combine=method)
+        elif name in _known():
+            ways[name] = partial(_Run.map, method=name)
+        else:
+            unknown.append(name)
+    if unknown or not ways:
+        given = ", ".join(map(repr, unknown)) or "list ()"
+        raise MethodError(f"unknown method {given}; known: {', '.join(_known())}")
+    return ways
+
+
+def _name(method: str | Variant) -> str:
+    """A method's name as `METHODS` spells it, or what a function is called in code."""
+    if callable(method):
+        return str(getattr(method, "__name__", type(method).__name__))
+    name = str(method).strip().replace("-", "_").replace("++", "_plus_plus")
+    return name if name in VARIANTS else name.lower()
 
 
 def _checked(images: Tensor) -> Tensor:

@@ -3,11 +3,12 @@
 B images, T targets.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,7 +53,10 @@ class Index:
 class Negated:
     """Minus a target: its Grad-CAM is the counterfactual, what would lower the score (paper, section 3.4)."""
 
-    target: Target
+    target: Any  # an index or a target
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "target", _as_target(self.target))
 
     @property
     def name(self) -> str:
@@ -64,10 +68,18 @@ class Negated:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Why `this` rather than `other`: the difference of two targets' scores."""
+    """Why `this` rather than `other`: the difference of two targets' scores.
 
-    this: Target
-    other: Target
+    >>> Contrast(281, 285)(torch.arange(1000.0)[None])  # indices, or targets of any kind
+    tensor([-4.])
+    """
+
+    this: Any  # an index or a target
+    other: Any
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "this", _as_target(self.this))
+        object.__setattr__(self, "other", _as_target(self.other))
 
     @property
     def name(self) -> str:
@@ -77,6 +89,44 @@ class Contrast:
         return self.this(output) - self.other(output)
 
 
+@dataclass(frozen=True)
+class Finer:
+    """What tells a class from those most like it: its logit less `strength` times a mean of theirs.
+
+    Zhang et al., Finer-CAM: Spotting the Difference Reveals Finer Details for Visual Explanation (CVPR 2025):
+    explained by any CAM method, what the classes share goes and what is the class's own stays. The others are
+    `others`, or in each image the `count` classes whose logits are nearest to this one's. Their mean is weighted
+    by their probabilities, as in the authors' code.
+
+    >>> round(Finer(0, others=(1, 2))(torch.tensor([[3.0, 2.0, 2.0, 9.0]])).item(), 4)
+    1.0
+    """
+
+    index: int
+    others: Sequence[int] = ()
+    count: int = 3
+    strength: float = 1.0
+
+    @property
+    def name(self) -> str:
+        against = ", ".join(map(str, self.others)) or f"the {self.count} nearest"
+        return f"{self.index} rather than {against}"
+
+    def __call__(self, output: Any) -> Tensor:
+        scores = logits(output)
+        this = Index(self.index)(output)
+        if self.others:
+            others = torch.stack([Index(other)(output) for other in self.others], 1)
+        else:
+            near = (
+                (scores.detach() - this.detach()[:, None])
+                .abs()
+                .index_fill(1, torch.tensor([self.index], device=scores.device), torch.inf)
+            )
+            others = scores.gather(1, near.topk(min(self.count, scores.shape[1] - 1), largest=False).indices)
+        return this - self.strength * (others.softmax(1) * others).sum(1)
+
+
 def target_name(target: Target) -> str:
     """A target's `name`, or what it is called in code."""
     name = getattr(target, "name", "") or getattr(target, "__name__", "")
@@ -84,30 +134,46 @@ def target_name(target: Target) -> str:
     return str(name or (index if isinstance(index, int) else "") or type(target).__name__)
 
 
-def as_targets(targets: int | Tensor | Target | Sequence[int | Tensor | Target]) -> tuple[Target, ...]:
-    """Targets from what a caller may write: an index, one index for each image, a callable, or a list of these."""
-    several = targets if isinstance(targets, Sequence) else [targets]
+def as_targets(targets: Any) -> tuple[Target, ...]:
+    """Targets from what a caller may write: an index, one index for each image, a callable, or any number of these.
+
+    An array or tensor (B,) of whole numbers is one index for each image; a list of numbers is several targets.
+    """
+    single = isinstance(targets, (str, Tensor, np.ndarray)) or callable(targets)
+    several = list(targets) if isinstance(targets, Iterable) and not single else [targets]
     if not several:
         raise UserError("no targets given; give at least one index or callable")
     return tuple(_as_target(target) for target in several)
 
 
 def _as_target(target: Any) -> Target:
-    if isinstance(target, bool):
-        raise UserError(f"target {target!r} is neither an index nor a callable output -> (B,) scores")
-    if hasattr(target, "__index__") and not (isinstance(target, Tensor) and target.dim()):
-        return Index(int(target), str(int(target)))
-    if isinstance(target, Tensor):
-        return Index(target, "one index for each image")
     if callable(target):
         return target
+    if isinstance(target, np.ndarray) and target.dtype.kind in "iubfc":
+        target = torch.from_numpy(target)
+    if isinstance(target, Tensor):
+        return _index_of(target)
+    if hasattr(target, "__index__") and not isinstance(target, bool):
+        return Index(int(target), str(int(target)))
     raise UserError(f"target {target!r} is neither an index nor a callable output -> (B,) scores")
 
 
-def score_table(targets: Sequence[Target], output: Any, images: int) -> Tensor:
+def _index_of(values: Tensor) -> Index:
+    if values.dim() > 1 or values.dtype == torch.bool or values.is_floating_point() or values.is_complex():
+        raise UserError(
+            f"a target of shape {tuple(values.shape)} and {values.dtype}; indices are whole numbers: give one,"
+            " or one for each image, (B,), or a callable output -> (B,) scores"
+        )
+    if values.dim() == 0:
+        return Index(int(values), str(int(values)))
+    return Index(values.long(), "one index for each image")
+
+
+def score_table(targets: Sequence[Target], output: Any, images: int, differentiable: bool = False) -> Tensor:
     """The scores of all targets, (T, B); neighbours of a kind that has `together` are read off at once.
 
-    Raises `UserError` for a wrong shape or a score that is not finite.
+    Raises `UserError` for what is no score of each image, for one that is not finite and, where it has to be
+    `differentiable`, for one without a gradient.
     """
     rows = []
     for kind, group in groupby(targets, key=type):
@@ -115,7 +181,7 @@ def score_table(targets: Sequence[Target], output: Any, images: int) -> Tensor:
         if len(several) > 1 and hasattr(kind, "together"):
             rows.append(kind.together(several, output))
         else:
-            rows += [_score(target, output, images)[None] for target in several]
+            rows += [_score(target, output, images, differentiable)[None] for target in several]
     scores = torch.cat(rows)
     if not bool(torch.isfinite(scores).all()):
         bad = int((~torch.isfinite(scores)).any(1).nonzero()[0])
@@ -126,19 +192,29 @@ def score_table(targets: Sequence[Target], output: Any, images: int) -> Tensor:
     return scores
 
 
-def _score(target: Target, output: Any, images: int) -> Tensor:
+def _score(target: Target, output: Any, images: int, differentiable: bool) -> Tensor:
     row = target(output)
-    if row.shape != (images,):
+    if not isinstance(row, Tensor) or row.shape != (images,) or not row.is_floating_point():
+        given = (
+            f"scores of shape {tuple(row.shape)} and {row.dtype}"
+            if isinstance(row, Tensor)
+            else repr(row)[:80]
+        )
         raise UserError(
-            f"target '{target_name(target)}' gave scores of shape {tuple(row.shape)}; a target gives one score"
-            f" for each image, ({images},)"
+            f"target '{target_name(target)}' gave {given}; a target gives one real number for each image, a tensor"
+            f" ({images},)"
+        )
+    if differentiable and not row.requires_grad:
+        raise UserError(
+            f"target '{target_name(target)}' does not depend on the explained layer, by a gradient; name a layer on"
+            " its way to the output, or leave the target out"
         )
     return row
 
 
 def logits(output: Any) -> Tensor:
-    """The (B, C) scores of what a model returned: a tensor, its `.logits` or ["logits"], or a tuple's first."""
-    found = output.get("logits") if isinstance(output, dict) else getattr(output, "logits", None)
+    """The (B, C) scores of what a model returned: a tensor, `.logits` or ["logits"] of it, or a tuple's first."""
+    found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     tensor = found if isinstance(found, Tensor) else first_tensor(output)
     if tensor is None or tensor.dim() != 2:
         shape = "no tensor" if tensor is None else f"shape {tuple(tensor.shape)}"

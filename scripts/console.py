@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.methods.names import METHOD_NAMES
 
 OK, FAILED = 0, 2
 
@@ -65,9 +66,8 @@ def add_contrast_argument(parser: argparse.ArgumentParser, what: str) -> None:
 
 def add_method_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--methods", default="gradcam", metavar="A,B", help="comma-separated: gradcam, counterfactual,"
-        " cam, guided,"
-        " guided-gradcam, deconv, deconv-gradcam, gradient, occlusion (default: %(default)s)",
+        "--methods", default="gradcam", metavar="A,B",
+        help=f"comma-separated: {', '.join(METHOD_NAMES)} (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--window", type=int, metavar="PIXELS", help="occlusion window's side (default: 32)")
     parser.add_argument("--stride", type=int, metavar="PIXELS", help="occlusion window's step (default: 16)")

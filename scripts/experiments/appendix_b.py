@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from common.draw import Tile, draw_map, fitted, legends_of, panel
 from common.explainable import HookedModel
-from common.gradcam import gradcam
+from common.gradcam import explain, gradcam
 from common.images import open_image
-from common.methods.ablations import VARIANTS, sweep_layers, variants
+from common.layers import Layer, layers
+from common.methods.names import label
 from common.metrics.localisation import cell_share, mosaic
 from scripts.experiments.drawing import TWO_CLASS_NAMES, TWO_CLASSES
 from scripts.experiments.grid import mosaics
@@ -24,16 +26,11 @@ from scripts.experiments.report import Section, Table, row_of
 from scripts.experiments.run import alone
 from scripts.experiments.samples import NAME, pixels
 
-LABELS = {
-    "gradcam": "Grad-CAM",
-    "no_relu": "without the ReLU, from its minimum",
-    "absolute": "absolute gradients",
-    "max_pooled": "max-pooled gradients",
-    "sum": "summed gradients",
-    "elementwise": "gradients not pooled",
-    "guided_relu": "guided ReLU",
-    "deconv_relu": "deconv ReLU",
-}
+# The paper's changes of one thing, then methods published since.
+VARIANTS = (
+    "gradcam", "no_relu", "absolute", "max_pooled", "summed", "guided_relu", "deconv_relu",
+    "hirescam", "layercam", "xgradcam", "gradcam_plus_plus", "ablation_cam", "integrated_gradients",
+)  # fmt: skip
 LAYERS = 8
 PLAIN = ("gradcam",)
 
@@ -42,27 +39,25 @@ def section(lab: Lab) -> Section:
     """Appendix B, ablations and the layer sweep."""
     lab = lab.on("samples")
     count = lab.count(24, 3)
-    layers = [
-        layer.name
-        for layer in sweep_layers(lab.classifier.network.module, lab.classifier.network.blank(), LAYERS)
-    ]
-    earlier = layers[len(layers) * 2 // 3]
+    network = lab.classifier.network
+    depths = [layer.name for layer in sweep_layers(network.module, network.blank(), LAYERS)]
+    earlier = depths[len(depths) * 2 // 3]
     tables = []
     for layer in (lab.classifier.layer, earlier):
         name = f"variants-{layer}"
-        cell = lab.cell(name, partial(ablated, lab, layer, VARIANTS, count), count=count)
-        rows = [row_of(LABELS[variant], cell[variant], "", lab.model) for variant in VARIANTS]
+        cell = lab.cell(name, partial(ablated, lab, layer, VARIANTS, count), count=count, variants=VARIANTS)
+        rows = [row_of(label(variant), cell[variant], "", lab.model) for variant in VARIANTS]
         title = f"Appendix B, variants at layer {layer}"
         tables.append(Table(title, f"grid pointing game 2 x 2, {NAME}", "share in the cell", rows, True))
     sweep = {
         layer: lab.cell(f"sweep-{layer}", partial(ablated, lab, layer, PLAIN, count), count=count)
-        for layer in layers
+        for layer in depths
     }
     rows = [row_of(layer, cell["gradcam"], "", lab.model) for layer, cell in sweep.items()]
     title = "Appendix B, Grad-CAM by layer, first to last"
     tables.append(Table(title, f"grid pointing game 2 x 2, {NAME}", "share in the cell", rows, True))
     picture = lab.picture(
-        "layers", "Grad-CAM at layers from the first to the last", lambda: draw(lab, layers)
+        "layers", "Grad-CAM at layers from the first to the last", lambda: draw(lab, depths)
     )
     notes = [
         "The paper's table gives the localisation error of VGG-16 on ILSVRC; here the share of the positive map in"
@@ -71,12 +66,25 @@ def section(lab: Lab) -> Section:
         "Behind the last layer of this network stand pooling and one linear layer: there, all gradients of a channel"
         " are equal and no ReLU is passed, so neither pooling nor ReLU rules change anything. They do at the earlier"
         " layer.",
+        "HiResCAM is the paper's variant without pooling; the methods after it were published later.",
         "Before the last layer Grad-CAM is near chance: its weights are means over the whole mosaic, in which a"
         " channel speaks for the class in one photograph and against it in another. Gradients that are not pooled"
         " keep the places apart. The blocks end in a convolution without a ReLU besides, so that the sign of a"
         " channel means nothing; the paper explains maps behind a ReLU, and finds earlier layers worse as well.",
     ]
     return Section("Appendix B: ablations", tables, [picture], notes)
+
+
+def sweep_layers(network: nn.Module, images: Tensor, count: int = LAYERS) -> list[Layer]:
+    """At most `count` layers with a feature map, evenly spaced from the first to the last.
+
+    A block counts as one layer, whatever it is made of; a `Sequential` is looked into.
+    """
+    known = [layer for layer in layers(network, images[:1]) if layer.shape[1] * layer.shape[2] > 1]
+    solid = [layer for layer in known if layer.kind != "Sequential"]
+    units = [layer for layer in solid if not any(layer.name.startswith(f"{other.name}.") for other in solid)]
+    places = torch.linspace(0, len(units) - 1, min(count, len(units))).round().int().tolist()
+    return [units[place] for place in dict.fromkeys(places)]
 
 
 def ablated(lab: Lab, layer: str, names: tuple[str, ...], count: int) -> dict[str, Any]:
@@ -86,10 +94,10 @@ def ablated(lab: Lab, layer: str, names: tuple[str, ...], count: int) -> dict[st
     groups = []
     for number, parts in enumerate(mosaics(lab, 2, count)):
         image = mosaic(pixels(lab, parts))[None]
-        maps = variants(split, image, [sample.label for sample in parts], names)
+        maps = explain(split, image, [sample.label for sample in parts], methods=names).maps
         for name in names:
             values = maps[name][:, 0]
-            if name == "no_relu":
+            if name in ("no_relu", "integrated_gradients"):
                 values = values - values.amin((-2, -1), keepdim=True)
             found[name].append(cell_share(values, range(len(parts)), 2, (112, 112)))
         groups += [number] * len(parts)
@@ -98,13 +106,13 @@ def ablated(lab: Lab, layer: str, names: tuple[str, ...], count: int) -> dict[st
     return {name: summarised(torch.cat(values), groups) for name, values in found.items()}
 
 
-def draw(lab: Lab, layers: list[str]) -> Image.Image:
+def draw(lab: Lab, depths: list[str]) -> Image.Image:
     """The bundled photograph with two classes, a tile for each layer."""
     classifier = lab.classifier
     image = fitted(open_image(TWO_CLASSES), 320)
     batch, target = classifier.images(image), classifier.labels.find(TWO_CLASS_NAMES[0])
     tiles = []
-    for layer in layers:
+    for layer in depths:
         maps = gradcam(classifier.network.module, batch, target, layer)[0, 0]
         tiles.append(Tile(draw_map("gradcam", image, maps), layer, f"{maps.shape[0]} x {maps.shape[1]}"))
     return panel(f"'{TWO_CLASS_NAMES[0]}' at every depth", tiles, 4, legends_of(("gradcam",)), 220)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from common.gradcam import explain
-from common.methods.ablations import variants
 from common.methods.excitation import excitation
 from common.methods.occlusion import OcclusionOptions
 from common.metrics.localisation import pixel_strength
@@ -53,7 +52,7 @@ def centred(classifier: Any, images: Tensor, targets: Any) -> Tensor:
     At the last map of a network that ends in average pooling and one linear layer, c-MWP is nearly this: its two
     halves are CAMs of the positive and of the negative weights, each scaled to a sum of 1.
     """
-    signed = variants(classifier.explainable, images, targets, ("no_relu",))["no_relu"]
+    signed = explain(classifier.explainable, images, targets, methods="no_relu").no_relu
     return (signed - signed.mean((-2, -1), keepdim=True)).relu()
 
 
@@ -78,7 +77,6 @@ def likeliest_others(label: int, count: int) -> Target:
 _OTHERS: dict[str, Callable[[Any, Tensor, Any], Tensor]] = {
     "mwp": lambda c, images, targets: excitation(c.explainable, images, targets),
     "cmwp": lambda c, images, targets: excitation(c.explainable, images, targets, contrastive=True),
-    "no_relu": lambda c, images, targets: variants(c.explainable, images, targets, ("no_relu",))["no_relu"],
     "gradcam_centred": centred,
     "gradcam_contrast": contrasted,
 }
