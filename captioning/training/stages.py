@@ -67,8 +67,8 @@ class Training(stages.Training):
     corpus: Corpus
     settings: Settings
     model: CaptionModel
-    training: Loader
-    validation: Loader
+    train_loader: Loader
+    val_loader: Loader
 
     @cached_property
     def scorer(self) -> metrics.CiderD:
@@ -90,16 +90,16 @@ class Training(stages.Training):
     @torch.no_grad()
     def start_evidence(self) -> None:
         bias = cast(Tensor, self.model.decoder.evidence.bias)
-        bias.copy_(shares_as_logits(self.training.evidence))
+        bias.copy_(shares_as_logits(self.train_loader.evidence))
 
     def stages(self) -> list[Stage]:
         """The three stages; see the module's docstring."""
         s, decoder, tail = self.settings, self.model.decoder, list(self.tail.parameters())
         evidence = list(decoder.evidence.parameters())
         rest = [p for n, p in decoder.named_parameters() if not n.startswith("evidence.")]
-        common = {
-            "steps": self.training.steps, "batches": self.training.epoch, "evaluate": self.caption_figures
-        }  # fmt: skip
+        common = dict(
+            steps=self.train_loader.steps, batches=self.train_loader.epoch, evaluate=self.caption_figures
+        )
         return [
             self.stage(
                 "evidence",
@@ -184,7 +184,7 @@ class Training(stages.Training):
         """The evidence loss of the dev images, and the share of true ones among the five likeliest words."""
         self.model.eval()
         losses, ranked = [], []
-        for batch in self.validation.plain():
+        for batch in self.val_loader.plain():
             _, evidence = self.summary(batch.features)
             loss = evidence_entropy(evidence, batch.evidence, batch.absent)
             losses.append(float(loss) * len(batch.numbers))
@@ -206,7 +206,7 @@ class Training(stages.Training):
         """Metrics of the dev images' captions, with their mean length and the share of unlike captions."""
         self.model.eval()
         captions: list[list[str]] = []
-        for batch in self.validation.plain():
+        for batch in self.val_loader.plain():
             with half(self.device, fast):
                 state = self.model.decoder.begin(*self.summary(batch.features))
                 found = decoding.beam_from(self.model, state, beam, length_penalty=length_penalty)

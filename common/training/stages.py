@@ -45,7 +45,9 @@ class Training(ABC):
         self.tail = self.trunk.split(settings.train_blocks)[1]
         self.trunk.module.requires_grad_(False)
         made = Stores(self.trunk, settings.train_blocks, Path(stores), self.device)
-        self.training, self.validation = (corpus.loader(split, made, settings) for split in ("train", "val"))
+        self.train_loader, self.val_loader = (
+            corpus.loader(split, made, settings) for split in ("train", "val")
+        )
         self.start_evidence()
 
     @abstractmethod

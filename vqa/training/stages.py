@@ -59,7 +59,7 @@ def train_vqa(
     training = Training(corpus, settings, features or Path(out) / "features", device)
     baselines = training.baselines(Run(Path(out) / "blind", run.settings, fresh=restart))
     train(training.stages(), training.model, run, settings.seed)
-    figures = by_source(training.predict(training.validation), corpus.val)
+    figures = by_source(training.predict(training.val_loader), corpus.val)
     run.log({"final": True, **{f"{kind}": row["all"] for kind, row in figures.items()}})
     described = training.described(figures, baselines)
     return save_checkpoint(Path(out) / "vqa", training.model.state_dict(), described)
@@ -71,13 +71,13 @@ class Training(stages.Training):
     corpus: Corpus
     settings: Settings
     model: VqaModel
-    training: Loader
-    validation: Loader
+    train_loader: Loader
+    val_loader: Loader
 
     @cached_property
     def quick(self) -> Loader:
         """The validation questions that people wrote, and the derived ones about a fifth of the images."""
-        return self.validation.only(
+        return self.val_loader.only(
             lambda q: q.source not in ("derived", "easyvqa") or seed_of(q.image_id) % 5 == 0
         )
 
@@ -101,7 +101,7 @@ class Training(stages.Training):
     def start_evidence(self) -> None:
         evidence = self.model.image.evidence
         if evidence is not None:
-            start_evidence(evidence, self.corpus.words, self.training.evidence, self.trunk.classifier)
+            start_evidence(evidence, self.corpus.words, self.train_loader.evidence, self.trunk.classifier)
 
     def stages(self) -> list[Stage]:
         """The stages that have epochs; see the module's docstring."""
@@ -109,9 +109,9 @@ class Training(stages.Training):
         evidence = list(model.image.evidence.parameters()) if model.image.evidence is not None else []
         kept = ("trunk.", "image.evidence.")
         rest = [p for n, p in model.named_parameters() if not n.startswith(kept)]
-        common = {
-            "evaluate": self.quick_figures, "average": s.average, "warmup": min(100, self.training.steps)
-        }  # fmt: skip
+        loader, warmup = self.train_loader, min(100, self.train_loader.steps)
+        common = dict(evaluate=self.quick_figures, average=s.average, warmup=warmup)
+        once = -(-len(loader.pictures) // s.batch)
         stages = [
             self.stage(
                 "evidence",
@@ -119,18 +119,14 @@ class Training(stages.Training):
                 self.evidence_loss,
                 (tail, s.trunk_rate),
                 (evidence, s.head_rate),
-                steps=-(-len(self.training.pictures) // s.batch),
-                batches=lambda seed: self.looked_at(seed, each_once=True),
-                **{**common, "evaluate": None},
+                **common | {"steps": once, "batches": self.each_once, "evaluate": None},
             ),
             self.stage(
                 "head",
                 s.head_epochs,
                 self.answer_loss,
                 (rest, s.head_rate),
-                steps=self.training.steps_of(s.head_batch),
-                batches=self.summarised,
-                **common,
+                **common | {"steps": loader.steps_of(s.head_batch), "batches": self.summarised},
             ),
             self.stage(
                 "answers",
@@ -138,32 +134,37 @@ class Training(stages.Training):
                 self.answer_loss,
                 (tail, s.answer_trunk_rate),
                 ([*evidence, *rest], s.answer_head_rate),
-                steps=self.training.steps,
-                batches=self.looked_at,
-                **common,
+                **common | {"steps": loader.steps, "batches": self.looked_at},
             ),
         ]
         return [stage for stage in stages if stage.epochs]
 
+    def each_once(self, seed: int) -> Iterator[Batch]:
+        """An epoch of the evidence stage: every image once."""
+        return self.looked_at(seed, each_once=True)
+
     def looked_at(self, seed: int, each_once: bool = False) -> Iterator[Batch]:
         """An epoch of a stage that trains the trunk: from each image's stored features."""
-        self.training.summaries = self.quick.summaries = None
-        return self.training.epoch(seed, each_once=each_once)
+        self.train_loader.summaries = self.quick.summaries = None
+        return self.train_loader.epoch(seed, each_once=each_once)
 
     def summarised(self, seed: int) -> Iterator[Batch]:
         """An epoch of the head stage: the trunk stays as it is, so each image's summary is computed once.
 
         Images with questions that people wrote keep two views (as they are, and mirrored), the others one.
         """
-        if self.training.summaries is None:
+        if self.train_loader.summaries is None:
             human, most = self.corpus.human, min(2, self.settings.views)
-            counts = [most if p.image_id in human else 1 for p in self.training.pictures]
+            counts = [most if p.image_id in human else 1 for p in self.train_loader.pictures]
             self.model.eval()
             with torch.no_grad():
-                for loader, views in ((self.training, counts), (self.quick, [1] * len(self.quick.pictures))):
+                for loader, views in (
+                    (self.train_loader, counts),
+                    (self.quick, [1] * len(self.quick.pictures)),
+                ):
                     loader.summarise(lambda stored: torch.cat(self.encode(stored), 1), views)
             self.mode()
-        return self.training.epoch(seed, batch=self.settings.head_batch)
+        return self.train_loader.epoch(seed, batch=self.settings.head_batch)
 
     def encode(self, stored: Tensor) -> tuple[Tensor, Tensor]:
         """Stored features (or summaries) -> the mean of the map (B,K) and the pooled evidence (B,E)."""
@@ -191,8 +192,8 @@ class Training(stages.Training):
         """Figures of the commonest answer, the commonest of each question type, and the model without the image."""
         found = commonest(self.corpus.train, self.corpus.val)
         model = self.new_model()
-        train_blind(model, self.training, self.settings, run)
-        found["without_image"] = predict_blind(model, self.validation)
+        train_blind(model, self.train_loader, self.settings, run)
+        found["without_image"] = predict_blind(model, self.val_loader)
         return {name: by_source(said, self.corpus.val) for name, said in found.items()}
 
     @torch.no_grad()
