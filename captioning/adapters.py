@@ -20,7 +20,6 @@ from captioning.network import Caption
 from common.errors import UserError
 from common.explainable import Explainable, HookedModel, TokenGrid
 from common.networks import hub
-from common.state import untouched
 from common.text import Text, TextOutput, padded
 
 # Special tokens that an encoder puts before its patch tokens.
@@ -165,7 +164,7 @@ class TransformersNetwork:
             "min_new_tokens": 2,
             "do_sample": False,
         }
-        with untouched(self.module), torch.no_grad(), hub._quiet(self.name, offline=True):
+        with hub._quiet(self.name, offline=True):
             rows = self.module.generate(pixel_values=features, **options)
             found = [self._text_of(self._inner(row)) for row in rows.tolist()]
             if not all(text.words for text in found):

@@ -88,7 +88,8 @@ class Captioner:
             raise UserError(f"a caption has at least one word; received a maximum of {max_length}")
         encoded = self.encode(images)
         count = alternatives + 1
-        found = self.network.decode(encoded.features, max(beam, count), count, max_length)
+        with untouched(self.network.module), torch.no_grad():
+            found = self.network.decode(encoded.features, max(beam, count), count, max_length)
         captions = [Caption(c.words, c.log_probabilities, c.total, c.read, tuple(more)) for c, *more in found]
         return captions[0] if encoded.single else captions
 

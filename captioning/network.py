@@ -18,7 +18,6 @@ from common.errors import UserError
 from common.explainable import Explainable, HookedModel, SplitModel
 from common.formulas import gradients
 from common.images import Preprocessing
-from common.state import untouched
 from common.text import Text, TextOutput
 from data.words.vocabulary import END, tokenize
 
@@ -99,14 +98,13 @@ class LstmNetwork:
     def read(self, text: str | Sequence[str]) -> Text:
         words = tokenize(text) if isinstance(text, str) else list(text)
         tokens = self.module.vocabulary.encode(words)
-        return _one_token_a_word(words, tokens, self.module.vocabulary.unknown(words))
+        return Text.of(words, tokens, self.module.vocabulary.unknown(words))
 
     def encode(self, images: Tensor) -> Tensor:
         return self.module.features(images)
 
     def decode(self, features: Tensor, beam: int, count: int, max_length: int) -> list[list[Caption]]:
-        with untouched(self.module):
-            found = decoding.beam(self.module, features, beam, max_length, self.length_penalty)
+        found = decoding.beam(self.module, features, beam, max_length, self.length_penalty)
         return [[self._caption(hypothesis) for hypothesis in each[:count]] for each in found]
 
     def head(self, features: Tensor, query: Tensor) -> TextOutput:
@@ -119,12 +117,8 @@ class LstmNetwork:
 
     def _caption(self, hypothesis: decoding.Hypothesis) -> Caption:
         words = [self.module.vocabulary.words[token] for token in hypothesis.tokens]
-        text = _one_token_a_word(words, hypothesis.tokens)
+        text = Text.of(words, hypothesis.tokens)
         return Caption(text.words, hypothesis.log_probs, hypothesis.total, text)
-
-
-def _one_token_a_word(words: Sequence[str], tokens: Sequence[int], unknown: Sequence[str] = ()) -> Text:
-    return Text(tuple(words), tuple(tokens), tuple((i, i + 1) for i in range(len(words))), tuple(unknown))
 
 
 class LstmSplit(SplitModel):

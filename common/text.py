@@ -38,6 +38,14 @@ class Text:
     unknown: tuple[str, ...] = ()
     written: str = ""
 
+    @staticmethod
+    def of(
+        words: Sequence[str], tokens: Sequence[int], unknown: Sequence[str] = (), written: str = ""
+    ) -> Text:
+        """Words that are written with one token each."""
+        spans = tuple((i, i + 1) for i in range(len(words)))
+        return Text(tuple(words), tuple(tokens), spans, tuple(unknown), written)
+
     @property
     def text(self) -> str:
         return self.written or " ".join(self.words)

@@ -80,11 +80,8 @@ class LstmNetwork:
 
     def read(self, question: str) -> Text:
         words = question_words(question)
-        tokens = self.module.vocabulary.encode(words)
-        spans = tuple((i, i + 1) for i in range(len(words)))
-        return Text(
-            tuple(words), tuple(tokens), spans, tuple(self.module.vocabulary.unknown(words)), question
-        )
+        known = self.module.vocabulary
+        return Text.of(words, known.encode(words), known.unknown(words), question)
 
     def encode(self, images: Tensor) -> Tensor:
         return self.module.features(images)
