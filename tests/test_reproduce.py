@@ -16,8 +16,9 @@ import classification
 from common.errors import UserError
 from common.gradcam import gradcam
 from common.images import Preprocessing
+from data.words import imagenet_nouns as nouns
 from scripts.commands import reproduce
-from scripts.experiments import EXPERIMENTS, faithfulness, figure8, grid, maps, nouns, run, sanity, section_of
+from scripts.experiments import EXPERIMENTS, faithfulness, figure8, grid, maps, run, sanity, section_of
 from scripts.experiments.lab import Absent, Lab, data_folders
 from scripts.experiments.report import Picture, Row, Section, Table, row_of, text_table, write_report
 from scripts.experiments.samples import right_samples, samples
@@ -286,7 +287,7 @@ def test_groups_of_nouns_name_imagenets_classes():
 
 def test_group_scores_are_the_best_classes(lab):
     scores = torch.randn(1000, generator=torch.Generator().manual_seed(0))
-    names, best, indices = nouns.group_scores(scores)
+    names, best, indices = maps.group_scores(scores)
     for name, value, index in zip(names, best.tolist(), indices.tolist(), strict=True):
         assert index == max(nouns.GROUPS[name], key=lambda i: float(scores[i])) and value == float(
             scores[index]

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -22,9 +21,7 @@ from data.readers import coco, voc
 from data.readers.files import check_image
 from data.readers.masks import mask_of, read_masks
 from data.records import Instance, LocalisedImage
-from scripts.experiments.lab import Lab
-
-Item = TypeVar("Item")
+from scripts.experiments.lab import Lab, spread
 
 
 @dataclass(frozen=True)
@@ -107,13 +104,6 @@ def coco_training(folder: Path, names: Sequence[str], most: int) -> list[Labelle
         if instances and (photographs / file).is_file()
     ]
     return spread(found, most)
-
-
-def spread(items: Sequence[Item], most: int) -> list[Item]:
-    """At most so many items, evenly over all."""
-    if len(items) <= most:
-        return list(items)
-    return [items[place] for place in torch.linspace(0, len(items) - 1, most).round().int().tolist()]
 
 
 def _boxed(item: LocalisedImage) -> dict[str, tuple[float, Tensor]]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -32,13 +31,13 @@ from common.metrics.segmentation import UNDECIDED, confusion, mean_overlap, seed
 from data.readers import voc
 from data.readers.files import Reading
 from data.records import LocalisedImage
-from scripts.experiments.annotated import spread, voc_training
-from scripts.experiments.lab import Lab, summarised
-from scripts.experiments.maps import LABELS, method_maps
-from scripts.experiments.nouns import group_scores
+from data.words.imagenet_nouns import NOUNS
+from scripts.experiments.annotated import voc_training
+from scripts.experiments.lab import Lab, spread, summarised
+from scripts.experiments.maps import LABELS, group_scores, method_maps
 from scripts.experiments.report import Picture, Row, Section, Table, row_of
 from scripts.experiments.run import alone
-from scripts.experiments.scenes import NAME, Scene, grouped, scenes
+from scripts.experiments.scenes import NAME, Boxed, boxed_scenes, grouped, scenes
 
 METHODS = ("gradcam", "cam", "cmwp", "occlusion")
 PUBLISHED = {"gradcam": "49.6", "cam": "44.6"}
@@ -49,18 +48,6 @@ NOTE = (
     " trained by SEC on 10,582 photographs, on VOC 2012 val. Seeds are what exceeds 20 % of the map's maximum;"
     " the background's seeds are the tenth of the photograph where the gradients of its classes are smallest."
 )
-# Classes of the substitute, and the nouns that captions have for them.
-NOUNS: dict[str, tuple[str, ...]] = {
-    "person": (
-        "person", "man", "woman", "boy", "girl", "child", "kid", "guy", "lady", "people", "baby", "toddler",
-        "player", "rider", "skier", "snowboarder", "surfer", "climber", "biker", "cyclist", "skateboarder",
-        "swimmer", "adult", "couple", "group", "crowd", "runner", "hiker", "men", "women", "children",
-    ),
-    "dog": ("dog", "puppy", "greyhound", "poodle", "terrier"),
-    "ball": ("ball", "basketball", "football", "soccerball"),
-    "bicycle": ("bicycle", "bike"),
-    "horse": ("horse", "pony"),
-}  # fmt: skip
 
 
 def section(lab: Lab) -> Section:
@@ -236,39 +223,6 @@ def shared_over_union(mask: Tensor, truth: Tensor) -> float:
 def share_inside(mask: Tensor, truth: Tensor) -> float:
     """The share of a boolean mask that lies in another; NaN when it is empty."""
     return float(truth[mask].double().mean()) if bool(mask.any()) else math.nan
-
-
-@dataclass(frozen=True)
-class Boxed:
-    """A photograph of the substitute: its labels, and the region of each that has boxes."""
-
-    scene: Scene
-    labels: frozenset[int]
-
-    def regions(self) -> dict[int, Tensor]:
-        found: dict[int, list[Any]] = {}
-        for noun, boxes in self.scene.boxes.items():
-            for number, nouns in enumerate(NOUNS.values()):
-                if noun in nouns:
-                    found.setdefault(number, []).extend(boxes)
-        return {number: box_mask(boxes, SIZE) for number, boxes in found.items()}
-
-
-def boxed_scenes(lab: Lab, split: str, most: int) -> tuple[list[Boxed], int]:
-    """Photographs whose captions name a class, of the rarest class first and of each about equally many."""
-    known, broken = scenes(lab, split)
-    labelled = [Boxed(scene, _labels_of(scene)) for scene in known]
-    chosen: dict[int, Boxed] = {}
-    counts = [sum(c in item.labels for item in labelled) for c in range(len(NOUNS))]
-    for done, c in enumerate(sorted(range(len(NOUNS)), key=lambda c: counts[c])):
-        quota = math.ceil((most - len(chosen)) / (len(NOUNS) - done))
-        places = [n for n, item in enumerate(labelled) if c in item.labels and n not in chosen]
-        chosen.update({n: labelled[n] for n in spread(places, quota)})
-    return [chosen[n] for n in sorted(chosen)], broken
-
-
-def _labels_of(scene: Scene) -> frozenset[int]:
-    return frozenset(c for c, nouns in enumerate(NOUNS.values()) if scene.nouns & set(nouns))
 
 
 def sec_boxes_tables(lab: Lab) -> list[Table]:

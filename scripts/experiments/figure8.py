@@ -39,9 +39,9 @@ from common.files import write_json
 from common.formulas import upsample
 from common.images import open_image
 from common.metrics.grounding import box_mask, energy_inside, summary
-from common.state import untouched
 from data.readers.boxes import read_boxes
 from scripts.experiments.drawing import figure_parser
+from scripts.experiments.heads import Head, features_of, train_head
 from scripts.experiments.lab import Lab, summarised
 from scripts.experiments.report import Section, Table, row_of
 from scripts.experiments.run import run_program
@@ -76,62 +76,6 @@ CHANGED = (
 )
 SUFFIXES = (".jpg", ".jpeg", ".png")
 Kind = tuple[str, str]  # class, attribute
-
-
-# The network: a trunk that is not trained, and a linear layer behind average pooling.
-
-
-@dataclass(frozen=True)
-class Head:
-    """A linear layer behind average pooling: weights (K,) and bias; a score above 0 says label 1."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def scores(self, features: Tensor) -> Tensor:
-        """Scores (N,) of features (N, K, h, w)."""
-        return features.mean((-2, -1)) @ self.weight + self.bias
-
-    def said(self, features: Tensor) -> Tensor:
-        """Labels (N,), 0 or 1."""
-        return (self.scores(features) > 0).float()
-
-    def signed(self, features: Tensor) -> Tensor:
-        """sum_k alpha_k A_k (N, h, w) of label 1, before the ReLU."""
-        # Behind average pooling alpha is the weight over the number of positions (paper, section 3.1).
-        alpha = self.weight / (features.shape[-2] * features.shape[-1])
-        return torch.einsum("nkhw,k->nhw", features, alpha)
-
-    def maps(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Grad-CAM (N, h, w) of each photograph's label (N,), 0 or 1."""
-        return (self.signed(features) * (2 * labels - 1)[:, None, None]).clamp(min=0)
-
-
-def features_of(classifier: Any, files: Sequence[Path]) -> Tensor:
-    """The feature maps (N, K, h, w) of photographs, on the CPU."""
-    with untouched(classifier.network.module):
-        maps = [classifier.explainable.features(classifier.images(file)).float().cpu() for file in files]
-    return torch.cat(maps)
-
-
-def train_head(pooled: Tensor, labels: Tensor, decay: float = 1e-3) -> Head:
-    """Logistic regression of labels (N,) 0/1 on features (N, K), by L-BFGS."""
-    mean, spread = pooled.mean(0), pooled.std(0).clamp(min=1e-6)
-    weight = torch.zeros(pooled.shape[1], requires_grad=True)
-    bias = torch.zeros(1, requires_grad=True)
-    optimiser = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
-    standard = (pooled - mean) / spread
-
-    def loss() -> Tensor:
-        optimiser.zero_grad()
-        cost = torch.nn.functional.binary_cross_entropy_with_logits(standard @ weight + bias, labels)
-        cost = cost + decay * weight.square().sum()
-        cost.backward()
-        return cost
-
-    optimiser.step(loss)
-    plain = weight.detach() / spread
-    return Head(plain, bias.detach() - plain @ mean)
 
 
 # In the report: dogs and children of Flickr8k.

@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from common.errors import MethodError, UserError
 from common.files import write_json
 from scripts import console as cli
 from scripts.experiments.report import Picture
 
+Item = TypeVar("Item")
 KINDS = ("imagenet", "voc", "coco", "flickr8k", "vqa2", "vqahat", "samples")
 # The models that speak: the package that loads them, and what trains them.
 _SPEAKERS = {"captioner": ("captioning", "captioner"), "VQA model": ("vqa", "vqa")}
@@ -167,6 +168,15 @@ def data_folders(given: dict[str, str | None], datasets: str | None) -> dict[str
         raise UserError(f"{source}: '{root}' is not a folder; give the folder with flickr8k, coco, ...")
     places = {kind: Path(root) / place for kind, place in PLACES.items()}
     return {**{kind: place for kind, place in places.items() if place.is_dir()}, **found}
+
+
+def spread(items: Sequence[Item], most: int) -> list[Item]:
+    """At most so many items, evenly over all."""
+    if len(items) <= most:
+        return list(items)
+    import torch
+
+    return [items[place] for place in torch.linspace(0, len(items) - 1, most).round().int().tolist()]
 
 
 def summarised(values: Any, groups: Sequence[int] | None = None) -> dict[str, Any]:

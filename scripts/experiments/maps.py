@@ -16,6 +16,7 @@ from common.methods.excitation import excitation
 from common.methods.occlusion import OcclusionOptions
 from common.metrics.localisation import pixel_strength
 from common.targets import Contrast, Index, Target, logits
+from data.words.imagenet_nouns import GROUPS
 
 LABELS = {
     "gradcam": "Grad-CAM",
@@ -80,3 +81,11 @@ _OTHERS: dict[str, Callable[[Any, Tensor, Any], Tensor]] = {
     "gradcam_centred": centred,
     "gradcam_contrast": contrasted,
 }
+
+
+def group_scores(scores: Tensor) -> tuple[list[str], Tensor, Tensor]:
+    """Of one image's logits (1000,): the groups, the best logit of each (G,), and its class (G,)."""
+    names = list(GROUPS)
+    best = [scores[list(GROUPS[name])].max(0) for name in names]
+    indices = [GROUPS[name][int(found.indices)] for name, found in zip(names, best, strict=True)]
+    return names, torch.stack([found.values for found in best]), torch.tensor(indices)

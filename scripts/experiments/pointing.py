@@ -28,10 +28,10 @@ from common.metrics.localisation import (
     hits_with_reject,
     pointing_hits,
 )
+from data.words.imagenet_nouns import group_of
 from scripts.experiments.annotated import Annotated, Annotations, coco_annotations, voc_annotations
 from scripts.experiments.lab import Lab, summarised
-from scripts.experiments.maps import LABELS, method_maps
-from scripts.experiments.nouns import group_of, group_scores
+from scripts.experiments.maps import LABELS, group_scores, method_maps
 from scripts.experiments.report import Row, Section, Table, row_of
 from scripts.experiments.run import alone
 from scripts.experiments.scenes import NAME, Scene, grouped, scenes

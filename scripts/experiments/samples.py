@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from common.errors import UserError
-from scripts.experiments.lab import Lab
+from scripts.experiments.lab import Lab, spread
 
 NAME = "ImageNet samples (one photograph a class)"
 _FILE = re.compile(r"(n\d{8})_.*\.(jpe?g|png)", re.IGNORECASE)
@@ -62,10 +61,7 @@ def _predict(lab: Lab, files: list[Path]) -> list[Any]:
 def right_samples(lab: Lab, count: int | None = None) -> list[Sample]:
     """Samples that the classifier gets right, `count` of them spread over all."""
     found = [sample for sample in samples(lab)[0] if sample.right]
-    if count is None or count >= len(found):
-        return found
-    places = torch.linspace(0, len(found) - 1, count).round().int().tolist()
-    return [found[place] for place in places]
+    return found if count is None else spread(found, count)
 
 
 def pixels(lab: Lab, chosen: list[Sample]) -> Tensor:

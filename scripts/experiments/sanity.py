@@ -22,7 +22,8 @@ from common.errors import UserError
 from common.metrics.faithfulness import rank_correlation
 from scripts.experiments.deciders import QUESTION
 from scripts.experiments.drawing import SAMPLES, line_chart
-from scripts.experiments.figure8 import by_kind, labels_of, scene_features, train_head
+from scripts.experiments.figure8 import by_kind, labels_of, scene_features
+from scripts.experiments.heads import train_head
 from scripts.experiments.lab import Lab, summarised
 from scripts.experiments.maps import LABELS, method_maps
 from scripts.experiments.report import Row, Section, Table, row_of
@@ -121,13 +122,7 @@ def curve(lab: Lab, method: str, count: int) -> dict[str, Any]:
     for number, sample in enumerate(right_samples(lab, count)):
         image = pixels(lab, [sample])
         found.append(
-            cascade(
-                network,
-                partial(_maps, lab, image, sample.label, method),
-                sets,
-                "shuffle",
-                seed=number,
-            )
+            cascade(network, partial(_maps, lab, image, sample.label, method), sets, "shuffle", seed=number)
         )
     table = torch.cat(found, 1)
     return {

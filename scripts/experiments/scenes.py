@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from common.metrics.grounding import box_mask
 from data.readers import entities, flickr8k
 from data.readers.files import read_each
 from data.records import Box, Scene
-from scripts.experiments.lab import Absent, Lab
-from scripts.experiments.nouns import group_of
+from data.words.imagenet_nouns import NOUNS, group_of
+from scripts.experiments.lab import Absent, Lab, spread
 
 NAME = "Flickr8k with Flickr30k Entities"
 DEV = "Flickr8k dev with Flickr30k Entities"
@@ -25,10 +32,43 @@ def scenes(lab: Lab, split: str, count: int | None = None) -> tuple[list[Scene],
 
 
 def grouped(scene: Scene) -> dict[str, list[Box]]:
-    """The boxes of a photograph by group of ImageNet classes (see `nouns.GROUPS`); other nouns are left out."""
+    """The boxes of a photograph by group of ImageNet classes (`imagenet_nouns.GROUPS`); others are left out."""
     found: dict[str, list[Box]] = {}
     for noun, boxes in scene.boxes.items():
         group = group_of(noun)
         if group is not None:
             found.setdefault(group, []).extend(boxes)
     return found
+
+
+@dataclass(frozen=True)
+class Boxed:
+    """A photograph, the numbers of the classes (`NOUNS`) that its captions name, and where those with boxes are."""
+
+    scene: Scene
+    labels: frozenset[int]
+
+    def regions(self) -> dict[int, Tensor]:
+        found: dict[int, list[Any]] = {}
+        for noun, boxes in self.scene.boxes.items():
+            for number, nouns in enumerate(NOUNS.values()):
+                if noun in nouns:
+                    found.setdefault(number, []).extend(boxes)
+        return {number: box_mask(boxes) for number, boxes in found.items()}
+
+
+def boxed_scenes(lab: Lab, split: str, most: int) -> tuple[list[Boxed], int]:
+    """Photographs whose captions name a class, of the rarest class first and of each about equally many."""
+    known, broken = scenes(lab, split)
+    labelled = [Boxed(scene, _labels_of(scene)) for scene in known]
+    chosen: dict[int, Boxed] = {}
+    counts = [sum(c in item.labels for item in labelled) for c in range(len(NOUNS))]
+    for done, c in enumerate(sorted(range(len(NOUNS)), key=lambda c: counts[c])):
+        quota = math.ceil((most - len(chosen)) / (len(NOUNS) - done))
+        places = [n for n, item in enumerate(labelled) if c in item.labels and n not in chosen]
+        chosen.update({n: labelled[n] for n in spread(places, quota)})
+    return [chosen[n] for n in sorted(chosen)], broken
+
+
+def _labels_of(scene: Scene) -> frozenset[int]:
+    return frozenset(c for c, nouns in enumerate(NOUNS.values()) if scene.nouns & set(nouns))
