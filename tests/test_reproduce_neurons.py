@@ -8,8 +8,8 @@ from captioning.network import LstmNetwork
 from common.checks.dissection import NeuronName
 from common.errors import UserError
 from common.images import Preprocessing
-from scripts.experiments import deciders, figure9, figure10
-from scripts.experiments.lab import Absent
+from scripts.experiments import figure9, figure10
+from scripts.experiments.scenes import scenes
 from tests.captioners import small
 from tests.test_reproduce import classifier, flickr_folder, lab, parsed, sample_folder  # noqa: F401
 from tests.test_vqa_explain import answerer  # noqa: F401
@@ -41,21 +41,24 @@ def test_all_three_tasks_are_explained_in_words(speaking):
 
 
 def test_a_model_that_is_missing_is_named_and_the_others_are_done(speaking, monkeypatch):
-    def missing(_):
-        raise Absent("no captioner (no checkpoint)")
+    def missing(**options):
+        raise UserError("no checkpoint")
 
-    monkeypatch.setitem(deciders.DECIDERS, "captioner", missing)
+    del speaking.shared["captioner"]
+    monkeypatch.setattr("captioning.load", missing)
     section = figure9.section(speaking)
-    assert section.notes == ["Left out: no captioner (no checkpoint)"] and len(section.tables) == 2
+    assert (
+        section.notes == ["Left out: no captioner (no checkpoint); train one with `saywhy train captioner`"]
+        and len(section.tables) == 2
+    )
 
 
 def test_importance_of_a_word_is_the_mean_gradient_of_its_log_probability(speaking):
-    decider = deciders.captioner(speaking)
-    scene = figure9._shown(speaking, 1)[0]
+    scene = scenes(speaking, "dev", 1)[0][0]
     model = speaking.shared["captioner"]
     seen = model.encode(scene.path)
     caption = model.caption(seen)
-    whole, *word = decider.decide(scene.path, set(caption.words))
+    whole, *word = figure9.decisions("captioner", model, scene.path, set(caption.words))
     assert whole.said == caption.text and word[0].said == caption.words[0]
     # The log-probability of the first word changes with each unit's mean as its importance says (a central
     # difference; the head reads the map through its mean).
@@ -77,8 +80,7 @@ def test_published_names_are_used_instead_of_dissection(speaking, tmp_path):
     file = tmp_path / "tally.csv"
     file.write_text("unit,category,label,score\n1,object,dog,0.3\n3,object,cat,0.2\n4,object,sky,0.01\n")
     speaking.neuron_names = file
-    decider = deciders.classifier(speaking)
-    names, table = figure9.named(speaking, "classifier", decider, 8)
+    names, table = figure9.named(speaking, "classifier", 8)
     assert names == {0: NeuronName(0, "dog", 0.3, "object"), 2: NeuronName(2, "cat", 0.2, "object")}
     assert table.rows[0].ours == 2 and table.data == "names from tally.csv"
     assert not (speaking.out / "cells" / "units-classifier.json").exists()

@@ -94,7 +94,7 @@ def draw(captioner: Any, files: Sequence[Any]) -> Image.Image:
 def section(lab: Lab) -> Section:
     """Figure 10, captions."""
     folder, limit, fewer = lab.need("flickr8k"), lab.count(100, 5), lab.count(50, 5)
-    mark, captioner = lab.mark("captioner"), lab.speaker("captioner")
+    mark, captioner = lab.mark("captioner"), lab.facade("captioner")
     known = flickr8k.read(folder, "dev")
     files = [str(image.path) for image in known[:: max(1, len(known) // 5)][:5]]
     shown = "Captions of photographs that the captioner was not trained on, and what in them they speak of"

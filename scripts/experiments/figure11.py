@@ -144,7 +144,7 @@ def draw(words: dict[str, Any], together: dict[str, Any], protocol: str) -> Imag
 
 def section(lab: Lab) -> Section:
     """Figure 11, words of captions point at things."""
-    mark, captioner, limit = lab.mark("captioner"), lab.speaker("captioner"), lab.count(200, 10)
+    mark, captioner, limit = lab.mark("captioner"), lab.facade("captioner"), lab.count(200, 10)
     folder = lab.data.get("coco")
     on_coco = folder is not None and (folder / "annotations" / "instances_val2014.json").is_file()
 

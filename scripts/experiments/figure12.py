@@ -65,7 +65,7 @@ def section(lab: Lab) -> Section:
     shown = lab.picture(
         "figure12",
         CAPTION,
-        lambda: draw(lab.speaker("VQA model"), open_image(TWO_CLASSES), QUESTION, ANSWERS),
+        lambda: draw(lab.facade("VQA model"), open_image(TWO_CLASSES), QUESTION, ANSWERS),
         mark=lab.mark("VQA model"),
     )
     return Section("Figure 12: questions and answers", pictures=[shown], notes=[NOTE])

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from common.checks.dissection import (
     LEAST_OVERLAP,
@@ -26,8 +29,8 @@ from common.checks.dissection import (
 from common.draw import Tile, draw_map, fitted, panel
 from common.images import open_image
 from common.metrics.grounding import box_mask
-from data.words.english import VAGUE, color_of
-from scripts.experiments.deciders import DECIDERS, Decider, Decision
+from data.words.english import VAGUE, color_of, singular
+from scripts.experiments.facades import SAYS, explained, feature_map
 from scripts.experiments.lab import Absent, Lab, summarised
 from scripts.experiments.report import Picture, Row, Section, Table, row_of
 from scripts.experiments.run import alone
@@ -53,67 +56,62 @@ def section(lab: Lab) -> Section:
     tables: list[Table] = []
     pictures: list[Picture] = []
     notes: list[str] = []
-    for task, build in DECIDERS.items():
+    for task in SAYS:
         try:
-            decider = build(lab)
+            lab.facade(task)
         except Absent as absent:
             notes.append(f"Left out: {absent}")
             continue
-        names, table = named(lab, task, decider, count)
+        names, table = named(lab, task, count)
         tables.append(table)
-        settings = {"count": count, "shown": shown, "mark": decider.mark, "names": _mark(names)}
-        told = lab.cell(f"sentences-{task}", partial(_told, lab, decider, names, shown), **settings)
-        for number, scene in enumerate(_shown(lab, shown)):
+        settings = {"count": count, "shown": shown, "mark": lab.mark(task), "names": _mark(names)}
+        photographs = scenes(lab, "dev", shown)[0]
+        told = lab.cell(f"sentences-{task}", partial(_told, lab, task, names, photographs), **settings)
+        for number, scene in enumerate(photographs):
             for part, line in enumerate(told["rows"][number]):
-                pictures.append(
-                    lab.picture(
-                        f"neurons-{task}-{number}-{part}",
-                        f"{task[0].upper()}{task[1:]}, {line}. {CAPTION}",
-                        partial(draw, decider, scene, names, part),
-                        **settings,
-                    )
-                )
+                caption = f"{task[0].upper()}{task[1:]}, {line}. {CAPTION}"
+                painted = partial(draw, lab, task, scene, names, part)
+                pictures.append(lab.picture(f"neurons-{task}-{number}-{part}", caption, painted, **settings))
     return Section("Figure 9: words for neurons", tables, pictures, notes)
 
 
-def named(lab: Lab, task: str, decider: Decider, count: int) -> tuple[dict[int, NeuronName], Table]:
+def named(lab: Lab, task: str, count: int) -> tuple[dict[int, NeuronName], Table]:
     """Names of a model's units, found in the photographs or read from the file that the user gave, and a table."""
     if task == "classifier" and lab.neuron_names is not None:
-        return _from_file(lab, decider)
-    cell = lab.cell(f"units-{task}", partial(dissect, lab, decider, count), count=count, mark=decider.mark)
+        return _from_file(lab, lab.neuron_names)
+    cell = lab.cell(f"units-{task}", partial(dissect, lab, task, count), count=count, mark=lab.mark(task))
+    model, units = _name(lab, task), cell["units"]
+    chance = "named with another photograph's boxes"
     rows = [
-        Row("named units", cell["named"] / cell["units"], None, cell["units"], "", decider.name, 0),
-        Row(
-            "named with another photograph's boxes",
-            cell["by_chance"] / cell["units"],
-            None,
-            cell["units"],
-            "",
-            decider.name,
-            0,
-            "chance",
-        ),
-        row_of("IoU of the best concept, all units", cell["best"], "", decider.name),
+        Row("named units", cell["named"] / units, None, units, "", model),
+        Row(chance, cell["by_chance"] / units, None, units, "", model, 0, "chance"),
+        row_of("IoU of the best concept, all units", cell["best"], "", model),
         Row("concepts with boxes", float(cell["concepts"]), None, cell["images"], "", "", cell["broken"]),
     ]
-    words = ", ".join(f"{word} ({n})" for word, n in cell["words"])
-    title = f"Figure 9, words for the {task}'s neurons (layer {decider.layer})"
-    table = Table(title, NAME, "ours", rows, True, 3, f"{NOTE} Most frequent names: {words or 'none'}.")
+    words = ", ".join(f"{word} ({n})" for word, n in cell["words"]) or "none"
+    table = Table(_title(lab, task), NAME, "ours", rows, True, 3, f"{NOTE} Most frequent names: {words}.")
     return {int(unit): NeuronName(int(unit), word, score) for unit, word, score in cell["names"]}, table
 
 
-def _from_file(lab: Lab, decider: Decider) -> tuple[dict[int, NeuronName], Table]:
-    file = cast(Path, lab.neuron_names)
+def _from_file(lab: Lab, file: Path) -> tuple[dict[int, NeuronName], Table]:
     names = read_names(file, lab.neuron_layer)
-    rows = [Row("units with a name", float(len(names)), None, len(names), "", decider.name)]
+    rows = [Row("units with a name", float(len(names)), None, len(names), "", lab.model)]
     common = Counter(name.concept for name in names.values()).most_common(12)
     words = ", ".join(f"{word} ({n})" for word, n in common)
-    title = f"Figure 9, words for the classifier's neurons (layer {decider.layer})"
     note = f"Names are read from the file and belong to the layer by its word. Most frequent names: {words}."
-    return names, Table(title, f"names from {file.name}", "ours", rows, True, 0, note)
+    return names, Table(_title(lab, "classifier"), f"names from {file.name}", "ours", rows, True, 0, note)
 
 
-def dissect(lab: Lab, decider: Decider, count: int) -> dict[str, Any]:
+def _name(lab: Lab, task: str) -> str:
+    return lab.model if task == "classifier" else task
+
+
+def _title(lab: Lab, task: str) -> str:
+    model = lab.facade(task)
+    return f"Figure 9, words for the {task}'s neurons (layer {model.layer or model.network.layer})"
+
+
+def dissect(lab: Lab, task: str, count: int) -> dict[str, Any]:
     """Names of the units of the explained layer, from photographs of the training split."""
     known, broken = scenes(lab, "train", count)
     frequent = Counter(noun for scene in known for noun in scene.boxes)
@@ -127,7 +125,7 @@ def dissect(lab: Lab, decider: Decider, count: int) -> dict[str, Any]:
         {noun: box_mask(boxes, MASK) for noun, boxes in scene.boxes.items() if noun in concepts}
         for scene in known
     ]
-    activations = torch.cat([decider.features(scene.path) for scene in known])
+    activations = torch.cat([feature_map(lab.facade(task), scene.path) for scene in known])
     thresholds = firing_thresholds(activations)
     counts, chance = Overlaps(thresholds), Overlaps(thresholds)
     for A, own, other in zip(activations, masks, [*masks[1:], *masks[:1]], strict=True):
@@ -149,8 +147,34 @@ def dissect(lab: Lab, decider: Decider, count: int) -> dict[str, Any]:
     }
 
 
-def _shown(lab: Lab, count: int) -> list[Scene]:
-    return scenes(lab, "dev", count)[0]
+@dataclass(frozen=True)
+class Decision:
+    """What was said (`context` says of what kind it is), the units' importance (K,) and the map A (K, h, w)."""
+
+    context: str
+    said: str
+    alpha: Tensor
+    A: Tensor
+
+
+def decisions(task: str, model: Any, photograph: Path, nouns: Collection[str]) -> list[Decision]:
+    """What a model says of a photograph, and of a caption the first word besides that is one of the nouns."""
+    encoded = model.encode(photograph)
+    A = feature_map(model, encoded)[0]
+    found = explained(task, model, encoded)
+    alpha = found.maps["importance"][:, 0].cpu()
+    whole, *words = found.names
+    first = whole.split(",")[0] if task == "classifier" else whole  # a class has several names
+    made = [Decision(SAYS[task], first, alpha[0], A)]
+    for place, word in enumerate(words, 1):
+        if singular(word) in nouns:
+            return [*made, Decision(f"a word of '{whole}'", word, alpha[place], A)]
+    return made
+
+
+def _decisions(lab: Lab, task: str, scene: Scene, names: dict[int, NeuronName]) -> list[Decision]:
+    nouns = {name.concept for name in names.values()} | set(scene.boxes)
+    return decisions(task, lab.facade(task), scene.path, nouns)
 
 
 def _mark(names: dict[int, NeuronName]) -> str:
@@ -158,25 +182,20 @@ def _mark(names: dict[int, NeuronName]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _decisions(decider: Decider, scene: Scene, names: dict[int, NeuronName]) -> list[Decision]:
-    nouns = {name.concept for name in names.values()} | set(scene.boxes)
-    return decider.decide(scene.path, nouns)
-
-
-def _told(lab: Lab, decider: Decider, names: dict[int, NeuronName], count: int) -> dict[str, Any]:
+def _told(lab: Lab, task: str, names: dict[int, NeuronName], shown: list[Scene]) -> dict[str, Any]:
     """The textual explanations of each photograph's decisions."""
     rows = [
-        [f"{found.context}: {reasons(found.alpha, names).sentence(found.said)}"
-         for found in _decisions(decider, scene, names)]
-        for scene in _shown(lab, count)
+        [f"{made.context}: {reasons(made.alpha, names).sentence(made.said)}"
+         for made in _decisions(lab, task, scene, names)]
+        for scene in shown
     ]  # fmt: skip
     return {"rows": rows}
 
 
-def draw(decider: Decider, scene: Scene, names: dict[int, NeuronName], part: int) -> Any:
+def draw(lab: Lab, task: str, scene: Scene, names: dict[int, NeuronName], part: int) -> Image.Image:
     """The photograph, and where the top and the bottom neurons of one decision fire."""
     image = fitted(open_image(scene.path), 320)
-    decision = _decisions(decider, scene, names)[part]
+    decision = _decisions(lab, task, scene, names)[part]
     found = reasons(decision.alpha, names)
     blank = Image.new("RGB", image.size, "white")
     tiles = []

@@ -21,8 +21,8 @@ from scripts.experiments.report import Picture
 
 Item = TypeVar("Item")
 KINDS = ("imagenet", "voc", "coco", "flickr8k", "vqa2", "vqahat", "samples")
-# The models that speak: the package that loads them, and what trains them.
-_SPEAKERS = {"captioner": ("captioning", "captioner"), "VQA model": ("vqa", "vqa")}
+# The models of other tasks: the package that loads them, and what trains them.
+_PACKAGES = {"captioner": ("captioning", "captioner"), "VQA model": ("vqa", "vqa")}
 # Where each kind of data lies in a folder of data sets.
 PLACES = {"flickr8k": "flickr8k", "vqa2": "coco", "samples": "imagenet_samples"}
 
@@ -112,10 +112,12 @@ class Lab:
         self.cell(f"{name}.picture", make, **settings)
         return Picture(path, caption)
 
-    def speaker(self, task: str) -> Any:
-        """The shipped captioner or VQA model, loaded once. Raises `Absent` when there is none."""
+    def facade(self, task: str) -> Any:
+        """The classifier, the shipped captioner or the shipped VQA model, loaded once; `Absent` when there is none."""
+        if task == "classifier":
+            return self.classifier
         if task not in self.shared:
-            package, command = _SPEAKERS[task]
+            package, command = _PACKAGES[task]
             try:
                 self.shared[task] = import_module(package).load(device=self.device)
             except UserError as problem:
@@ -123,9 +125,11 @@ class Lab:
         return self.shared[task]
 
     def mark(self, task: str) -> str:
-        """What tells the weights of a speaker from others, for the settings of cells."""
+        """What tells the weights of a facade from others, for the settings of cells."""
+        if task == "classifier":
+            return self.model
         digest = hashlib.sha256()
-        for name, values in sorted(self.speaker(task).network.module.state_dict().items()):
+        for name, values in sorted(self.facade(task).network.module.state_dict().items()):
             digest.update(name.encode())
             digest.update(values.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:12]

@@ -10,18 +10,20 @@ its place are compared.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 
 from common.checks.randomisation import cascade, stages, trainable_layers
 from common.errors import UserError
 from common.metrics.faithfulness import rank_correlation
-from scripts.experiments.deciders import QUESTION
 from scripts.experiments.drawing import SAMPLES, line_chart
+from scripts.experiments.facades import explained
 from scripts.experiments.figure8 import by_kind, labels_of, scene_features
 from scripts.experiments.heads import train_head
 from scripts.experiments.lab import Lab, summarised
@@ -47,15 +49,10 @@ def section(lab: Lab) -> Section:
     rows = [_row(LABELS[method], curves[method], lab.model) for method in METHODS]
     lines = {LABELS[method]: curve for method, curve in curves.items()}
     notes = []
-    for task, speaker in SPEAKERS.items():
+    for task in ("captioner", "VQA model"):
         try:
-            found = lab.cell(
-                f"sanity-{task}",
-                partial(spoken, lab, speaker, count),
-                count=count,
-                stages=STAGES,
-                mark=lab.mark(task),
-            )
+            settings = {"count": count, "stages": STAGES, "mark": lab.mark(task)}
+            found = lab.cell(f"sanity-{task}", partial(spoken, lab, task, count), **settings)
         except UserError as problem:
             notes.append(f"Left out: {task} ({problem})")
             continue
@@ -114,86 +111,43 @@ def _row(name: str, cell: dict[str, Any], model: str) -> Row:
 
 
 def curve(lab: Lab, method: str, count: int) -> dict[str, Any]:
-    """The correlation at each stage, summarised over samples; and how many layers each stage randomises."""
-    network = lab.classifier.network.module
+    """The correlation at each stage of the classifier's randomisation, summarised over samples."""
+
+    def maps(image: Tensor, label: int) -> Tensor:
+        return method_maps(lab.classifier, image, label, method)[:, 0]
+
+    cases = [partial(maps, pixels(lab, [sample]), sample.label) for sample in right_samples(lab, count)]
+    return cascaded(lab.classifier.network.module, cases)
+
+
+def spoken(lab: Lab, task: str, count: int) -> dict[str, Any]:
+    """The same for a model that speaks, of what it said of the bundled photographs before it was randomised."""
+    model = lab.facade(task)
+
+    def maps(photograph: Path, said: str) -> Tensor:
+        encoded = model.encode(photograph)
+        alpha = explained(task, model, encoded, said).maps["importance"][0]
+        return torch.einsum("bk,bkhw->bhw", alpha, encoded.features)  # before the ReLU (paper, eq. 2)
+
+    photographs = sorted(SAMPLES.glob("*.jpg"))[:count]
+    cases = [partial(maps, file, explained(task, model, file).names[0]) for file in photographs]
+    return cascaded(model.network.module, cases)
+
+
+def cascaded(network: nn.Module, cases: Sequence[Callable[[], Tensor]]) -> dict[str, Any]:
+    """The correlation of each case's map (1, h, w) with that of the trained network, at each stage, summarised;
+    and the share of layers that each stage randomises.
+    """
     names = trainable_layers(network)
     sets = stages(names, STAGES)
-    found = []
-    for number, sample in enumerate(right_samples(lab, count)):
-        image = pixels(lab, [sample])
-        found.append(
-            cascade(network, partial(_maps, lab, image, sample.label, method), sets, "shuffle", seed=number)
-        )
-    table = torch.cat(found, 1)
+    found = [cascade(network, maps, sets, "shuffle", seed=number) for number, maps in enumerate(cases)]
     return {
-        "curve": [summarised(row) for row in table],
+        "curve": [summarised(row) for row in torch.cat(found, 1)],
         "layers": [len(layers) / len(names) for layers in sets],
     }
 
 
-def _maps(lab: Lab, image: Tensor, label: int, method: str) -> Tensor:
-    return method_maps(lab.classifier, image, label, method)[:, 0]
-
-
-def captioned(lab: Lab) -> tuple[Any, Callable[[Any], Tensor]]:
-    """The captioner's module, and its map (1, h, w) of a photograph's caption, the one it gave at first."""
-    captioner = lab.speaker("captioner")
-    said: dict[Any, Any] = {}
-
-    def maps(photograph: Any) -> Tensor:
-        seen = captioner.encode(photograph)
-        if photograph not in said:
-            said[photograph] = captioner.caption(seen).text
-        found = captioner.explain(seen, said[photograph], methods=("importance",))
-        return _before_relu(found.maps["importance"][0], seen.features)
-
-    return captioner.network.module, maps
-
-
-def answered(lab: Lab) -> tuple[Any, Callable[[Any], Tensor]]:
-    """The VQA model's module, and its map (1, h, w) of a photograph's answer, the one it gave at first."""
-    answerer = lab.speaker("VQA model")
-    said: dict[Any, Any] = {}
-
-    def maps(photograph: Any) -> Tensor:
-        seen = answerer.encode(photograph)
-        if photograph not in said:
-            said[photograph] = answerer.answer(seen, QUESTION).text
-        found = answerer.explain(seen, QUESTION, [said[photograph]], methods=("importance",))
-        return _before_relu(found.maps["importance"][0], seen.features)
-
-    return answerer.network.module, maps
-
-
-def _before_relu(alpha: Tensor, A: Tensor) -> Tensor:
-    """sum_k alpha_k A_k (B, h, w) of alpha (B, K) and A (B, K, h, w) (paper, eq. 2)."""
-    return torch.einsum("bk,bkhw->bhw", alpha, A)
-
-
-SPEAKERS: dict[str, Callable[[Lab], tuple[Any, Callable[[Any], Tensor]]]] = {
-    "captioner": captioned,
-    "VQA model": answered,
-}
-
-
-def spoken(lab: Lab, speaker: Callable[[Lab], Any], count: int) -> dict[str, Any]:
-    """`curve` for a model that speaks, on the bundled photographs."""
-    module, maps = speaker(lab)
-    names = trainable_layers(module)
-    sets = stages(names, STAGES)
-    photographs = sorted(SAMPLES.glob("*.jpg"))[:count]
-    found = [
-        cascade(module, partial(maps, file), sets, "shuffle", seed=number)
-        for number, file in enumerate(photographs)
-    ]
-    table = torch.cat(found, 1)
-    return {
-        "curve": [summarised(row) for row in table],
-        "layers": [len(layers) / len(names) for layers in sets],
-    }
-
-
-def draw(curves: dict[str, dict[str, Any]]) -> Any:
+def draw(curves: dict[str, dict[str, Any]]) -> Image.Image:
     """A line for each method."""
     lines = {
         name: ([0.0, *cell["layers"]], [1.0, *[point["mean"] for point in cell["curve"]]])
@@ -233,7 +187,7 @@ def shuffled_labels(lab: Lab, count: int, seed: int = 0) -> dict[str, Any]:
 
 def replaced_words(lab: Lab, count: int, seed: int = 0) -> dict[str, Any]:
     """Correlation of a word's map with that of a word of another photograph put in its place."""
-    captioner = lab.speaker("captioner")
+    captioner = lab.facade("captioner")
     photographs = sorted(SAMPLES.glob("*.jpg"))[:count]
     seen = [captioner.encode(file) for file in photographs]
     said = [captioner.caption(one).words for one in seen]

@@ -49,7 +49,7 @@ MODEL = "VQA model"
 
 def measure(lab: Lab, kind: str, count: int) -> dict[str, Any]:
     """Part of the questions -> method -> summary of the correlations, errors over photographs."""
-    answerer = lab.speaker(MODEL)
+    answerer = lab.facade(MODEL)
     questions = sample(QuestionSet(kind, lab.need("vqa2")).read("val"), count)
     side = min(answerer.network.preprocessing.size)
     options = OcclusionOptions(window=3 * side // 7, stride=side // 7)  # of a map of 7 x 7: three cells wide
@@ -84,7 +84,7 @@ def attended(lab: Lab, count: int) -> dict[str, Any]:
     """Method -> summary of the correlation with human attention, of questions that have it."""
     questions = QuestionSet("vqa2", lab.need("vqa2")).read("val")
     pairs = attention_pairs(lab.need("vqahat"), questions)[:count]
-    return {key: vars(one) for key, one in attention_correlation(lab.speaker(MODEL), pairs).items()}
+    return {key: vars(one) for key, one in attention_correlation(lab.facade(MODEL), pairs).items()}
 
 
 def attention_pairs(folder: str | Path, questions: list[Any]) -> list[tuple[Any, Any]]:
