@@ -155,13 +155,14 @@ class HookedModel(Explainable):
 
     def forward_from(self, features: Tensor, images: Tensor, query: Any = None) -> Any:
         runs: list[nn.Module] = []
+        recorded = torch.is_grad_enabled()
 
         def put(module: nn.Module, inputs: Any, output: Any) -> Any:
             runs.append(module)
-            torch.set_grad_enabled(features.requires_grad)  # the block around the pass puts it back
+            torch.set_grad_enabled(recorded)  # whatever the network says; the block around puts it back
             return self._with_map(output, features.clone())
 
-        with torch.set_grad_enabled(torch.is_grad_enabled()), self._pass(put, images, query):
+        with torch.set_grad_enabled(recorded), self._pass(put, images, query):
             output = self._call(images, query)
         if len(runs) != 1:
             raise MethodError(

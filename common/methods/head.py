@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from common.formulas import cannot_be_batched, gradients, localisation, wide
+from common.formulas import cannot_be_batched, gradient_parts, localisation, wide
 
 Head = Callable[[Tensor], Tensor]
 STEPS = 32  # of integrated gradients
@@ -49,12 +49,13 @@ def integrated_gradients(A: Tensor, head: Head, steps: int = STEPS) -> Tensor:
     [[[[9.0, 9.0]]]]
     """
     total: Tensor | float = 0.0
-    for step in range(steps):
-        leaf = (A * ((step + 0.5) / steps)).requires_grad_()
+    for part in ((torch.arange(steps) + 0.5) / steps).to(A).split(max(1, _AT_ONCE // A.numel())):
+        maps = (A * part[:, None, None, None, None]).requires_grad_()
         with torch.enable_grad():
-            scores = head(leaf)
-        total = total + wide(gradients(scores, leaf)) / steps
-    return (total * wide(A)).sum(2)
+            scores = _for_each(head, maps, len(part)).sum(0)
+        # d scores / d each of the maps, (T, steps, B, K, h, w); no map has a part in the score of another.
+        total = total + torch.cat([each.sum(1) for each in gradient_parts(scores, maps)])
+    return (total * wide(A) / steps).sum(2)
 
 
 def _for_each(function: Callable[[Tensor], Tensor], values: Tensor, at_once: int) -> Tensor:
