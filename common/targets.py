@@ -153,7 +153,7 @@ def _as_target(target: Any) -> Target:
         target = torch.from_numpy(target)
     if isinstance(target, Tensor):
         return _index_of(target)
-    if hasattr(target, "__index__") and not isinstance(target, bool):
+    if hasattr(target, "__index__") and not isinstance(target, (bool, np.ndarray)):
         return Index(int(target), str(int(target)))
     raise UserError(f"target {target!r} is neither an index nor a callable output -> (B,) scores")
 

@@ -106,6 +106,16 @@ def test_cam_refuses_a_head_with_a_hidden_layer() -> None:
         explain(seeded(Functional), images_of(), [0], methods=("cam",))
 
 
+@pytest.mark.parametrize("pool", [nn.AdaptiveAvgPool2d(2), nn.AvgPool2d(3), nn.AvgPool2d(5)])
+def test_cam_refuses_a_linear_layer_over_several_positions(pool) -> None:
+    def build() -> nn.Module:
+        size = pool(torch.zeros(1, 8, 12, 12)).numel()
+        return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), pool, nn.Flatten(), nn.Linear(size, 5))
+
+    with pytest.raises(MethodError, match="tells positions apart; use the method 'gradcam'"):
+        explain(HookedModel(seeded(build), "1"), images_of(), [0], methods="cam")
+
+
 def test_contrast_and_negation_are_the_gradients_of_what_they_say() -> None:
     network, images = seeded(Functional), images_of()
     explanation = explain(network, images, [Contrast(Index(1, "a"), Index(2, "b")), Negated(Index(1, "a"))])

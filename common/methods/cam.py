@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from common.errors import MethodError
+from common.formulas import gradients, weighted, wide
 
 # What may stand between the feature map and the score: averaging, one linear layer, and reshaping.
 _AVERAGES = ("MeanBackward", "AdaptiveAvgPool2DBackward", "AvgPool2DBackward")
@@ -40,8 +41,16 @@ def class_activation(scores: Tensor, A: Tensor) -> Tensor:
             "CAM needs a head of average pooling and one linear layer; behind this layer stand"
             f" {behind}; use the method 'gradcam', which needs none"
         )
-    weights = [torch.autograd.grad(row.sum(), A, retain_graph=True)[0].sum((-2, -1)) for row in scores]
-    return torch.einsum("tbk,bkhw->tbhw", torch.stack(weights), A)
+    # The weight of a channel is d score / d mean(A_k), wherever in the map one looks.
+    gradient = wide(gradients(scores, A))
+    weights = gradient.sum((-2, -1))
+    even = weights[..., None, None] / A[0, 0].numel()
+    if not torch.allclose(gradient, even.expand_as(gradient), rtol=1e-3, atol=float(even.abs().max()) * 1e-3):
+        raise MethodError(
+            "CAM needs a head that averages over all positions; the linear layer behind this one tells positions"
+            " apart; use the method 'gradcam', or 'hirescam', which keeps them apart as well"
+        )
+    return weighted(A, weights)
 
 
 def _operations(start: Any) -> list[str]:
