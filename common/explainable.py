@@ -75,8 +75,8 @@ class SplitModel(Explainable):
 
     def forward(self, images: Tensor, query: Any = None, relu_rule: str | None = None) -> Any:
         # Guided Backprop covers the CNN alone; a head that is a language model keeps its own gradient.
-        with guided_relus(relu_rule):
-            features = self.features(images, query)
+        with guided_relus(relu_rule, self.network) as checked:
+            features = checked(self.features(images, query))
         return self.head(features, query)
 
     def split(self, images: Tensor, query: Any = None, features: Tensor | None = None) -> tuple[Tensor, Any]:
@@ -117,8 +117,8 @@ class HookedModel(Explainable):
         self._call = forward or call_network(network)
 
     def forward(self, images: Tensor, query: Any = None, relu_rule: str | None = None) -> Any:
-        with guided_relus(relu_rule):
-            return self._call(images, query)
+        with guided_relus(relu_rule, self.network) as checked:
+            return checked(self._call(images, query))
 
     def features(self, images: Tensor, query: Any = None) -> Tensor:
         found: list[Tensor] = []

@@ -203,8 +203,8 @@ class _Run:
 
     def ruled(self, rule: str) -> Tensor:
         """Grad-CAM with the backward rule of the ReLUs behind the layer replaced (paper, appendix B.2)."""
-        with guided_relus(rule):
-            A, output = self.explainable.split(self.images.clone(), self.query, self.features)
+        with guided_relus(rule) as checked:
+            A, output = checked(self.explainable.split(self.images.clone(), self.query, self.features))
         return localisation(A.detach(), importance(self.scores_of(output), A))
 
     def rescored(self, A: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import MethodError
+from common.explainable import HookedModel
 from common.gradcam import explain
 from common.relu import guided_relus
 from tests.nets import Functional, seeded
@@ -23,6 +24,22 @@ RELUS = {
     "Tensor.relu_": lambda x: x.relu_(),
     "Tensor.clamp": lambda x: x.clamp(min=0),
     "Tensor.clamp_min": lambda x: x.clamp_min(0),
+    "Tensor.clamp_": lambda x: x.clamp_(min=0),
+    "Tensor.clamp_min_": lambda x: x.clamp_min_(0),
+    "torch.clip": lambda x: torch.clip(x, 0),
+    "Tensor.clip_": lambda x: x.clip_(0),
+    "clamp at a tensor": lambda x: x.clamp(min=torch.tensor(0.0)),
+    "nn.Threshold": nn.Threshold(0, 0),
+    "F.threshold_": lambda x: F.threshold_(x, 0, 0),
+    "torch.maximum": lambda x: torch.maximum(x, torch.zeros(())),
+    "torch.max": lambda x: torch.max(torch.zeros_like(x), x),
+    "torch.where": lambda x: torch.where(x > 0, x, 0.0),
+    "torch.where, the other way round": lambda x: torch.where(x <= 0, torch.zeros_like(x), x),
+    "Tensor.where": lambda x: x.where(x > 0, torch.zeros(())),
+    "Tensor.masked_fill": lambda x: x.masked_fill(x < 0, 0),
+    "times a mask": lambda x: x * (x > 0),
+    "times a mask in floats": lambda x: (x >= 0).float() * x,
+    "torch.ops": torch.ops.aten.relu,
 }
 RELU6S = {
     "nn.ReLU6": nn.ReLU6(),
@@ -30,6 +47,8 @@ RELU6S = {
     "F.relu6": F.relu6,
     "F.hardtanh": lambda x: F.hardtanh(x, 0.0, 6.0),
     "torch.clamp": lambda x: torch.clamp(x, 0, 6),
+    "Tensor.clamp_": lambda x: x.clamp_(0, 6),
+    "F.hardtanh_": lambda x: F.hardtanh_(x, 0.0, 6.0),
 }
 INPUTS = [2.0, 2.0, -1.0, -1.0, 7.0]
 GRADIENTS = [1.0, -1.0, 1.0, -1.0, 1.0]
@@ -78,6 +97,108 @@ def test_the_rule_ends_with_its_block_even_when_the_block_fails() -> None:
 def test_other_gates_are_refused_by_name(activation, name) -> None:
     with pytest.raises(MethodError, match=name), guided_relus("guided"):
         activation(torch.ones(2))
+
+
+WRITTEN_OUT = {
+    "F.leaky_relu_": lambda x: F.leaky_relu_(x), "F.elu_": lambda x: F.elu_(x), "torch.selu": torch.selu,
+    "torch.selu_": torch.selu_, "torch.celu": torch.celu, "F.celu": F.celu, "F.rrelu_": lambda x: F.rrelu_(x),
+    "torch.where with a slope": lambda x: torch.where(x > 0, x, 0.1 * x),
+    "torch.where with a curve": lambda x: torch.where(x > 0, x, x.exp() - 1),
+    "x[x < 0] = 0": lambda x: x.__setitem__(x < 0, 0),
+    "x * sigmoid(x)": lambda x: x * torch.sigmoid(x), "in place": lambda x: x.mul_(x.sigmoid()),
+    "x / (1 + exp(-x))": lambda x: x / (1 + (-x).exp()),
+    "GELU": lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5)),
+    "Hardswish": lambda x: x * F.relu6(x + 3) / 6,
+    "threshold elsewhere": lambda x: F.threshold(x, 1.0, 0.0),
+    "ceilings": lambda x: x.clamp(torch.tensor(0.0), torch.ones(5)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITTEN_OUT)
+def test_other_gates_are_refused_however_they_are_written(name) -> None:
+    with pytest.raises(MethodError, match="use the methods 'gradcam'"):
+        backward(WRITTEN_OUT[name], "guided")
+
+
+def test_gates_by_another_map_and_masks_of_other_maps_are_left_alone() -> None:
+    y = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0])
+    for gate, gradient in (
+        (lambda x: x * torch.sigmoid(y), (torch.sigmoid(y) * torch.tensor(GRADIENTS)).tolist()),
+        (lambda x: torch.where(y > 0, x, 0.0), [1.0, 0.0, 1.0, 0.0, 1.0]),
+        (lambda x: x.masked_fill(y < 0, 0), [1.0, 0.0, 1.0, 0.0, 1.0]),
+        (lambda x: torch.maximum(x, 3 * x.detach()), None),
+    ):
+        found = backward(gate, "guided")[1]
+        assert found == (gradient or backward(gate, None)[1])
+    x = torch.tensor([1.0, -2.0], requires_grad=True)
+    with guided_relus("guided"):
+        z = x * torch.sigmoid(x.mean()) + torch.max(x.view(1, 2), 1).values
+    assert z.requires_grad
+
+
+class Passing(torch.autograd.Function):
+    """A user's own ReLU."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x * (x > 0)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class OwnFunction(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return Passing.apply(x)
+
+
+def _scripted_function():
+    return torch.jit.script(_slope)
+
+
+def _slope(x: Tensor) -> Tensor:
+    return torch.relu(x * 2)
+
+
+class Calls(nn.Module):
+    """A function that isn't a module."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.call = [function]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call[0](x)
+
+
+HIDDEN = {
+    "autograd Function of its own, 'Passing'": OwnFunction,
+    "scripted or traced part, '1'": lambda: torch.jit.script(nn.ReLU()),
+    "scripted function": lambda: Calls(_scripted_function()),
+    "traced part": lambda: torch.jit.trace(nn.ReLU(), torch.zeros(1, 4, 3, 3)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:Warning")
+@pytest.mark.parametrize("what", HIDDEN)
+@pytest.mark.parametrize("method", ["guided", "deconv"])
+def test_gates_out_of_reach_are_refused(what, method) -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), HIDDEN[what](), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    for _ in range(3):  # scripted functions are compiled after a run or two
+        with pytest.raises(MethodError, match=what):
+            explain(HookedModel(network.eval(), "0"), images_of(), [0], methods=(method,))
+
+
+def test_backward_hooks_of_the_users_are_no_gates() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    expected = explain(network.eval(), images_of(), [0], methods=("guided",)).guided
+    network[0].register_full_backward_hook(lambda module, inputs, outputs: None)
+    assert torch.equal(explain(network, images_of(), [0], methods=("guided",)).guided, expected)
 
 
 def test_an_unknown_rule_is_refused() -> None:

@@ -105,30 +105,3 @@ def _available(network: nn.Module) -> bool:
         and torch.backends.mkldnn.is_available()
         and all(hasattr(torch.ops.mkldnn, o) for o in operators)
     )
-
-
-class PackedProduct:
-    """x (M, in) -> x @ weight.T (M, out), with `weight` (out, in) laid out once: for many small products on a CPU.
-
-    Without a graph. Where oneDNN has no such product (another device or type, a build without it), it is the
-    ordinary one.
-    """
-
-    def __init__(self, weight: Tensor) -> None:
-        self.weight = weight.detach()
-        self.packed: Tensor | None = None
-        if (
-            weight.device.type == "cpu"
-            and weight.dtype == torch.float32
-            and torch.backends.mkldnn.is_available()
-        ):
-            try:
-                self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), 8)
-                self(weight.new_zeros(1, weight.shape[1]))
-            except (RuntimeError, AttributeError):
-                self.packed = None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.packed is None:
-            return F.linear(x, self.weight)
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")

@@ -10,7 +10,7 @@ T targets, B images, K channels, h,w feature map.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from common.errors import MethodError
 from common.explainable import Explainable
 from common.gradcam import Targets, as_explainable
-from common.relu import _RELUS, _SMOOTH
+from common.relu import gate_name, relu_call
 from common.state import ordinary, untouched
 from common.targets import as_targets, score_table
 
@@ -128,15 +128,15 @@ class _Excitation(TorchFunctionMode):
             return self._shared(
                 func(*args, **kwargs), 0, lambda a, b, sign: torch.add(a, b, **kwargs), *children
             )
-        if func in _GATES or _is_relu(func, args, kwargs):
+        if func in _GATES or relu_call(func, args, kwargs) is not None:
             value = func(
                 *[arg.detach() if isinstance(arg, Tensor) else arg for arg in args], **_detached(kwargs)
             )
             return _Pass.apply(value, inputs[0])
-        if func in _SMOOTH or (
+        if gate_name(func) or (
             func in _PRODUCTS and len(inputs) == 2 and all(x.requires_grad for x in inputs)
         ):
-            kind = _SMOOTH.get(func, "products of two maps")
+            kind = gate_name(func) or "products of two maps"
             raise MethodError(
                 f"this model has {kind} behind the explained layer, for which excitation backprop is not"
                 " defined; use the method 'gradcam', or a layer behind the last of them"
@@ -170,11 +170,6 @@ _AVERAGES = {
 _SUMS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__, Tensor.__radd__}
 _GATES = {F.batch_norm, torch.batch_norm}
 _PRODUCTS = {torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__imul__, Tensor.__rmul__}
-
-
-def _is_relu(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
-    read = _RELUS.get(func)
-    return read is not None and read(*args, **kwargs) is not None
 
 
 def _detached(kwargs: dict[str, Any]) -> dict[str, Any]:
