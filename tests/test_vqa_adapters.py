@@ -129,7 +129,7 @@ def test_vilt_scores_are_the_librarys_own_though_its_patches_are_shuffled(folder
         own = answerer.network.module(
             input_ids=torch.tensor([question.tokens]), pixel_values=encoded.pixels, pixel_mask=mask
         ).logits[0]
-    found = answerer.network.head(encoded.pixels)(torch.tensor([question.tokens]))[0]
+    found = answerer.network._forward(encoded.pixels, torch.tensor([question.tokens]))[0]
     torch.testing.assert_close(found, own, rtol=1e-4, atol=1e-5)
 
 
@@ -139,7 +139,7 @@ def test_blip_scores_are_the_losses_of_the_library(folder, photo):
         pytest.skip("ViLT classifies")
     question, encoded = answerer.read("what color is the dog"), answerer.encode(photo)
     request = answerer.network.request([question], [["red", "yes no"]])
-    output = answerer.network.head(encoded.pixels)(request.query)
+    output = answerer.network._forward(encoded.pixels, request.query)
     module = answerer.network.module
     image = module.vision_model(pixel_values=encoded.pixels)[0]
     hidden = module.text_encoder(input_ids=torch.tensor([question.tokens]), encoder_hidden_states=image)[0]
@@ -168,7 +168,7 @@ def test_maps_are_those_of_a_slow_twin_with_a_hook_for_each_answer(folder, photo
         handle = module.get_submodule(network.layer).register_forward_hook(
             lambda m, i, o, kept=kept: kept.append(o[0] if isinstance(o, tuple) else o)
         )
-        score = target(network.head(pixels)(request.query))[0]
+        score = target(network._forward(pixels, request.query))[0]
         handle.remove()
         (gradient,) = torch.autograd.grad(score, kept[0])
         expected = np.zeros((SIDE // PATCH, SIDE // PATCH))
@@ -190,7 +190,7 @@ def test_question_attribution_adds_up_as_a_difference_of_passes(folder, photo):
     network, encoded = answerer.network, answerer.encode(photo)
     request = network.request([answerer.read("what color is the")], [["red", "blue"]])
     with torch.no_grad():
-        shorter = network.head(encoded.pixels)(request.query)
+        shorter = network._forward(encoded.pixels, request.query)
     without_dog = torch.stack([target(shorter)[0] for target in request.targets])
     torch.testing.assert_close(
         explanation.word_drops[:, 4], explanation.scores[:, 0] - without_dog, rtol=1e-4, atol=1e-5

@@ -21,7 +21,7 @@ from common.request import Request
 from common.text import Place, Sequences, Text, TextLogLikelihood, TextOutput, marks, padded
 from vqa.answerer import Answerer
 from vqa.model import question_words
-from vqa.network import Answer, Head, best_answers
+from vqa.network import Answer, best_answers
 from vqa.request import find_answer, numbered_request
 
 
@@ -47,7 +47,10 @@ class TransformersNetwork:
     def grid(self) -> TokenGrid:
         raise NotImplementedError
 
-    def head(self, features: Tensor) -> Head:
+    def states(self, features: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def head(self, states: Tensor, query: Any) -> Any:
         raise NotImplementedError
 
     def read(self, question: str) -> Text:
@@ -72,7 +75,7 @@ class TransformersNetwork:
         return HookedModel(self.module, layer or self.layer, self.grid(), self._forward)
 
     def _forward(self, images: Tensor, query: Any) -> Any:
-        return self.head(images)(query)
+        return self.head(self.states(images), query)
 
     def tokens(self, questions: Sequence[Text]) -> Tensor:
         """(B, M), padded; the padding is masked out wherever the model reads them."""
@@ -109,31 +112,28 @@ class ViltNetwork(TransformersNetwork):
         h, w = (side // patch for side in self.preprocessing.size)
         return TokenGrid(None, (h, w))  # behind the question's tokens and the image's class token
 
-    def head(self, features: Tensor) -> Head:
-        embedded = self.embed(features)
-
-        def answer(tokens: Tensor) -> Tensor:
-            seen = embedded.expand(len(tokens), -1, -1)
-            ones = torch.ones(seen.shape[:2], dtype=torch.long, device=tokens.device)
-            return self.module(
-                input_ids=tokens, attention_mask=self.mask(tokens), image_embeds=seen, pixel_mask=ones
-            ).logits
-
-        return answer
-
-    def embed(self, images: Tensor) -> Tensor:
+    def states(self, features: Tensor) -> Tensor:
         """(B, 1 + h*w, D): the class token and the patches in reading order, with their positions."""
         parts = self.module.vilt.embeddings
-        patches = parts.patch_embeddings(images)
+        patches = parts.patch_embeddings(features)
         side = self.module.config.image_size // self.module.config.patch_size
         places = parts.position_embeddings
         grid = places[:, 1:].transpose(1, 2).unflatten(2, (side, side))
         patches = patches + F.interpolate(grid, size=patches.shape[-2:], mode="bilinear", align_corners=True)
-        first = (parts.cls_token + places[:, :1]).expand(len(images), -1, -1)
+        first = (parts.cls_token + places[:, :1]).expand(len(features), -1, -1)
         return torch.cat([first, patches.flatten(2).transpose(1, 2)], 1)
 
+    def head(self, states: Tensor, query: Tensor) -> Tensor:
+        seen = states.expand(len(query), -1, -1)
+        ones = torch.ones(seen.shape[:2], dtype=torch.long, device=query.device)
+        return self.module(
+            input_ids=query, attention_mask=self.mask(query), image_embeds=seen, pixel_mask=ones
+        ).logits
+
     def answers(self, features: Tensor, questions: Sequence[Text], top: int) -> list[list[Answer]]:
-        return best_answers(self.head(features)(self.tokens(questions).to(features.device)), self.names, top)
+        return best_answers(
+            self._forward(features, self.tokens(questions).to(features.device)), self.names, top
+        )
 
     def request(self, questions: Sequence[Text], answers: Sequence[Sequence[str]]) -> Request:
         numbers = [[find_answer(answer, self.answer_index) for answer in each] for each in answers]
@@ -160,27 +160,25 @@ class BlipNetwork(TransformersNetwork):
         h, w = (side // patch for side in self.preprocessing.size)
         return TokenGrid(1, (h, w))
 
-    def head(self, features: Tensor) -> Head:
-        seen = self.module.vision_model(pixel_values=features)[0]
+    def states(self, features: Tensor) -> Tensor:
+        return self.module.vision_model(pixel_values=features)[0]
 
-        def score(query: tuple[Tensor, Tensor]) -> TextOutput:
-            tokens, answers = query
-            B = answers.shape[1]
-            asked = self.module.text_encoder(
-                input_ids=tokens.expand(B, -1),
-                attention_mask=self.mask(tokens).expand(B, -1),
-                encoder_hidden_states=seen.expand(B, -1, -1),
-            )[0]
-            lengths = self.mask(tokens).sum(1).expand(B)
-            # The library's decoder sees padding whatever the mask: questions of one length go through it together.
-            groups = [(lengths == length).nonzero()[:, 0] for length in lengths.unique()]
-            parts = [
-                self._answer_logits(asked[rows, : int(lengths[rows[0]])], answers[:, rows]) for rows in groups
-            ]
-            logits = torch.cat(parts, 1)[:, torch.cat(groups).argsort()]
-            return TextOutput.of(logits, answers.clamp(min=0), answers >= 0)
-
-        return score
+    def head(self, states: Tensor, query: tuple[Tensor, Tensor]) -> TextOutput:
+        tokens, answers = query
+        B = answers.shape[1]
+        asked = self.module.text_encoder(
+            input_ids=tokens.expand(B, -1),
+            attention_mask=self.mask(tokens).expand(B, -1),
+            encoder_hidden_states=states.expand(B, -1, -1),
+        )[0]
+        lengths = self.mask(tokens).sum(1).expand(B)
+        # The library's decoder sees padding whatever the mask: questions of one length go through it together.
+        groups = [(lengths == length).nonzero()[:, 0] for length in lengths.unique()]
+        parts = [
+            self._answer_logits(asked[rows, : int(lengths[rows[0]])], answers[:, rows]) for rows in groups
+        ]
+        logits = torch.cat(parts, 1)[:, torch.cat(groups).argsort()]
+        return TextOutput.of(logits, answers.clamp(min=0), answers >= 0)
 
     def _answer_logits(self, asked: Tensor, answers: Tensor) -> Tensor:
         """(S, B, L, V) of what follows at each place of the answers (S, B, L), given encoded questions (B, M, D)."""
@@ -217,7 +215,7 @@ class BlipNetwork(TransformersNetwork):
         if not texts:
             raise UserError(f"{self.name} gave an empty answer; name an answer to explain")
         request = self.request([question], [texts]).on(features.device)
-        output = self.head(features)(request.query)
+        output = self._forward(features, request.query)
         scores = torch.stack([target(output)[0] for target in request.targets])
         order = scores.argsort(descending=True, stable=True).tolist()
         return [Answer(texts[i], float(scores[i]), float(scores[i].exp())) for i in order]

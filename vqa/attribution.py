@@ -31,25 +31,28 @@ def with_words(
     `ask` makes the request for any questions about the images; `found` are the explanations of the whole ones.
     """
     with untouched(network.module):
-        slopes = word_gradients(network, encoded.features, questions, ask)
-        drops = [_drops(network, encoded, b, question, ask, found[b]) for b, question in enumerate(questions)]
+        with torch.no_grad():
+            states = network.states(encoded.features)
+        slopes = word_gradients(network, states, questions, ask)
+        drops = [
+            found[b].scores - scores_without(network, states, b, question, ask)
+            for b, question in enumerate(questions)
+        ]
     return [
         replace(explanation, words=question.words, word_gradients=slope, word_drops=drop)
         for explanation, question, slope, drop in zip(found, questions, slopes, drops, strict=True)
     ]
 
 
-def word_gradients(network: Any, features: Tensor, questions: Sequence[Text], ask: Ask) -> list[Tensor]:
+def word_gradients(network: Any, states: Tensor, questions: Sequence[Text], ask: Ask) -> list[Tensor]:
     """Of each question (T, L): d score / d a word's embedding, times the embedding, summed over its entries.
 
     To first order, what the word adds to the score.
     """
     request = ask(questions, range(len(questions)))
     embedding = network.module.get_submodule(network.embedding)
-    with torch.no_grad():
-        head = network.head(features)
     with torch.enable_grad(), _leaves(embedding) as leaves:
-        scores = score_table(request.targets, head(request.query), len(questions))
+        scores = score_table(request.targets, network.head(states, request.query), len(questions))
         each = (gradients(scores, leaves[0]) * leaves[0].detach()).sum(-1)  # (T, B, M)
     return [
         torch.stack([each[request.own(b), b, start:stop].sum(1) for start, stop in question.spans], 1)
@@ -58,14 +61,12 @@ def word_gradients(network: Any, features: Tensor, questions: Sequence[Text], as
 
 
 @torch.no_grad()
-def _drops(
-    network: Any, encoded: Encoded, image: int, question: Text, ask: Ask, found: Explanation
-) -> Tensor:
-    """(T, L): by how much each score falls when the question is asked without the word."""
+def scores_without(network: Any, states: Tensor, image: int, question: Text, ask: Ask) -> Tensor:
+    """(T, L): the scores of an image's targets when its question is asked without each word."""
     shorter = [_without(question, word) for word in range(len(question.words))]
     request = ask(shorter, [image] * len(shorter))
-    output = network.head(encoded[image].features)(request.query)
-    return found.scores - score_table(request.targets, output, len(shorter))[request.own(0)]
+    output = network.head(states[image : image + 1], request.query)
+    return score_table(request.targets, output, len(shorter))[request.own(0)]
 
 
 def _without(question: Text, word: int) -> Text:

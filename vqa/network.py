@@ -5,7 +5,7 @@ Letters: B images, K channels, h,w map, L words, N answers, T targets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,9 +35,6 @@ class Answer:
         return self.text
 
 
-Head = Callable[[Any], Any]  # query -> output
-
-
 class AnswerNetwork(request.Network, Protocol):
     """What `Answerer` needs of a model that answers questions, besides what every facade needs.
 
@@ -57,8 +54,12 @@ class AnswerNetwork(request.Network, Protocol):
         """The query of a question about each image, and targets for answers by name; as many for each image."""
         ...
 
-    def head(self, features: Tensor) -> Head:
-        """The output for any query about these images: what is made of the images is made once."""
+    def states(self, features: Tensor) -> Tensor:
+        """What the head reads of the images (B, ...), made of their features once for any number of queries."""
+        ...
+
+    def head(self, states: Tensor, query: Any) -> Any:
+        """The output for queries about these images; one image may be asked several."""
         ...
 
 
@@ -95,9 +96,11 @@ class LstmNetwork:
         query = padded([question.tokens for question in questions])
         return numbered_request(query, numbers, self.module.answers)
 
-    def head(self, features: Tensor) -> Head:
-        seen = self.module.image(features)
-        return lambda tokens: self.module.answer_scores(seen, self.module.question(tokens))
+    def states(self, features: Tensor) -> Tensor:
+        return self.module.image(features)
+
+    def head(self, states: Tensor, query: Tensor) -> Tensor:
+        return self.module.answer_scores(states, self.module.question(query))
 
     def explainable(self, layer: str | None) -> Explainable:
         if layer in (None, self.layer):

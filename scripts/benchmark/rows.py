@@ -185,16 +185,16 @@ def vqa_answers(bench: Bench) -> Work:
     answerer = vqa.load()
     model, image = answerer.network.module, bench.images[:1]
     question = "what color is the hat on the left?"
-    tokens = answerer.read(question).tokens
+    tokens = torch.tensor([answerer.read(question).tokens])
 
     def plain() -> Any:
         with torch.no_grad():
             return model(image, tokens)
 
     def ours() -> Any:
-        seen, asked = answerer.encode(image), answerer.read(question)
-        (answer,) = answerer.answer(seen, asked, top=5)
-        return answerer.explain(seen, asked, [str(each) for each in (answer, *answer.runners_up)])
+        encoded, read = answerer.encode(image), answerer.read(question)
+        (answer,) = answerer.answer(encoded, read, top=5)
+        return answerer.explain(encoded, read, [str(each) for each in (answer, *answer.runners_up)])
 
     return Work("answer, maps of 5 answers, question attribution", "1.3", plain, {OURS: ours})
 
