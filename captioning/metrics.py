@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
 from common.errors import UserError
+from common.metrics.grounding import Summary, summary
+from data.words.coco_classes import mentioned
 
 Words = Sequence[str]
 _ORDERS = 4
@@ -129,6 +131,38 @@ def _longest_common(a: Words, b: Words) -> int:
         for j, other in enumerate(b, 1):
             diagonal, row[j] = row[j], diagonal + 1 if word == other else max(row[j], row[j - 1])
     return row[-1]
+
+
+def chair(
+    captions: Sequence[Words], present: Sequence[Collection[str]], references: Sequence[Sequence[Words]] = ()
+) -> dict[str, Summary]:
+    """How truly captions name COCO's classes (Rohrbach et al. 2018), by name, with errors clustered by photograph.
+
+    `CHAIRi`: share of the named classes that are not in the photograph; `CHAIRs`: share of captions that name
+    such a one; `class recall`: share of the classes in the photograph that its caption names. `present` holds
+    the classes of each photograph by its boxes; with `references`, as in the paper, those that people's
+    captions name count as there too. A class named twice in a caption counts once.
+    """
+    if not len(captions) == len(present) == len(references or captions):
+        raise UserError(f"{len(captions)} captions but the classes of {len(present)} photographs; give one of each")
+    untrue: list[list[float]] = []
+    found: list[list[float]] = []
+    for number, (words, classes) in enumerate(zip(captions, present, strict=True)):
+        named = mentioned(words)
+        told = set().union(*map(mentioned, references[number])) if references else set()
+        untrue.append([float(name not in told | set(classes)) for name in sorted(named)])
+        found.append([float(name in named) for name in sorted(classes)])
+    return {
+        "CHAIRi": _clustered(untrue),
+        "CHAIRs": summary([float(any(each)) for each in untrue]),
+        "class recall": _clustered(found),
+    }
+
+
+def _clustered(values: Sequence[Sequence[float]]) -> Summary:
+    """Summary of all values, those of one photograph standing together."""
+    groups = [number for number, each in enumerate(values) for _ in each]
+    return summary([value for each in values for value in each], groups)
 
 
 def _ngrams(words: Words) -> Counter:

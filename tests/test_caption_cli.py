@@ -246,6 +246,6 @@ def _coco(folder):
 
 @pytest.fixture(autouse=True)
 def _square_is_a_class(monkeypatch):
-    from data.words import coco_nouns as coco_words
+    from data.words import coco_classes as coco_words
 
     monkeypatch.setitem(coco_words.CLASS_OF, "square", "square")

@@ -27,7 +27,7 @@ from common.errors import UserError
 from common.explanation import versions
 from common.files import write_json
 from data.readers import coco
-from data.words.coco_nouns import CLASS_OF
+from data.words.coco_classes import CLASS_OF
 from scripts.experiments.drawing import MODEL_HELP, figure_parser, picture_of, pyplot
 from scripts.experiments.grounded import batches, flickr8k_folder, located, plain, read_grounded, table_lines
 from scripts.experiments.lab import Lab
