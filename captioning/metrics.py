@@ -144,7 +144,9 @@ def chair(
     captions name count as there too. A class named twice in a caption counts once.
     """
     if not len(captions) == len(present) == len(references or captions):
-        raise UserError(f"{len(captions)} captions but the classes of {len(present)} photographs; give one of each")
+        raise UserError(
+            f"{len(captions)} captions but the classes of {len(present)} photographs; give one of each"
+        )
     untrue: list[list[float]] = []
     found: list[list[float]] = []
     for number, (words, classes) in enumerate(zip(captions, present, strict=True)):

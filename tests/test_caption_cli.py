@@ -11,6 +11,7 @@ from PIL import Image
 from captioning.model import CaptionModel
 from common.networks.trunk import load_trunk
 from common.training.checkpoints import save_checkpoint
+from data.readers import coco
 from data.words.vocabulary import END, Vocabulary
 from scripts.experiments import figure10, figure11
 from scripts.saywhy import main
@@ -182,10 +183,32 @@ def test_an_evaluation_without_boxes_scores_captions_alone(checkpoint, tmp_path,
     assert json.loads(printed.out)["grounding"] == {}
 
 
+def test_an_evaluation_on_coco_says_how_truly_classes_are_named(checkpoint, tmp_path, capsys):
+    folder = _coco(tmp_path, captions=("a red square", "the square is on a wall"))
+    arguments = ["--data", f"coco:{folder}", "--model", checkpoint, "--out", str(tmp_path)]
+    assert main(["evaluate", "captioner", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "CHAIRi" in printed and "class recall" in printed and "1 of them with captions" in printed
+    result = json.loads((tmp_path / "captioner-coco-val.json").read_text())
+    assert result["images"] == result["captioned"] == 1 and "CIDEr" in result["captions"]
+    assert result["objects"]["class recall"]["n"] == 1 and result["objects"]["CHAIRs"]["n"] == 1
+
+
+def test_a_copy_of_coco_with_a_division_of_its_own_is_measured_by_it(tmp_path):
+    folder = _coco(tmp_path, "train2014", names=[f"COCO_train2014_{n:012d}.jpg" for n in (1, 2, 3)])
+    (folder / "splits").mkdir()
+    (folder / "splits" / "val_image_ids.txt").write_text("2\n")
+    [(image, instances)] = coco.read_split(folder, "val")
+    assert image.image_id == "coco:2" and image.captions == ()
+    assert [instance.name for instance in instances] == ["square"]
+    assert len(coco.read_split(folder, "train")) == 3  # no list of that name: the whole set
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--data", "somewhere"], "flickr8k:PATH"),
+        (["--data", "coco:/no/such/folder"], "no folder of COCO photographs"),
         (["--data", "flickr8k:/no/such/folder"], "/no/such/folder"),
         (["--data", "DATA", "--split", "nothing"], "nothing"),
         (["--data", "DATA", "--metrics", "BLEU,WER"], "WER"),
@@ -230,17 +253,27 @@ def test_figure_11_follows_entities_and_cocos_layout(checkpoint, flickr8k, tmp_p
     assert "COCO classes" in capsys.readouterr().out
 
 
-def _coco(folder):
-    """One image of COCO's layout, with an instance of a class that the captions name."""
+def _coco(folder, set_name="val2014", names=("x.jpg",), captions=()):
+    """Images of COCO's layout, each with an instance of a class that the captions name."""
     (folder / "annotations").mkdir()
-    (folder / "val2014").mkdir()
-    Image.new("RGB", (40, 40), (200, 0, 0)).save(folder / "val2014" / "x.jpg")
+    (folder / set_name).mkdir()
+    for name in names:
+        Image.new("RGB", (40, 40), (200, 0, 0)).save(folder / set_name / name)
+    numbers = range(1, len(names) + 1)
+    images = [
+        {"id": n, "file_name": name, "width": 40, "height": 40}
+        for n, name in zip(numbers, names, strict=True)
+    ]
     record = {
-        "images": [{"id": 1, "file_name": "x.jpg", "width": 40, "height": 40}],
+        "images": images,
         "categories": [{"id": 3, "name": "square"}],
-        "annotations": [{"image_id": 1, "category_id": 3, "bbox": [0, 0, 20, 40]}],
+        "annotations": [{"image_id": n, "category_id": 3, "bbox": [0, 0, 20, 40]} for n in numbers],
     }
-    (folder / "annotations" / "instances_val2014.json").write_text(json.dumps(record))
+    (folder / "annotations" / f"instances_{set_name}.json").write_text(json.dumps(record))
+    if captions:
+        said = [{"image_id": 1, "caption": caption} for caption in captions]
+        record = {"images": images, "annotations": said}
+        (folder / "annotations" / f"captions_{set_name}.json").write_text(json.dumps(record))
     return folder
 
 

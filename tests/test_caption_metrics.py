@@ -1,3 +1,4 @@
+import math
 import random
 import shutil
 
@@ -6,6 +7,7 @@ import pytest
 
 from captioning import metrics
 from common.errors import UserError
+from data.words.coco_classes import CLASS_OF, CLASSES, named_classes
 
 WORDS = ["a", "the", "dog", "cat", "man", "runs", "sits", "on", "in", "grass", "snow", "red", "ball", "and"]
 
@@ -104,3 +106,51 @@ def test_without_java_the_metrics_that_need_it_say_so(monkeypatch, name):
     with pytest.raises(UserError, match=f"{name} needs Java"):
         metrics.evaluate([["a", "dog"]], [[["a", "dog"]]], [name])
     assert metrics.evaluate([["a", "dog"]], [[["a", "dog"]]], ["ROUGE-L"]) == {"ROUGE-L": pytest.approx(1.0)}
+
+
+@pytest.mark.parametrize(
+    ("caption", "classes"),
+    [
+        ("a man with skis and two tennis rackets", ["person", "skis", "tennis racket"]),
+        ("an orange cat on oranges beside an orange", ["cat", "orange", "orange"]),
+        ("people riding a dirt bike at a train station", ["person", "motorcycle"]),
+        ("two knives and wine glasses , men , geese", ["knife", "wine glass", "person", "bird"]),
+        ("buses at a bus stop", ["bus"]),
+        ("a teddy bear and a bear", ["teddy bear", "bear"]),
+        ("a baseball game on tv", ["tv"]),
+        ("the orange and black bird flies", ["bird"]),
+        ("a computer on a ski slope", []),
+        ("", []),
+    ],
+)
+def test_words_and_pairs_of_words_name_classes(caption, classes):
+    assert [name for _, name in named_classes(caption.split())] == classes
+
+
+def test_the_classes_are_cocos_each_known_by_its_own_name():
+    assert len(CLASSES) == 80 and CLASSES[0] == "person" and CLASSES[-1] == "toothbrush"
+    assert all(CLASS_OF[name] == name for name in CLASSES)
+
+
+def test_named_objects_that_are_not_there_are_counted():
+    captions = ["a dog on a couch", "two dogs and a dog", "a red wall"]
+    captions = [caption.split() for caption in captions]
+    present = [{"dog", "chair"}, {"dog"}, {"cat", "cup"}]
+    found = metrics.chair(captions, present)
+    # named: dog, couch | dog | nothing. untrue: couch. there: dog, chair | dog | cat, cup
+    assert found["CHAIRi"].mean == pytest.approx(1 / 3) and found["CHAIRi"].n == 3
+    assert found["CHAIRs"].mean == pytest.approx(1 / 3) and found["CHAIRs"].n == 3
+    assert found["class recall"].mean == pytest.approx(2 / 5) and found["class recall"].n == 5
+    # deviations summed over each photograph: (-1/3 + 2/3), -1/3; two photographs name something
+    assert found["CHAIRi"].error == pytest.approx(math.sqrt((1 / 9 + 1 / 9) * 2 / 1) / 3)
+
+
+def test_what_people_say_is_there_counts_as_there():
+    said, present = [["a", "couch"]], [{"dog"}]
+    assert metrics.chair(said, present)["CHAIRi"].mean == 1
+    assert metrics.chair(said, present, [[["a", "sofa"], ["it"]]])["CHAIRi"].mean == 0
+
+
+def test_chair_needs_the_classes_of_each_photograph():
+    with pytest.raises(UserError, match="2 captions but the classes of 1"):
+        metrics.chair([["a"], ["b"]], [{"dog"}])

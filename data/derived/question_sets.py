@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
+from data.derived.boxes import box_questions
 from data.derived.questions import derived_questions
 from data.readers.cocoqa import read_cocoqa
 from data.readers.easyvqa import easyvqa_folder, read_easyvqa
@@ -21,6 +22,7 @@ KINDS: dict[str, tuple[str, Callable[[Path, str], list[Question]], tuple[str, st
     "okvqa": ("folder with OK-VQA's questions and soft answers", read_okvqa, ("train", "val")),
     "cocoqa": ("folder of COCO-QA's splits", read_cocoqa, ("train", "val")),
     "derived": ("Flickr8k folder with flickr30k_entities", derived_questions, ("train", "dev")),
+    "boxes": ("folder of COCO with boxes, to derive questions from", box_questions, ("train", "val")),
     "easyvqa": (
         "data folder of the easy-vqa package; may be left out",
         lambda path, split: read_easyvqa(split, path),

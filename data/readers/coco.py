@@ -181,6 +181,30 @@ def _instance(note: Any, image: dict[str, Any] | None, classes: dict[int, str], 
     )
 
 
+def read_split(folder: AnyPath, split: str) -> list[tuple[CaptionedImage, list[Instance]]]:
+    """The photographs of a split whose instances are known, and these, by file name.
+
+    The split is the copy's own where it has `splits/<split>_image_ids.txt`, else COCO's set of that name. A
+    photograph without captions has none.
+    """
+    ids = split_ids(folder, split)
+    notes, photos = find_instances(find_root(folder), "train" if ids else split)
+    said = notes.with_name(notes.name.replace("instances_", "captions_"))
+    captions = {c.name: c.captions for c in read_captions(said, photos, False)} if said.is_file() else {}
+    found = []
+    for name, instances in sorted(read_instances(notes).items()):
+        match = _FILE.match(name)
+        image_id = f"coco:{int(match[1])}" if match else f"coco:{name}"
+        if ids and image_id not in ids:
+            continue
+        if not (photos / name).is_file():
+            raise UserError(
+                f"'{photos / name}' is listed in {notes.name} but is not there; give a whole copy of COCO"
+            )
+        found.append((CaptionedImage(name, photos / name, captions.get(name, ()), image_id), instances))
+    return found
+
+
 def class_names(path: AnyPath) -> list[str]:
     """The classes of an instances JSON, sorted."""
     categories = read_json(path, ("categories",))["categories"]

@@ -148,7 +148,7 @@ def countable(noun: str) -> bool:
 MASS = frozenset(
     "water grass snow sand dirt mud ice food hair clothing luggage furniture traffic smoke fire foam sky air wood "
     "grassland rain surf foliage greenery brush gravel concrete pavement ground jewelry makeup money music soccer "
-    "football basketball baseball hockey rugby tennis volleyball frisbee bread beer wine milk coffee "
+    "football basketball baseball hockey rugby tennis volleyball frisbee broccoli bread beer wine milk coffee "
     "shade sunlight".split()
 )
 

@@ -1,6 +1,7 @@
 """saywhy evaluate: how good a model is, and how well its explanations lie on what they name.
 
 saywhy evaluate captioner --data flickr8k:PATH --split dev
+saywhy evaluate captioner --data coco:PATH --split val
 saywhy evaluate vqa --data vqa2:PATH --split val
 saywhy evaluate vqa --data derived:FLICKR8K --split val --maps 250 --baselines
 """
@@ -40,7 +41,8 @@ def _add_captioner(models: Any) -> None:
     )
     parser.add_argument(
         "--data", required=True, metavar="KIND:PATH",
-        help="flickr8k:PATH, the folder with Flickr8k_text, the photographs and flickr30k_entities",
+        help="flickr8k:PATH, the folder with Flickr8k_text, the photographs and flickr30k_entities; or "
+        "coco:PATH, a copy of COCO: how truly captions name its 80 classes, and caption metrics",
     )  # fmt: skip
     parser.add_argument("--beam", type=int, metavar="N", help="beam width (default: the checkpoint's)")
     parser.add_argument(
@@ -59,7 +61,7 @@ def _add_captioner(models: Any) -> None:
         help="captions by people, of each image, whose words are located (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--no-grounding", action="store_true", help="caption metrics only")
-    _add_run_arguments(parser, "dev", "only the first N images, for a trial")
+    _add_run_arguments(parser, None, "only the first N images, for a trial")
     parser.set_defaults(run=evaluate_captioner)
 
 
@@ -71,7 +73,7 @@ def _add_vqa(models: Any) -> None:
     )
     parser.add_argument(
         "--data", required=True, action="append", metavar="KIND:PATH",
-        help="vqa2:PATH, vqa:PATH, okvqa:PATH, cocoqa:PATH, derived:FLICKR8K, file:QUESTIONS, easyvqa; repeatable",
+        help="vqa2, vqa, okvqa or cocoqa:PATH, derived:FLICKR8K, boxes:COCO, file:QUESTIONS, easyvqa; repeatable",
     )  # fmt: skip
     parser.add_argument(
         "--baselines", action="store_true", help="commonest answers of the training split beside it"
@@ -84,10 +86,11 @@ def _add_vqa(models: Any) -> None:
     parser.set_defaults(run=evaluate_vqa)
 
 
-def _add_run_arguments(parser: argparse.ArgumentParser, split: str, limit: str) -> None:
+def _add_run_arguments(parser: argparse.ArgumentParser, split: str | None, limit: str) -> None:
     """Arguments that both have: model, split, a limit for trials, where the figures go."""
+    usual = split or "Flickr8k's dev, COCO's val"
     parser.add_argument(
-        "--split", default=split, help="split of the data, by its own name (default: %(default)s)"
+        "--split", default=split, help=f"split of the data, by its own name (default: {usual})"
     )
     parser.add_argument("--limit", type=int, metavar="N", help=limit)
     cli.add_model_arguments(parser)
@@ -97,15 +100,30 @@ def _add_run_arguments(parser: argparse.ArgumentParser, split: str, limit: str) 
 def evaluate_captioner(args: argparse.Namespace) -> int:
     """Caption every image of the split, score the captions, locate the words; returns the exit status."""
     import captioning
-    from captioning import metrics
-    from data.readers import flickr8k
-    from scripts.experiments.grounded import entities_folder, flickr8k_folder
 
     cli.device_of(args)
     if args.batch < 1 or args.human_captions < 1 or (args.limit is not None and args.limit < 1):
         raise UserError("--batch, --human-captions and --limit are at least 1")
-    names = metric_names(args.metrics)
+    args.metrics = metric_names(args.metrics)
+    on_coco = args.data.startswith("coco:")
+    args.split = args.split or ("val" if on_coco else "dev")
     captioner = captioning.load(args.model, device=args.device, layer=args.layer, beam=args.beam)
+    found, lines = (_on_coco if on_coco else _on_flickr8k)(captioner, args)
+    result = {
+        "task": "evaluate captioner", "model": captioner.name, "weights": captioner.network.source,
+        "layer": captioner.layer or captioner.network.layer, "beam": captioner.beam, "split": args.split,
+        **found,
+    }  # fmt: skip
+    path = cli.output_folder(args) / f"captioner-{'coco-' * on_coco}{args.split}.json"
+    return _finished(result, path, args, lines)
+
+
+def _on_flickr8k(captioner: Any, args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """Caption metrics on Flickr8k, and where the words' maps point: the figures, and lines that say them."""
+    from captioning import metrics
+    from data.readers import flickr8k
+    from scripts.experiments.grounded import entities_folder, flickr8k_folder
+
     place = flickr8k_folder(args.data)
     images = flickr8k.read(place, args.split)[: args.limit]
     notes = None if args.no_grounding else entities_folder(place)
@@ -113,17 +131,37 @@ def evaluate_captioner(args: argparse.Namespace) -> int:
         cli.report(
             f"no boxes in '{place / 'flickr30k_entities'}': captions are scored, words are not located"
         )
-    folder = cli.output_folder(args)
     said, records = _captions_and_records(captioner, images, notes, args)
-    result = {
-        "task": "evaluate captioner", "model": captioner.name, "weights": captioner.network.source,
-        "layer": captioner.layer or captioner.network.layer, "score": args.score,
-        "beam": captioner.beam, "split": args.split, "images": len(images),
-        "captions": metrics.evaluate(said, [image.tokens for image in images], names),
+    found = {
+        "score": args.score, "images": len(images),
+        "captions": metrics.evaluate(said, [image.tokens for image in images], args.metrics),
         "human_captions": args.human_captions,
-        "grounding": {kind: _grounding_figures(found) for kind, found in records.items() if found},
+        "grounding": {kind: _grounding_figures(each) for kind, each in records.items() if each},
     }  # fmt: skip
-    return _finished(result, folder / f"captioner-{args.split}.json", args, _captioner_lines(result, records))
+    return found, _captioner_lines(captioner.beam, found, records)
+
+
+def _on_coco(captioner: Any, args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """CHAIR and class recall on COCO's photographs, and caption metrics on those of them that have captions."""
+    from captioning import metrics
+    from data.readers import coco
+    from scripts.experiments.grounded import plain
+
+    pairs = coco.read_split(args.data.removeprefix("coco:"), args.split)[: args.limit]
+    images = [image for image, _ in pairs]
+    classes = [{instance.name for instance in instances} for _, instances in pairs]
+    said, _ = _captions_and_records(captioner, images, None, args)
+    found: dict[str, Any] = {"images": len(images), "objects": plain(metrics.chair(said, classes))}
+    lines = [f"{len(images)} images of COCO, beam {captioner.beam}"]
+    lines += [f"  {name} {s['mean']} ± {s['error']} (n = {s['n']})" for name, s in found["objects"].items()]
+    captioned = [n for n, image in enumerate(images) if image.captions]
+    if captioned:
+        references = [images[n].tokens for n in captioned]
+        found["captioned"] = len(captioned)
+        found["captions"] = metrics.evaluate([said[n] for n in captioned], references, args.metrics)
+        figures = "  ".join(f"{name} {value:.4f}" for name, value in found["captions"].items())
+        lines.append(f"  {len(captioned)} of them with captions: {figures}")
+    return found, lines
 
 
 def metric_names(text: str) -> list[str]:
@@ -183,13 +221,13 @@ def _grounding_figures(records: Sequence[Any]) -> dict[str, Any]:
     }
 
 
-def _captioner_lines(result: dict[str, Any], records: dict[str, list[Any]]) -> list[str]:
+def _captioner_lines(beam: int, result: dict[str, Any], records: dict[str, list[Any]]) -> list[str]:
     """What a reader of the terminal sees of a captioner's figures."""
     from captioning import grounding
     from scripts.experiments.grounded import table_lines
 
     figures = "  ".join(f"{name} {value:.4f}" for name, value in result["captions"].items())
-    lines = [f"{result['images']} images, beam {result['beam']}: {figures}"]
+    lines = [f"{result['images']} images, beam {beam}: {figures}"]
     whose = {"human": "words of people's captions", "generated": "words of the model's own captions"}
     for kind, found in records.items():
         if not found:

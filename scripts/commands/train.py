@@ -42,7 +42,9 @@ def add_parser(subparsers: Any) -> None:
         description="Train the VQA model; options left out have the value the shipped checkpoint was trained with,"
         " from weights in saywhy[lite].",
     )
-    data = "vqa2, vqa, okvqa or cocoqa:PATH, derived:FLICKR8K, file:QUESTIONS, easyvqa; repeatable"
+    data = (
+        "vqa2, vqa, okvqa or cocoqa:PATH, derived:FLICKR8K, boxes:COCO, file:QUESTIONS, easyvqa; repeatable"
+    )
     vqa.add_argument("--data", required=True, action="append", metavar="KIND:PATH", help=data)
     _add_run_arguments(captioner, CaptionerSettings(), run_captioner)
     _add_run_arguments(vqa, VqaSettings(), run_vqa)
