@@ -32,6 +32,10 @@ KINDS: dict[str, tuple[str, Callable[[Path, str], list[Question]], tuple[str, st
 }
 
 
+DERIVED = ("derived", "boxes")
+"""The sources of questions that nobody asked."""
+
+
 @dataclass(frozen=True)
 class QuestionSet:
     """One set of questions: its kind and where it lies."""

@@ -80,7 +80,8 @@ def words_shown(question: Question) -> set[str]:
     """The content words that a question and its answer show to be true of the image."""
     if normalise_answer(question.answer) == "no":
         return set()
-    words = set(tokenize(question.text)) | set(tokenize(normalise_answer(question.answer)))
+    asked = "" if question.kind == "choice" else question.text  # of a cat and a dog, one is not there
+    words = set(tokenize(asked)) | set(tokenize(normalise_answer(question.answer)))
     return {w for w in words if w.isalpha() and len(w) > 1} - FUNCTION_WORDS - ASKING - {"yes"}
 
 

@@ -11,7 +11,7 @@ from common.errors import UserError
 from common.training.batches import Picture
 from common.training.evidence import commonest_words, word_shares
 from common.training.views import Stores
-from data.derived.question_sets import QuestionSet
+from data.derived.question_sets import DERIVED, QuestionSet
 from data.readers import flickr8k
 from data.readers.coco import split_ids
 from data.records import Question, held_out
@@ -65,12 +65,12 @@ class Corpus:
     @property
     def human(self) -> set[str]:
         """The images that people wrote training questions about."""
-        return {q.image_id for q in self.train if q.source != "derived"}
+        return {q.image_id for q in self.train if q.source not in DERIVED}
 
     def loader(self, split: str, stores: Stores, settings: Settings) -> Loader:
         """Batches of a split's questions."""
         index = {answer: number for number, answer in enumerate(self.answers)}
-        weights = {"derived": settings.derived_weight}
+        weights = dict.fromkeys(DERIVED, settings.derived_weight)
         examples = [
             Example(
                 question,
@@ -130,7 +130,7 @@ def words_true(questions: Sequence[Question], sets: Sequence[QuestionSet]) -> Sh
 
 
 def _coco_validation(questions: QuestionSet) -> set[str]:
-    of_coco = questions.kind in ("vqa", "vqa2", "okvqa", "cocoqa")
+    of_coco = questions.kind in ("vqa", "vqa2", "okvqa", "cocoqa", "boxes")
     return split_ids(questions.path, "val") if of_coco else set()
 
 

@@ -27,7 +27,7 @@ from common.training.checkpoints import save_checkpoint
 from common.training.evidence import evidence_entropy
 from common.training.loop import Stage, seed_of, train
 from common.training.run import Run
-from data.derived.question_sets import QuestionSet
+from data.derived.question_sets import DERIVED, QuestionSet
 from vqa.metrics import by_source
 from vqa.model import VqaModel
 from vqa.training.baselines import commonest, predict_blind, train_blind
@@ -78,7 +78,7 @@ class Training(stages.Training):
     def quick(self) -> Loader:
         """The validation questions that people wrote, and the derived ones about a fifth of the images."""
         return self.val_loader.only(
-            lambda q: q.source not in ("derived", "easyvqa") or seed_of(q.image_id) % 5 == 0
+            lambda q: q.source not in (*DERIVED, "easyvqa") or seed_of(q.image_id) % 5 == 0
         )
 
     def build(self) -> VqaModel:
