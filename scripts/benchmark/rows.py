@@ -2,10 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+from common.methods.names import label
 
 OURS = "saywhy"
 MEMORY_BATCH = 16
+# CAM variants, and what pytorch-grad-cam calls those that it has.
+CAMS = ("hirescam", "layercam", "xgradcam", "gradcam_plus_plus", "ablation_cam", "integrated_gradients")
+THEIRS = {
+    "hirescam": "HiResCAM", "layercam": "LayerCAM", "xgradcam": "XGradCAM", "gradcam_plus_plus": "GradCAMPlusPlus",
+    "ablation_cam": "AblationCAM",
+}  # fmt: skip
 
 
 @dataclass
@@ -199,6 +208,28 @@ def vqa_answers(bench: Bench) -> Work:
     return Work("answer, maps of 5 answers, question attribution", "1.3", plain, {OURS: ours})
 
 
+def variant(bench: Bench, name: str) -> Work:
+    """One CAM variant of one image, against Grad-CAM of it."""
+    from common.explainable import HookedModel
+    from common.gradcam import explain
+
+    model, image = HookedModel(bench.network, bench.layer), bench.images[:1]
+
+    def of(method: str) -> Callable[[], Any]:
+        return lambda: explain(model, image, [281], methods=method)
+
+    def grad_cam() -> Any:
+        import pytorch_grad_cam
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+        with getattr(pytorch_grad_cam, THEIRS[name])(bench.network, [bench.module]) as cam:
+            return cam(image, [ClassifierOutputTarget(281)])
+
+    ways = bench.installed({OURS: of(name), **({"grad-cam": grad_cam} if name in THEIRS else {})})
+    slow = name in ("ablation_cam", "integrated_gradients")
+    return Work(f"{label(name)}, over Grad-CAM", "", of("gradcam"), ways, slow=slow)
+
+
 # To add a row, add a function that makes its Work.
 ROWS: dict[str, Callable[[Bench], Work]] = {
     "gradcam-1": one_target,
@@ -208,4 +239,5 @@ ROWS: dict[str, Callable[[Bench], Work]] = {
     "occlusion": occlusion_windows,
     "caption": caption_words,
     "vqa": vqa_answers,
+    **{name: partial(variant, name=name) for name in CAMS},
 }
