@@ -164,7 +164,7 @@ class TransformersNetwork:
             "min_new_tokens": 2,
             "do_sample": False,
         }
-        with hub._quiet(self.name, offline=True):
+        with hub.quiet(self.name):
             rows = self.module.generate(pixel_values=features, **options)
             found = [self._text_of(self._inner(row)) for row in rows.tolist()]
             if not all(text.words for text in found):

@@ -14,18 +14,17 @@ from torch import Tensor, nn
 
 from classification.labels import Labels, imagenet
 from classification.targets import ClassLogit
-from common import layers as network_layers
-from common.errors import LayerError, UserError
-from common.explainable import HookedModel
+from common.errors import UserError
+from common.explainable import Explainable
 from common.explanation import Explanation
 from common.fast.fold import fold
 from common.gradcam import Methods, method_names
+from common.grid import TokenGrid
 from common.images import ImageLike, Preprocessing
 from common.layers import Layer
 from common.methods.occlusion import OcclusionOptions
 from common.networks import hub
 from common.networks.loading import LoadedNetwork, load_network
-from common.networks.tokens import token_layers
 from common.networks.weights import PathLike
 from common.request import Batch, Encoded, Images, Request, contrasted, encode, explain_each, listed
 from common.state import untouched
@@ -51,7 +50,7 @@ class Classifier:
 
     network: LoadedNetwork
     labels: Labels
-    explainable: HookedModel
+    explainable: Explainable
     changes: str = ""  # what `fast` changed in the network
 
     @property
@@ -64,10 +63,7 @@ class Classifier:
 
     def layers(self) -> list[Layer]:
         """The layers that can be explained, with their maps' shapes (K, h, w), in the order they finish."""
-        network = self.network
-        if network.grid is not None:
-            return token_layers(network.module, network.blank(), network.grid, network.forward)
-        return network_layers.layers(network.module, network.blank(), forward=network.forward)
+        return self.network.layers()
 
     def encode(self, images: Images) -> Encoded:
         """Photographs or their paths, one or several, as the network reads them: pixels (B, 3, H, W) on its device.
@@ -159,7 +155,7 @@ class Classifier:
         torch.Size([2, 1, 7, 7])
         """
         encoded = self.encode(images)
-        explainable = self.explainable if layer is None else checked_split(self.network, layer)
+        explainable = self.explainable if layer is None else self.network.explainable(layer)
         top = _Top()
         wanted = self.targets(targets) if targets is not None else [top.target(self, encoded, methods)]
         others = self.targets(contrast) if contrast is not None else []
@@ -237,6 +233,7 @@ def load(
     fast: bool = False,
     preprocessing: Preprocessing | None = None,
     device: str | torch.device | None = None,
+    grid: TokenGrid | None = None,
 ) -> Classifier:
     """A classifier by name (see `common.networks.loading.load_network`), or a module of your own.
 
@@ -244,42 +241,29 @@ def load(
     weights bring, ImageNet's for 1000 classes, else `class 0`, `class 1`, ... `layer` is explained instead
     of the last convolutional feature map. `fast` folds batch normalisation into the convolutions and orders
     memory by channels, in a copy: same maps within 1e-5, about twice the speed on a CPU; `changes` of the
-    classifier says what was done.
+    classifier says what was done. `grid` says how a transformer's tokens lie on the image, where that can't be
+    found. A network without a layer to explain can still predict, and be occluded.
     Raises `UserError` for what cannot be loaded or does not fit.
     """
-    network = load_network(model, weights=weights, random_weights=random_weights, preprocessing=preprocessing)
+    network = load_network(
+        model, weights=weights, random_weights=random_weights, preprocessing=preprocessing, grid=grid
+    )
     if device is not None:
         network = replace(network, module=_moved(network.module, device))
-    changes = ""
+    count = _class_count(network)
+    network, changes = network.located(), ""
     if fast:
         network, changes = _folded(network, layer)
-    count = _class_count(network)
     known = _labels(network, count) if labels is None else Labels.of(labels)
     if len(known) != count:
         raise UserError(f"{len(known)} labels do not fit {network.name}, which has {count} classes")
-    split = checked_split(network, layer) if layer else network.explainable()
-    return Classifier(network, known, split, changes)
-
-
-def checked_split(network: LoadedNetwork, layer: str) -> HookedModel:
-    """The network split at a layer that a user named; `LayerError` lists candidates when it has no map."""
-    try:
-        split = network.explainable(layer)
-        with untouched(network.module):
-            split.features(network.blank())
-        return split
-    except LayerError as error:
-        if network.grid is None:  # the message lists the candidates already
-            raise
-        known = token_layers(network.module, network.blank(), network.grid, network.forward)
-        names = ", ".join(map(str, known[-12:]))
-        raise LayerError(f"{error}; with tokens, the last of {len(known)}: {names}") from error
+    return Classifier(network, known, network.explainable(layer), changes)
 
 
 def _folded(network: LoadedNetwork, layer: str | None) -> tuple[LoadedNetwork, str]:
     """The network with BatchNorm folded and memory ordered by channels, and a line that says so."""
     call = None if network.forward is None else lambda module, images: module(pixel_values=images)
-    keep = (layer or network.default_layer(),)
+    keep = (layer or network.layer or "",)
     twin, report = fold(network.module, network.blank(), keep=keep, forward=call)
     return replace(network, module=twin, forward=hub.forward_of(twin)), str(report)
 
@@ -290,7 +274,7 @@ def _class_count(network: LoadedNetwork) -> int:
             return logits(network.logits(network.blank())).shape[1]
     except UserError:
         raise
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         shape = "x".join(map(str, network.blank().shape))
         raise UserError(
             f"{network.name} cannot be run on a {shape} input ({' '.join(str(error).split())[:120]});"

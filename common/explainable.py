@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from common import formulas
-from common.errors import MethodError
+from common.errors import LayerError, MethodError
 from common.grid import TokenGrid as TokenGrid
 from common.layers import (
     Forward,
@@ -91,11 +91,36 @@ class SplitModel(Explainable):
         return self.head(features, query)
 
 
+class Unsplit(Explainable):
+    """A network of which no layer is known that lies on the image: it can be occluded, and has no map."""
+
+    layer = ""
+
+    def __init__(self, network: nn.Module, forward: Forward | None = None) -> None:
+        self.network, self._call = network, forward or call_network(network)
+
+    def forward(self, images: Tensor, query: Any = None, relu_rule: str | None = None) -> Any:
+        with guided_relus(relu_rule, self.network) as checked:
+            return checked(self._call(images, query))
+
+    def features(self, images: Tensor, query: Any = None) -> Tensor:
+        raise LayerError(
+            f"no layer of {type(self.network).__name__} was found that has a feature map or tokens in known places;"
+            " name one, and its TokenGrid (layer=..., grid=...), or use a method that needs none, as 'occlusion'"
+        )
+
+    def split(self, images: Tensor, query: Any = None, features: Tensor | None = None) -> tuple[Tensor, Any]:
+        return self.features(images), None
+
+    def forward_from(self, features: Tensor, images: Tensor, query: Any = None) -> Any:
+        return self.features(images)
+
+
 class _NotAFeatureMap(Exception):
     """Raised inside a forward pass whose layer gave something else; holds what it gave."""
 
 
-class HookedModel(Explainable):
+class HookedModel(Unsplit):
     """Any `nn.Module` split at a layer by name: a hook swaps the layer's output for a leaf.
 
     The trunk runs without a graph; the graph starts at the leaf. A layer that runs several times in one
@@ -112,13 +137,8 @@ class HookedModel(Explainable):
         found = submodule(network, layer)
         if found is None:
             raise unknown_layer(layer, network)
-        self.network, self.layer, self.grid = network, layer, grid
-        self._module = found
-        self._call = forward or call_network(network)
-
-    def forward(self, images: Tensor, query: Any = None, relu_rule: str | None = None) -> Any:
-        with guided_relus(relu_rule, self.network) as checked:
-            return checked(self._call(images, query))
+        super().__init__(network, forward)
+        self.layer, self.grid, self._module = layer, grid, found
 
     def features(self, images: Tensor, query: Any = None) -> Tensor:
         found: list[Tensor] = []

@@ -159,7 +159,9 @@ class _Run:
 
     @property
     def scores(self) -> Tensor:
-        """(T, B), from the pass that ran first."""
+        """(T, B), from the pass that ran first; a plain one where no method needed the map."""
+        if self._scores is None and not self.explainable.layer:
+            return self.scores_of(self.explainable.forward(self.images.clone(), self.query))
         return self.split[2] if self._scores is None else self._scores
 
     @cached_property

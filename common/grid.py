@@ -44,9 +44,9 @@ class TokenGrid:
         return torch.cat([tokens[:, : self._prefix(tokens)].detach(), patches], dim=1)
 
     def fits(self, tokens: Tensor, images: Tensor) -> bool:
-        """Whether tokens have a place on this grid."""
+        """Whether a tensor can be tokens on this grid, more than one, of more than one channel."""
         try:
-            return self.to_map(tokens, images)[0, 0].numel() > 1
+            return min(self.to_map(tokens, images).flatten(2).shape[1:]) > 1
         except LayerError:
             return False
 

@@ -46,10 +46,11 @@ class _Run:
     def size(self) -> tuple[int, ...]:
         return self.shape[2:]
 
+    def has_parameters(self) -> bool:
+        return any(True for _ in self.module.parameters())
+
     def is_pooling(self) -> bool:
-        return "pool" in type(self.module).__name__.lower() and not any(
-            True for _ in self.module.parameters()
-        )
+        return "pool" in type(self.module).__name__.lower() and not self.has_parameters()
 
     def mixes_tokens(self) -> bool:
         return isinstance(self.module, nn.Linear) and len(self.shape) > 2
@@ -71,14 +72,19 @@ def layers(
 
 
 def default_layer(
-    network: nn.Module, images: Tensor, query: Any = None, forward: Forward | None = None
+    network: nn.Module,
+    images: Tensor,
+    query: Any = None,
+    forward: Forward | None = None,
+    token_layers: int = 2,
 ) -> str:
     """The last convolutional feature map after its activation and before pooling, as in the paper.
 
     From the last convolution with more than one position the search goes on through the layers that keep its
     size (normalisation, activation, the block around it), and through those that token layers lie before. It
     costs a pass of one image each time: name the layer where that is felt.
-    Raises `LayerError` for networks without one, such as vision transformers.
+    Raises `LayerError` for networks without one, such as vision transformers: where more than `token_layers`
+    linear layers on tokens, or any on (B, h, w, K), follow.
     """
     runs = [run for run in _runs(network, images[:1], query, forward) if run.name]
     kind = type(network).__name__
@@ -91,7 +97,7 @@ def default_layer(
             " its TokenGrid"
         )
     chosen, mixers = _last_map(runs[last:], images.shape[-2:])
-    if len(mixers) > 2 or any(len(run.shape) > 3 for run in mixers):
+    if len(mixers) > token_layers or any(len(run.shape) > 3 for run in mixers):
         # Token layers behind the last convolution: a transformer's patch embedding, or a branch of a block.
         raise LayerError(
             f"{kind} works on tokens, as transformers do, behind its last convolution ('{chosen.name}'); name a"
@@ -108,7 +114,7 @@ def _last_map(runs: list[_Run], image: tuple[int, ...]) -> tuple[_Run, list[_Run
         # Another size alone is what pooling leaves; behind token layers it is the next stage's map.
         if not run.is_map or not run.is_tensor or run.is_pooling():
             continue
-        if run.size == chosen.size or (mixers and lies_on(run.size, image)):
+        if run.size == chosen.size or (mixers and run.has_parameters() and lies_on(run.size, image)):
             chosen, mixers = run, []
     return chosen, mixers
 
@@ -179,29 +185,29 @@ def is_map_of(network: nn.Module, name: str, output: Tensor, images: Tensor) -> 
     _, a, b, c = output.shape
     parts = name.split(".")
     for depth in range(len(parts), -1, -1):
-        first, last = _widths(network.get_submodule(".".join(parts[:depth])))
-        if first | last:
+        convolved, linear, normed = _widths(network.get_submodule(".".join(parts[:depth])))
+        if convolved or linear or normed:
             break
+    first, last = a in convolved | normed, c in linear | normed
     as_map, as_cells = (lies_on(size, images.shape[-2:]) for size in ((b, c), (a, b)))
-    if a in first or c in last:
-        return c not in last or (a in first and as_map)
-    return as_map or not as_cells
+    if first or last:
+        return not last or (first and as_map)
+    return bool(convolved or not linear) and (as_map or not as_cells)
 
 
-def _widths(module: nn.Module) -> tuple[set[int], set[int]]:
-    first: set[int] = set()
-    last: set[int] = set()
+def _widths(module: nn.Module) -> tuple[set[int], set[int], set[int]]:
+    """How many channels the convolutions (and batch norms) in a module make, its linear layers, its layer norms."""
+    convolved, linear, normed = set(), set(), set()
     for part in module.modules():
         if isinstance(part, (nn.Conv2d, nn.ConvTranspose2d)):
-            first.add(part.out_channels)
+            convolved.add(part.out_channels)
         elif isinstance(part, nn.modules.batchnorm._NormBase):
-            first.add(part.num_features)
+            convolved.add(part.num_features)
         elif isinstance(part, nn.Linear):
-            last.add(part.out_features)
+            linear.add(part.out_features)
         elif isinstance(part, nn.LayerNorm):
-            first.add(part.normalized_shape[-1])
-            last.add(part.normalized_shape[-1])
-    return first, last
+            normed.add(part.normalized_shape[-1])
+    return convolved, linear, normed
 
 
 def first_tensor(output: Any) -> Tensor | None:
@@ -232,13 +238,17 @@ def unknown_layer(name: str, network: nn.Module) -> LayerError:
 def not_a_feature_map(name: str, output: Tensor | None, candidates: list[Layer]) -> LayerError:
     """The error for a layer without a feature map: what it gave, and the last layer of each map size."""
     given = "no tensor" if output is None else f"a {tuple(output.shape)} tensor"
-    by_size = {layer.shape[1:]: str(layer) for layer in candidates}
     tokens = output is not None and output.dim() in (3, 4)
     hint = "; where it is (B, N, K) or (B, h, w, K), give its TokenGrid" if tokens else ""
     return LayerError(
-        f"layer '{name}' gives {given}, not a feature map (B, K, h, w){hint}; layers that have one, the last of"
-        f" each size: {', '.join(by_size.values()) or 'none'}; `layers()` lists all"
+        f"layer '{name}' gives {given}, not a feature map (B, K, h, w){hint}; {last_of_each_size(candidates)}"
     )
+
+
+def last_of_each_size(candidates: list[Layer]) -> str:
+    """What an error says of the layers that could be named instead."""
+    by_size = {layer.shape[1:]: str(layer) for layer in candidates}
+    return f"layers that do, the last of each size: {', '.join(by_size.values()) or 'none'}; `layers()` lists all"
 
 
 def did_not_run(name: str, network: nn.Module) -> LayerError:

@@ -11,8 +11,8 @@ from PIL import Image
 import classification
 from common.errors import UserError
 from common.gradcam import gradcam
+from common.images import Preprocessing
 from common.networks.loading import load_network
-from common.networks.tokens import token_layers
 
 transformers = pytest.importorskip("transformers")
 
@@ -32,17 +32,38 @@ KINDS: dict[str, tuple[dict[str, Any], tuple[int, ...], str | None]] = {
     "convnext": (CONV | {"num_stages": 2}, (32, 8, 8), None),
     "vit": (VIT, (32, 4, 4), "layernorm_before"),
     "deit": (VIT, (32, 4, 4), "layernorm_before"),
-    "beit": (VIT, (32, 4, 4), "layernorm_before"),
+    "beit": (VIT, (32, 4, 4), "layers.1"),  # reads the mean of its tokens
     "swin": (SWIN, (32, 8, 8), "swin.layernorm"),
     "swinv2": (SWIN, (32, 8, 8), "swinv2.layernorm"),
-}
+    "clip": ({"vision_config": VIT, "text_config": VIT}, (32, 4, 4), "layers.1"),
+    "siglip": ({"vision_config": VIT, "text_config": VIT}, (32, 4, 4), "post_layernorm"),
+    "dinov2_with_registers": (VIT | {"num_register_tokens": 4}, (32, 4, 4), "layernorm"),
+    "ijepa": (VIT, (32, 4, 4), "ijepa.layernorm"),
+    "hiera": (
+        {"embed_dim": 16, "image_size": [SIDE, SIDE], "depths": [1, 1, 1], "num_heads": [1, 2, 4],
+         "num_query_pool": 2, "masked_unit_size": [4, 4]},
+        (64, 4, 4), "stages.2.layers.0",
+    ),
+    "focalnet": (
+        {"image_size": SIDE, "embed_dim": 16, "depths": [1, 1], "focal_levels": [2, 2], "focal_windows": [3, 3]},
+        (32, 8, 8), "focalnet.layernorm",
+    ),
+    "pvt_v2": (
+        {"image_size": SIDE, "depths": [1] * 4, "hidden_sizes": [8, 16, 24, 32], "num_attention_heads": [1] * 4},
+        (32, 2, 2), "pvt_v2.encoder",
+    ),
+}  # fmt: skip
 NAMES = {0: "cat", 1: "dog", 2: "boat", 3: "tree", 4: "house"}
 
 
 def saved(folder: Path, kind: str, processor: Any = True, **options: Any) -> str:
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(kind, **KINDS[kind][0] | {"id2label": NAMES} | options)
-    config.architectures = ["DeiTForImageClassification"] if kind == "deit" else None  # it has two kinds
+    two = {
+        "deit": ["DeiTForImageClassification"],
+        "levit": ["LevitForImageClassification"],
+    }  # that have two kinds
+    config.architectures = two.get(kind)
     model = transformers.AutoModelForImageClassification.from_config(config)
     for parameter in model.parameters():
         if parameter.dim() > 1:
@@ -94,7 +115,7 @@ def test_vit_gradcam_equals_a_float64_twin(tmp_path: Path) -> None:
     module = network.module.double()
     images = torch.randn(1, 3, SIDE, SIDE, dtype=torch.float64)
     kept = {}
-    norm = module.get_submodule(network.default_layer())
+    norm = module.get_submodule(network.explainable().layer)
     handle = norm.register_forward_hook(lambda part, inputs, output: kept.setdefault("tokens", output))
     logits = module(pixel_values=images).logits
     handle.remove()
@@ -149,7 +170,7 @@ def test_weights_are_never_random_unless_asked_for(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no weights for 'classifier"):
         load_network(f"hf:{folder}")
     (Path(folder) / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="could not be loaded from the local files"):
+    with pytest.raises(UserError, match="could not be loaded .*model.safetensors.*get its files again"):
         load_network(f"hf:{folder}")
     assert load_network(f"hf:{folder}", random_weights=True).source == "random weights"
 
@@ -174,7 +195,7 @@ def test_a_model_of_ones_own_is_explained_without_a_folder() -> None:
 
 
 def test_a_wrong_layer_of_a_transformer_gets_the_candidates(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"vit\.layers\.1.*32x4x4"):
+    with pytest.raises(UserError, match=r"default is 'vit\.layers\.1\.layernorm_before'.*32x4x4"):
         classification.load(saved(tmp_path, "vit"), layer="classifier")
 
 
@@ -190,18 +211,17 @@ def test_nothing_but_errors_is_said_while_loading(tmp_path: Path, capfd: pytest.
 @pytest.mark.parametrize("kind", ["swin", "swinv2"])
 def test_swin_tokens_of_a_wide_image_lie_on_a_wide_grid(tmp_path: Path, kind: str) -> None:
     options = {"depths": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1], "embed_dim": 4, "image_size": [32, 128]}
-    network = load_network(saved(tmp_path, kind, **options, window_size=2, patch_size=2))
+    name = saved(tmp_path, kind, **options, window_size=2, patch_size=2)
+    network = load_network(name, preprocessing=Preprocessing((32, 128)))
     images = torch.randn(2, 3, 32, 128)
     kept = []
     norm = network.module.get_submodule(f"{kind}.layernorm")
     handle = norm.register_forward_hook(lambda part, inputs, output: kept.append(output))
     A = network.explainable().features(images)
     handle.remove()
-    expected = kept[0].view(2, 2, 8, -1) if kept[0].shape[1] == 16 else kept[0].view(2, 4, 16, -1)
-    assert torch.equal(A, expected.movedim(3, 1).detach())
-    assert {
-        found.shape[1:] for found in token_layers(network.module, images, network.grid, network.forward)
-    } >= {A.shape[2:]}
+    assert torch.equal(A, kept[-1].view(2, 2, 8, -1).movedim(3, 1).detach())
+    shapes = {layer.name: layer.shape for layer in network.layers()}
+    assert shapes[f"{kind}.layernorm"][1:] == A.shape[2:]
 
 
 def test_vit_patches_that_are_no_squares(tmp_path: Path) -> None:
@@ -211,3 +231,20 @@ def test_vit_patches_that_are_no_squares(tmp_path: Path) -> None:
     changed[:, :, 32:48, 8:16] += 1  # row 2, column 1 of 4x8 patches
     difference = (network.explainable().features(images) - network.explainable().features(changed)).abs()
     assert difference.sum(1)[0].nonzero().tolist() == [[2, 1]] and difference.shape[2:] == (4, 8)
+
+
+def test_names_that_a_config_lacks_are_numbered() -> None:
+    options = {"depths": [1] * 4, "hidden_sizes": [8, 16, 24, 32], "num_attention_heads": [1] * 4}
+    config = transformers.PvtConfig(image_size=SIDE, num_labels=5, **options)
+    config.__dict__["id2label"] = None
+    module = transformers.PvtForImageClassification(config)
+    classifier = classification.load(module)
+    assert classifier.labels[4] == "class 4" and len(classifier.labels) == 5
+
+
+def test_a_folder_below_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path / "m", "resnet")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_network("hf:~/m").num_classes == 5
+    with pytest.raises(UserError, match="no such folder"):
+        load_network("hf:~/nosuch")

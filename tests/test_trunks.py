@@ -11,8 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import classification
-from common.errors import UserError
+from common.errors import LayerError, UserError
+from common.grid import TokenGrid
 from common.images import Preprocessing
+from common.methods.occlusion import OcclusionOptions
 from common.networks.loading import LITE, available, lite_file, load_network, torchvision_names
 from common.networks.weights import fit_state, read_state
 
@@ -182,6 +184,18 @@ def test_random_weights_follow_the_seed_and_leave_the_random_state_alone() -> No
         ("timm:vit_tiny_patch16_224", "blocks.11.norm1", (192, 14, 14)),
         ("timm:deit_tiny_distilled_patch16_224", "blocks.11.norm1", (192, 14, 14)),
         ("timm:swin_tiny_patch4_window7_224", "norm", (768, 7, 7)),
+        ("timm:pit_ti_224", "transformers.2.blocks.3.norm1", (256, 7, 7)),
+        ("timm:mambaout_femto", "stages", (288, 7, 7)),
+        ("timm:mixer_s32_224", "norm", (512, 7, 7)),
+        ("timm:xcit_nano_12_p16_224", "cls_attn_blocks.1.norm1", (128, 14, 14)),
+        ("timm:levit_128s", "stages", (384, 4, 4)),
+        ("timm:hiera_tiny_224", "blocks.11", (768, 7, 7)),
+        ("timm:mvitv2_tiny", "norm", (768, 7, 7)),
+        ("timm:twins_pcpvt_small", "norm", (512, 7, 7)),
+        ("timm:crossvit_tiny_240", "blocks.2.fusion.1.norm1", (96, 20, 20)),
+        ("timm:volo_d1_224", "post_network.1.norm1", (384, 14, 14)),
+        ("timm:tnt_s_patch16_224", "blocks.11.norm_out", (384, 14, 14)),
+        ("timm:cait_xxs24_224", "blocks_token_only.1.norm1", (192, 14, 14)),
     ],
 )
 def test_networks_are_split_at_their_last_map(name: str, layer: str | None, shape: tuple[int, ...]) -> None:
@@ -317,14 +331,14 @@ def test_a_module_of_ones_own_is_taken_as_it_is() -> None:
     loaded = load_network(module, preprocessing=preprocessing)
     assert loaded.module is module and module.training and loaded.preprocessing is preprocessing
     assert (
-        loaded.num_classes == 6 and loaded.default_layer() == "1" and loaded.blank().shape == (1, 3, 20, 24)
+        loaded.num_classes == 6 and loaded.located().layer == "1" and loaded.blank().shape == (1, 3, 20, 24)
     )
 
 
 def test_a_timm_module_of_ones_own_brings_its_preprocessing() -> None:
     import timm
 
-    loaded = load_network(timm.create_model("test_vit"))
+    loaded = load_network(timm.create_model("test_vit")).located()
     assert loaded.preprocessing.size == (160, 160) and loaded.layer and loaded.grid
 
 
@@ -390,3 +404,63 @@ def test_swins_of_timm_and_torchvision_take_wide_images() -> None:
         found = {layer.name: layer.shape for layer in classifier.layers()}
         assert found["norm"] == (16, 8, 16)
         assert all(w == 2 * h for _, h, w in found.values()), found
+
+
+class Shuffled(nn.Module):
+    """Patches pooled in two groups of no known place: nothing lies on the image but the input of the first layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(3 * 16, 10)
+        self.norm = nn.LayerNorm(10)
+        self.fc = nn.Linear(10, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        groups = nn.functional.unfold(images, 4, stride=4).transpose(1, 2).unflatten(1, (2, -1)).mean(2)
+        return self.fc(self.norm(self.embed(groups)).tanh().mean(1))
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_network_without_a_layer_on_the_image_predicts_and_is_occluded(fast: bool) -> None:
+    classifier = classification.load(Shuffled().eval(), preprocessing=Preprocessing((16, 16)), fast=fast)
+    images = torch.randn(2, 3, 16, 16)
+    assert len(classifier.predict(images)) == 2 and classifier.layers() == [] and classifier.layer == ""
+    options = {"methods": ["occlusion"], "occlusion_options": OcclusionOptions(window=8, stride=8)}
+    drops = torch.cat([each.occlusion for each in classifier.explain(images, [1], **options)], 1)
+    covered = images.clone()
+    covered[:, :, :8, 8:16] = 0
+    expected = classifier.logits(images)[:, 1] - classifier.logits(covered)[:, 1]
+    torch.testing.assert_close(drops[0, :, 0, 1], expected)
+    with pytest.raises(LayerError, match="no layer of Shuffled was found.*TokenGrid.*grid=.*'occlusion'"):
+        classifier.explain(images, [1])
+
+
+def test_a_grid_of_ones_own_is_followed() -> None:
+    """Patches in rows of other lengths than the image's proportions tell."""
+
+    class Strips(Shuffled):
+        def forward(self, images: Tensor) -> Tensor:
+            strips = images.unflatten(2, (2, -1)).flatten(3).transpose(1, 2).flatten(2)  # 2x1 of them
+            return self.fc(self.norm(self.embed(strips[..., :48])).mean(1))
+
+    module = Strips().eval()
+    grid = TokenGrid(size=(2, 1))
+    classifier = classification.load(module, preprocessing=Preprocessing((16, 24)), grid=grid, layer="norm")
+    assert classifier.layer == "norm" and classifier.explain(torch.randn(1, 3, 16, 24), 0)[0].heatmaps.shape[
+        2:
+    ] == (2, 1)
+    assert ("norm", (10, 2, 1)) in [(found.name, found.shape) for found in classifier.layers()]
+    found = classification.load(module, preprocessing=Preprocessing((16, 24)), grid=grid)
+    assert found.layer == "norm"
+
+
+def test_layers_of_a_hybrid_are_read_each_in_its_own_way() -> None:
+    import timm
+
+    classifier = classification.load(timm.create_model("vit_tiny_patch16_224", depth=1).eval())
+    shapes = {layer.name: layer.shape for layer in classifier.layers()}
+    assert shapes["patch_embed.proj"] == shapes["blocks.0.norm1"] == (192, 14, 14)
+    assert not {"blocks.0.attn.attn_drop", "blocks.0.attn.q_norm", "head"} & set(shapes)
+    for layer in ("patch_embed.proj", "blocks.0"):
+        (explanation,) = classifier.explain(torch.randn(1, 3, 224, 224), 0, layer=layer)
+        assert explanation.heatmaps.shape[2:] == (14, 14)

@@ -200,7 +200,7 @@ class BlipNetwork(TransformersNetwork):
 
     def _generated(self, features: Tensor, question: Text, top: int) -> list[Answer]:
         tokens = self.tokens([question]).to(features.device)
-        with hub._quiet(self.name, offline=True):
+        with hub.quiet(self.name):
             rows = self.module.generate(
                 input_ids=tokens,
                 pixel_values=features,

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,7 +44,7 @@ def timm_pretrained(name: str) -> tuple[nn.Module, str]:
             f" reached; download model.safetensors of {repository} elsewhere and give that file as the"
             f" weights, or put the cache of a machine that has it at {_cache()}"
         )
-    with _quiet(f"timm:{name}", offline=False):
+    with quiet(f"timm:{name}"):
         module = timm.create_model(name, pretrained=True, **options)
     return module, f"timm {config.hf_hub_id or config.url}"
 
@@ -63,38 +64,14 @@ def timm_file(name: str) -> Path | None:
 
 def transformers_classifier(name: str, random_weights: bool) -> tuple[nn.Module, Preprocessing, str]:
     """(model, preprocessing, source) from a folder, the local cache or the model hub."""
-    auto = library("transformers")
-    offline = Path(name).is_dir()
-    if not offline:
-        if name.startswith((".", "/", "~")) or name.count("/") > 1:
-            raise UserError(f"hf:{name}: no such folder; give the folder that save_pretrained wrote")
-        cached = _cached_config(name)
-        offline = not _hub_reachable()
-        if offline and not cached:
-            raise UserError(
-                f"hf:{name}: no such folder, not in the cache ({_cache()}), and the model hub cannot be"
-                " reached; download config.json, model.safetensors and preprocessor_config.json elsewhere"
-                " into a folder, and give hf:FOLDER"
-            )
-    elif not Path(name, "config.json").is_file():
-        raise UserError(
-            f"hf:{name}: the folder has no config.json; give the folder that save_pretrained wrote"
-        )
-    local: dict[str, Any] = {"local_files_only": offline, "trust_remote_code": False}
-    classifier = auto.AutoModelForImageClassification
-    with _quiet(f"hf:{name}", offline):
+    place = _located(name)
+    classifier = library("transformers").AutoModelForImageClassification
+    with quiet(f"hf:{name}"):
         if random_weights:
-            module = classifier.from_config(auto.AutoConfig.from_pretrained(name, **local))
-            return module, _saved_preprocessing(auto, name, module.config, local), "random weights"
-        module, info = classifier.from_pretrained(name, output_loading_info=True, **local)
-        preprocessing = _saved_preprocessing(auto, name, module.config, local)
-    absent = [*info["missing_keys"], *info["mismatched_keys"]]
-    if absent:
-        raise UserError(
-            f"hf:{name}: has no weights for '{sorted(map(str, absent))[0]}' of {type(module).__name__};"
-            " load a model that was saved with its classification head"
-        )
-    return module, preprocessing, f"{'folder' if Path(name).is_dir() else 'model hub'} {name}"
+            module, source = classifier.from_config(place.load("AutoConfig")), "random weights"
+        else:
+            module, source = place.model("AutoModelForImageClassification"), place.source
+    return module, _saved_preprocessing(place, module.config), source
 
 
 @dataclass(frozen=True)
@@ -114,51 +91,80 @@ def transformers_pretrained(name: str, loaders: dict[str, str], what: str) -> Pr
     `loaders` maps each model type that is accepted to the class that loads it; `what` names such models in
     errors. Raises `UserError` where it cannot be had, is of another kind, or has incomplete weights.
     """
-    auto, local = _located(name)
-    with _quiet(f"hf:{name}", local["local_files_only"]):
-        config = auto.AutoConfig.from_pretrained(name, **local)
+    place = _located(name)
+    with quiet(f"hf:{name}"):
+        config = place.load("AutoConfig")
         family = config.model_type
         if family not in loaders:
             raise UserError(
                 f"hf:{name}: is a '{family}' model; {what} that can be explained: {', '.join(loaders)}"
             )
-        loader = getattr(auto, loaders[family])
-        module, info = loader.from_pretrained(name, output_loading_info=True, **local)
-        tokenizer = auto.AutoTokenizer.from_pretrained(name, **local)
-    vision = getattr(config, "encoder", None) or getattr(config, "vision_config", None) or config
-    preprocessing = _saved_preprocessing(auto, name, vision, local)
-    absent = [*info["missing_keys"], *info["mismatched_keys"]]
-    if absent:
-        raise UserError(f"hf:{name}: has no weights for '{sorted(map(str, absent))[0]}'; get it again")
-    source = f"{'folder' if Path(name).is_dir() else 'model hub'} {name}"
-    check_module(module, source)
-    return Pretrained(module.eval(), tokenizer, preprocessing, family, source)
+        module, tokenizer = place.model(loaders[family]), place.load("AutoTokenizer")
+    check_module(module, place.source)
+    return Pretrained(module.eval(), tokenizer, _saved_preprocessing(place, config), family, place.source)
 
 
-def _located(name: str) -> tuple[Any, dict[str, Any]]:
-    """The library and how to load: `UserError`, at once, for what is neither here nor can be fetched."""
-    auto = library("transformers")
-    folder = Path(name).expanduser()
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise UserError(f"hf:{name}: the folder has no config.json; give one that save_pretrained wrote")
-    offline = folder.is_dir() or _cached_config(name)
-    if not offline and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise UserError(f"hf:{name}: no such folder; give the folder that save_pretrained wrote")
-    if not offline and not _hub_reachable():
-        raise UserError(
-            f"hf:{name}: no such folder, not in the local cache, and the model hub cannot be reached;"
-            " download model, tokenizer and image processor elsewhere (save_pretrained), then hf:FOLDER"
+@dataclass(frozen=True)
+class _Place:
+    """Where a `transformers` model is: a folder's path, or its name in the cache or on the hub."""
+
+    name: str
+    path: str
+    offline: bool
+
+    @property
+    def source(self) -> str:
+        return f"{'folder' if Path(self.path).is_dir() else 'model hub'} {self.name}"
+
+    def load(self, kind: str, **options: Any) -> Any:
+        """What one of the library's classes, `kind`, reads there."""
+        loader = getattr(library("transformers"), kind)
+        return loader.from_pretrained(
+            self.path, local_files_only=self.offline, trust_remote_code=False, **options
         )
-    return auto, {"local_files_only": offline, "trust_remote_code": False}
+
+    def model(self, kind: str) -> nn.Module:
+        """A model with all its weights; `UserError` where some are absent."""
+        module, info = self.load(kind, output_loading_info=True)
+        absent = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
+        if absent:
+            raise UserError(
+                f"hf:{self.name}: has no weights for '{absent[0]}' of {type(module).__name__}; load a model that was"
+                " saved with its head"
+            )
+        return module
 
 
-def _saved_preprocessing(auto: Any, name: str, config: Any, local: dict[str, Any]) -> Preprocessing:
+def _located(name: str) -> _Place:
+    """Where the model is: `UserError`, at once, for what is neither here nor can be fetched."""
+    library("transformers")
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(
+                f"hf:{name}: the folder has no config.json; give the folder that save_pretrained wrote"
+            )
+        return _Place(name, str(folder), offline=True)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UserError(f"hf:{name}: no such folder; give the folder that save_pretrained wrote")
+    cached, offline = _cached_config(name), not _hub_reachable()
+    if offline and not cached:
+        raise UserError(
+            f"hf:{name}: no such folder, not in the cache ({_cache()}), and the model hub cannot be reached; download"
+            " config.json, model.safetensors, preprocessor_config.json and the tokenizer's files, if it has one,"
+            " elsewhere into a folder, and give hf:FOLDER"
+        )
+    return _Place(name, name, offline)
+
+
+def _saved_preprocessing(place: _Place, config: Any) -> Preprocessing:
     try:
-        processor = auto.AutoImageProcessor.from_pretrained(name, **local)
-    except Exception:
+        with quiet(f"hf:{place.name}"):
+            processor = place.load("AutoImageProcessor")
+    except UserError:
         assumed = preprocessing_from_config(config)
         warnings.warn(
-            f"hf:{name} has no preprocessor_config.json: assuming {'x'.join(map(str, assumed.size))} pixels,"
+            f"hf:{place.name} has no preprocessor_config.json: assuming {'x'.join(map(str, assumed.size))} pixels,"
             f" mean {assumed.mean}, std {assumed.std}",
             stacklevel=2,
         )
@@ -189,6 +195,7 @@ def _from_processor(values: dict[str, Any]) -> Preprocessing:
 
 def preprocessing_from_config(config: Any) -> Preprocessing:
     """What a `transformers` model usually wants: the side in its config; ViTs have their input in -1..1."""
+    config = getattr(config, "encoder", None) or getattr(config, "vision_config", None) or config
     side = getattr(config, "image_size", None) or 224
     size = tuple(side) if isinstance(side, (tuple, list)) else (side, side)
     half = (0.5, 0.5, 0.5)
@@ -225,8 +232,8 @@ def classes_of(module: nn.Module) -> int | None:
 
 
 def labels_of(module: nn.Module) -> tuple[str, ...] | None:
-    """The names in a `transformers` config, unless they are the placeholders LABEL_0, LABEL_1, ..."""
-    if not _is_transformers(module):
+    """The names in a `transformers` config, unless they are none or the placeholders LABEL_0, LABEL_1, ..."""
+    if not _is_transformers(module) or not module.config.id2label:  # type: ignore[union-attr]
         return None
     names: dict[int, str] = {int(i): str(name) for i, name in module.config.id2label.items()}  # type: ignore
     labels = tuple(names[i] for i in sorted(names))
@@ -269,24 +276,27 @@ def _hub_reachable() -> bool:
 
 
 @contextmanager
-def _quiet(name: str, offline: bool) -> Iterator[None]:
+def quiet(name: str) -> Iterator[None]:
     """Library chatter off; any failure becomes one line that names the model."""
-    verbosity = _transformers_verbosity()
+    restore = _silenced()
     try:
         yield
     except UserError:
         raise
+    except OSError as error:
+        raise UserError(f"{name}: could not be loaded ({_line(error)}); get its files again") from error
     except Exception as error:
-        line = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-        place = "the local files" if offline else "the model hub"
-        raise UserError(f"{name}: could not be loaded from {place} ({line}); get its files again") from error
+        raise UserError(f"{name}: transformers or timm failed ({_line(error)})") from error
     finally:
-        verbosity()
+        restore()
 
 
-def _transformers_verbosity() -> Callable[[], None]:
-    import sys
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
 
+
+def _silenced() -> Callable[[], None]:
+    """Turns the library's messages and progress bars off; the result turns them on again."""
     if "transformers" not in sys.modules:
         return lambda: None
     from transformers.utils import logging

@@ -4,6 +4,7 @@ Weights are never random unless asked for; where they cannot be had, the error s
 B images, H,W the network's input.
 """
 
+import contextlib
 import importlib.util
 import re
 from collections.abc import Callable
@@ -14,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.errors import UserError
-from common.explainable import HookedModel, TokenGrid
+from common.errors import LayerError, UserError
+from common.explainable import Explainable, HookedModel, Unsplit
+from common.grid import TokenGrid
 from common.images import Preprocessing
-from common.layers import default_layer
+from common.layers import Layer, default_layer, last_of_each_size, submodule, unknown_layer
 from common.networks import hub
-from common.networks.tokens import token_layer
+from common.networks.tokens import find_layer, layers_on
 from common.networks.weights import PathLike, State, class_count, fit_state, reachable, read_state, seeded
 
 Forward = Callable[..., Any]  # images, query -> logits
@@ -36,9 +38,9 @@ LITE = {
 class LoadedNetwork:
     """A network and all that is known of it: in eval mode if loaded by name, else as its owner left it.
 
-    `source` says where the weights came from. `layer` and `grid` are set for transformers, whose tokens are
-    put back on a grid; `forward(images, query)` where the module's own call does not return the logits;
-    `labels` where the weights bring names of their own (None: see `num_classes`).
+    `source` says where the weights came from. `layer` is explained unless another is named, `grid` is that of a
+    transformer's tokens: see `located`. `forward(images, query)` is set where the module's own call does not
+    return the logits, `labels` where the weights bring names of their own (None: see `num_classes`).
     """
 
     module: nn.Module
@@ -60,14 +62,46 @@ class LoadedNetwork:
         like = next(self.module.parameters(), torch.empty(0))
         return torch.zeros(1, 3, *self.preprocessing.size, dtype=like.dtype, device=like.device)
 
-    def default_layer(self) -> str:
-        """The layer that is explained when none is named."""
-        return self.layer or default_layer(self.module, self.blank(), forward=self.forward)
+    def layers(self) -> list[Layer]:
+        """The layers that can be explained, with their maps' shapes (K, h, w), in the order they finish."""
+        return [layer for layer, _ in layers_on(self.module, self.blank(), self.forward, self.grid)]
 
-    def explainable(self, layer: str | None = None) -> HookedModel:
-        """The network split at `layer`, or at its default layer."""
-        layer = layer or self.default_layer()
-        return HookedModel(self.module, layer, grid=self.grid, forward=self.forward)
+    def located(self) -> "LoadedNetwork":
+        """The network with its layer and grid, found by passes of a blank image where they aren't known yet.
+
+        That is the last convolutional feature map, or the last layer whose tokens all reach the scores. Both
+        stay None where neither is found.
+        """
+        if self.layer is not None:
+            return self
+        if self.grid is None:
+            with contextlib.suppress(LayerError):
+                last = default_layer(self.module, self.blank(), forward=self.forward, token_layers=0)
+                return replace(self, layer=last)
+        layer, grid = find_layer(self.module, self.blank(), self.forward, self.grid) or (None, self.grid)
+        return replace(self, layer=layer, grid=grid)
+
+    def explainable(self, layer: str | None = None) -> Explainable:
+        """The network split at `layer`, or at its own; `Unsplit`, which can be occluded, where it has none.
+
+        Raises `LayerError` for a layer that doesn't lie on the image, with the last of each size that do.
+        """
+        if layer is None:
+            network = self.located()
+            if network.layer is None:
+                return Unsplit(self.module, self.forward)
+            return HookedModel(self.module, network.layer, network.grid, self.forward)
+        if submodule(self.module, layer) is None:
+            raise unknown_layer(layer, self.module)
+        known = layers_on(self.module, self.blank(), self.forward, self.grid)
+        for one, grid in known:
+            if one.name == layer:
+                return HookedModel(self.module, layer, grid, self.forward)
+        own, hint = self.located().layer, last_of_each_size([one for one, _ in known])
+        raise LayerError(
+            f"layer '{layer}' gives nothing that lies on the image, no map and no tokens; the default is '{own}';"
+            f" {hint}"
+        )
 
 
 def load_network(
@@ -77,6 +111,7 @@ def load_network(
     random_weights: bool = False,
     seed: int = 0,
     preprocessing: Preprocessing | None = None,
+    grid: TokenGrid | None = None,
 ) -> LoadedNetwork:
     """A classification network by name, or a module of your own.
 
@@ -84,7 +119,8 @@ def load_network(
     `timm:NAME`; `hf:FOLDER_OR_NAME` for `transformers` image classifiers. `weights` is a file of your own
     for the named architecture (`.safetensors`, or a `.pth` that holds weights alone); the number of classes
     is read from it. `random_weights` asks for untrained weights from `seed`; the caller's random state is
-    left alone. `preprocessing` replaces what the weights ask for.
+    left alone. `preprocessing` replaces what the weights ask for; `grid` says how a transformer's tokens lie on
+    the image, where that can't be found.
 
     Raises `UserError` for unknown names and for weights that are missing, broken, unsafe or don't fit.
     """
@@ -95,7 +131,7 @@ def load_network(
             loaded = _by_name(str(name), weights, random_weights)
         loaded.module.eval()
         hub.check_module(loaded.module, loaded.source)
-    return loaded if preprocessing is None else replace(loaded, preprocessing=preprocessing)
+    return replace(loaded, preprocessing=preprocessing or loaded.preprocessing, grid=grid)
 
 
 def _by_name(name: str, weights: PathLike | None, random_weights: bool) -> LoadedNetwork:
@@ -306,17 +342,13 @@ def _own_module(module: nn.Module, weights: PathLike | None) -> LoadedNetwork:
 
 
 def _loaded(module: nn.Module, name: str, preprocessing: Preprocessing, source: str) -> LoadedNetwork:
-    layer, grid = token_layer(module) or (None, None)
-    labels = hub.labels_of(module)
     return LoadedNetwork(
         module=module,
         name=name,
         preprocessing=preprocessing,
         source=source,
         num_classes=hub.classes_of(module),
-        labels=labels,
-        layer=layer,
-        grid=grid,
+        labels=hub.labels_of(module),
         forward=hub.forward_of(module),
     )
 

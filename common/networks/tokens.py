@@ -1,100 +1,114 @@
-"""Where a transformer's tokens lie on the image, and which of its layers to explain.
+"""Which layers of a loaded network lie on the image, as feature maps or as tokens, and which one to explain.
 
-The layer is one whose tokens all reach the score: the normalisation that opens the last block where the
-class is read off one token (behind the last block, the patch tokens' gradient is zero), or the last
+In a transformer that is the last layer whose tokens all reach the scores: the normalisation that opens the last
+block where the class is read off one token (behind that block, the patch tokens' gradient is zero), or the last
 normalisation where the tokens are averaged (Swin).
 """
 
-import re
-from collections.abc import Callable
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from common.grid import TokenGrid
-from common.layers import Layer, first_tensor, hooked
-from common.state import untouched
+from common.grid import TokenGrid, lies_on
+from common.layers import CONVOLUTIONS, Forward, Layer, call_network, first_tensor, hooked, is_map_of
+from common.state import ordinary, untouched
+from common.targets import logits
 
-Tokens = tuple[str, TokenGrid | None]  # the layer to explain, and the grid of its tokens
-
-
-def token_layer(module: nn.Module) -> Tokens | None:
-    """The layer to explain and its grid, for transformers of timm, torchvision, `transformers`; else None."""
-    library = type(module).__module__.split(".")[0]
-    finder = {"timm": _timm, "torchvision": _torchvision, "transformers": _transformers}.get(library)
-    return finder(module) if finder else None
+PREFIXES = (0, 1, 2, 4, 5, 8, 9)  # numbers of class, distillation and register tokens that are looked for
 
 
-def _timm(module: nn.Module) -> Tokens | None:
-    names = dict(module.named_modules())
-    if type(module).__name__ in ("SwinTransformer", "SwinTransformerV2"):
-        return "norm", TokenGrid(layout="channels_last")
-    blocks = getattr(module, "blocks", None)
-    if not isinstance(blocks, nn.Sequential | nn.ModuleList) or not hasattr(module, "patch_embed"):
-        return None
-    layer = f"blocks.{len(blocks) - 1}.norm1"
-    patch = getattr(module.patch_embed, "patch_size", None)
-    if layer not in names or patch is None:
-        return None
-    return layer, TokenGrid(int(getattr(module, "num_prefix_tokens", 1)), patch=_pair(patch))
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a layer gave in a pass, and how it lies on the images: the grid of its tokens, None for a feature map."""
+
+    name: str
+    module: nn.Module
+    output: Tensor
+    grid: TokenGrid | None
+
+    def as_map(self, values: Tensor, images: Tensor) -> Tensor:
+        """Values like the output, such as its gradient, as (B, K, h, w)."""
+        return values if self.grid is None else self.grid.to_map(values, images)
+
+    def layer(self, images: Tensor) -> Layer:
+        _, K, h, w = self.as_map(self.output, images).shape
+        return Layer(self.name, type(self.module).__name__, (K, h, w))
 
 
-def _torchvision(module: nn.Module) -> Tokens | None:
-    if type(module).__name__ == "SwinTransformer":
-        return "norm", TokenGrid(layout="channels_last")
-    if type(module).__name__ == "VisionTransformer":
-        last = len(module.encoder.layers) - 1  # type: ignore[union-attr,arg-type]
-        return f"encoder.layers.encoder_layer_{last}.ln_1", TokenGrid(1)
+def readings(
+    module: nn.Module, images: Tensor, forward: Forward | None = None, grid: TokenGrid | None = None
+) -> tuple[list[Reading], Any]:
+    """Every layer that lies on the images, in the order in which they finish, and the network's output.
+
+    `grid` is tried first, then equal patches behind a few other tokens, then channels last.
+    """
+    found: dict[str, Reading] = {}
+    names = {part: name for name, part in module.named_modules() if name}
+    grids = [grid, *_grids(module)] if grid else _grids(module)
+
+    def record(part: nn.Module, inputs: Any, output: Any) -> None:
+        tensor, name = first_tensor(output), names[part]
+        if tensor is None or not tensor.is_floating_point():
+            return
+        if tensor is not output and any(reading.output is tensor for reading in found.values()):
+            return  # handed on among other things, such as its average, which may be all that is read
+        is_map = is_map_of(module, name, tensor, images)
+        fitting = [None] if is_map else [one for one in grids if one.fits(tensor, images)]
+        if fitting:
+            found[name] = Reading(name, part, tensor, fitting[0])
+
+    with untouched(module), hooked(names, record):
+        output = (forward or call_network(module))(images, None)
+    return list(found.values()), output
+
+
+def layers_on(
+    module: nn.Module, images: Tensor, forward: Forward | None = None, grid: TokenGrid | None = None
+) -> list[tuple[Layer, TokenGrid | None]]:
+    """The layers that can be explained, with their maps' shapes (K, h, w) and the grids of their tokens."""
+    with torch.no_grad():
+        found, _ = readings(module, images, forward, grid)
+    return [(reading.layer(images), reading.grid) for reading in found]
+
+
+def find_layer(
+    module: nn.Module, images: Tensor, forward: Forward | None = None, grid: TokenGrid | None = None
+) -> tuple[str, TokenGrid | None] | None:
+    """The last block or normalisation whose every position reaches the scores of `images`, and its tokens' grid.
+
+    One pass and its gradient tell. None where no layer lies on the images.
+    """
+    leaf = ordinary(images).detach().requires_grad_()
+    with untouched(module), torch.enable_grad():
+        found, output = readings(module, leaf.clone(), forward, grid)
+        scores = logits(output)
+        found = [reading for reading in found if reading.output.requires_grad and _on_road(reading, images)]
+        if not found or not scores.requires_grad:
+            return None
+        # What a NaN comes back to is read; a number would be lost on the way through weights that are zero.
+        seed = torch.full_like(scores, float("nan"))
+        slopes = torch.autograd.grad(scores, [one.output for one in found], seed, allow_unused=True)
+    for one, slope in reversed(list(zip(found, slopes, strict=True))):
+        if slope is not None and bool(one.as_map(slope, images).isnan().any(1).all()):
+            return one.name, one.grid
     return None
 
 
-# Model types of `transformers` that are built like ViT: (prefix tokens, name of a block's first norm).
-_VIT_LIKE = {
-    "vit": (1, "layernorm_before"),
-    "deit": (2, "layernorm_before"),
-    "beit": (1, "layernorm_before"),
-    "data2vec-vision": (1, "layernorm_before"),
-    "vit_msn": (1, "layernorm_before"),
-    "dinov2": (1, "norm1"),
-}
+def _on_road(reading: Reading, images: Tensor) -> bool:
+    """Whether this is a block or a normalisation: on the network's main road, not in a branch of it."""
+    whole = any(True for _ in reading.module.children()) or "norm" in type(reading.module).__name__.lower()
+    return whole and (reading.grid is not None or lies_on(reading.output.shape[2:], images.shape[2:]))
 
 
-def _transformers(module: nn.Module) -> Tokens | None:
-    config = module.config
-    kind = str(getattr(config, "model_type", ""))
-    names = [name for name, _ in module.named_modules()]
-    if kind in ("swin", "swinv2"):
-        return f"{kind}.layernorm", TokenGrid()
-    if kind in ("convnext", "convnextv2"):
-        # The trunk as a whole returns this map and its average, of which the head sees the average alone.
-        stages = [name for name in names if re.fullmatch(rf"{kind}\.encoder\.stages\.\d+", name)]
-        return stages[-1], None
-    if kind not in _VIT_LIKE:
-        return None
-    prefix, norm = _VIT_LIKE[kind]
-    layer = [name for name in names if name.endswith("." + norm)][-1]
-    return layer, TokenGrid(prefix, patch=_pair(config.patch_size))  # type: ignore[union-attr]
-
-
-def _pair(sides: Any) -> tuple[int, int]:
-    height, width = sides if isinstance(sides, (tuple, list)) else (sides, sides)
-    return int(height), int(width)
-
-
-def token_layers(
-    module: nn.Module, images: Tensor, grid: TokenGrid, forward: Callable[..., Any] | None = None
-) -> list[Layer]:
-    """The layers of a transformer whose tokens lie on `grid`, with the shapes (K, h, w) of their maps."""
-    found: dict[str, Layer] = {}
-    names = {part: name for name, part in module.named_modules() if name}
-
-    def record(part: nn.Module, inputs: Any, output: Any) -> None:
-        tokens = first_tensor(output)
-        if tokens is not None and grid.fits(tokens, images):
-            _, K, h, w = grid.to_map(tokens, images).shape
-            found[names[part]] = Layer(names[part], type(part).__name__, (K, h, w))
-
-    with untouched(module), hooked(names, record), torch.no_grad():
-        module(images) if forward is None else forward(images, None)
-    return list(found.values())
+def _grids(module: nn.Module) -> list[TokenGrid]:
+    """Tokens behind ever more others, in patches of the proportions that the first convolution cuts; channels last."""
+    strides = (part.stride for part in module.modules() if isinstance(part, CONVOLUTIONS))
+    height, width = next(strides, (1, 1))
+    patch = (height // math.gcd(height, width), width // math.gcd(height, width))
+    return [
+        *(TokenGrid(prefix, patch=patch) for prefix in PREFIXES),
+        TokenGrid(layout="channels_last", patch=patch),
+    ]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.grid import lies_on
 from common.images import Preprocessing
 from common.networks.loading import load_network
 from common.networks.small_cnn import SmallCnn
@@ -101,21 +102,18 @@ def load_trunk(name: str, random_weights: bool = False) -> Trunk:
         small = SmallCnn().eval()
         return Trunk(small, None, preprocessing, SmallCnn.channels, "untrained", pretrained=False)
     network = load_network(name, random_weights=random_weights)
-    if network.grid is not None:
-        raise UserError(f"'{name}' has tokens, not a feature map; a trunk is a convolutional network")
     module: Any = network.module
     classifier = module.get_classifier() if hasattr(module, "get_classifier") else getattr(module, "fc", None)
     layer = None
     if hasattr(module, "forward_features") and hasattr(module, "reset_classifier"):
         module.reset_classifier(0)
     else:
-        layer = network.default_layer()
+        layer = network.located().layer
+    blank = network.blank()
     with torch.no_grad():
-        maps = feature_map(module, layer, network.blank())
-    if not isinstance(maps, Tensor) or maps.ndim != 4:
-        raise UserError(
-            "the trunk's last layer is no feature map (images, channels, height, width); choose another"
-        )
+        maps = feature_map(module, layer, blank)
+    if not isinstance(maps, Tensor) or maps.ndim != 4 or not lies_on(maps.shape[2:], blank.shape[2:]):
+        raise UserError(f"'{name}' has tokens, not a feature map; a trunk is a convolutional network")
     channels = maps.shape[1]
     if random_weights or not isinstance(classifier, nn.Linear) or classifier.in_features != channels:
         classifier = None

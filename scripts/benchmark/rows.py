@@ -40,9 +40,9 @@ class Bench:
 
         from common.networks.loading import load_network
 
-        network = load_network("efficientnet_lite0")
+        network = load_network("efficientnet_lite0").located()
         self.network = network.module.eval()
-        self.layer = network.default_layer()
+        self.layer = network.layer or ""
         self.module = self.network.get_submodule(self.layer)
         self.peers = peers
         generator = torch.Generator().manual_seed(0)
