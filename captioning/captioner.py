@@ -22,7 +22,7 @@ from common.explanation import Explanation
 from common.gradcam import Methods
 from common.images import ImageLike
 from common.methods.occlusion import OcclusionOptions
-from common.request import Batch, Encoded, Images, Texts, encode, explain_each, listed
+from common.request import Batch, Encoded, Facade, Images, Texts, explain_each, listed
 from common.state import untouched
 from common.text import Text, scored
 
@@ -30,7 +30,7 @@ MAX_BEAM = 64
 Captions = str | Caption | Sequence[str | Caption] | None
 
 
-class Captioner:
+class Captioner(Facade):
     """Captions images and explains captions; `network` is the model behind it.
 
     Wherever images are taken: one image (a path or a PIL image) gives one result; several, or a tensor
@@ -38,30 +38,11 @@ class Captioner:
     that captions and explanations share one pass of the trunk.
     """
 
+    network: CaptionNetwork
+
     def __init__(self, network: CaptionNetwork, layer: str | None = None, beam: int = 3):
-        self.network, self.beam, self._layer = network, beam, layer
-
-    @property
-    def layer(self) -> str:
-        """The layer that is explained."""
-        return self._layer or self.network.layer
-
-    @property
-    def name(self) -> str:
-        return self.network.name
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.network.module.parameters()).device
-
-    def to(self, device: str | torch.device) -> Captioner:
-        """Move the model; returns the captioner."""
-        self.network.module.to(device)
-        return self
-
-    def encode(self, images: Images) -> Encoded:
-        """The images' pixels and features: the one pass of the trunk."""
-        return encode(self.network, images)
+        super().__init__(network, layer)
+        self.beam = beam
 
     @overload
     def caption(self, images: ImageLike, *asked: Any, **options: Any) -> Caption: ...  # type: ignore[overload-overlap]

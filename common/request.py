@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +81,40 @@ class Network(Encoder, Protocol):
     def explainable(self, layer: str | None) -> Explainable:
         """The model split at a layer; None is the map that its head reads."""
         ...
+
+
+F = TypeVar("F", bound="Facade")
+
+
+class Facade:
+    """What a user's captioner and VQA model have in common: a network, and the layer of it that is explained."""
+
+    network: Network
+
+    def __init__(self, network: Network, layer: str | None = None) -> None:
+        self.network, self._layer = network, layer
+
+    @property
+    def name(self) -> str:
+        return self.network.name
+
+    @property
+    def layer(self) -> str:
+        """The layer that is explained."""
+        return self._layer or self.network.layer
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.module.parameters()).device
+
+    def to(self: F, device: str | torch.device) -> F:
+        """Move the model; returns the facade."""
+        self.network.module.to(device)
+        return self
+
+    def encode(self, images: Images) -> Encoded:
+        """The images' pixels and features: the one pass of the trunk."""
+        return encode(self.network, images)
 
 
 def encode(network: Encoder, images: Images) -> Encoded:

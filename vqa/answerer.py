@@ -18,7 +18,7 @@ import torch
 from common.errors import UserError
 from common.gradcam import Methods
 from common.methods.occlusion import OcclusionOptions
-from common.request import Encoded, Images, Request, Texts, encode, explain_each, listed
+from common.request import Encoded, Facade, Images, Request, Texts, explain_each, listed
 from common.state import untouched
 from common.text import Text
 from vqa.attribution import with_words
@@ -28,7 +28,7 @@ from vqa.request import answer_request
 Questions = str | Text | Iterable[str | Text]
 
 
-class Answerer:
+class Answerer(Facade):
     """Answers questions about images and explains the answers; `network` is the model behind it.
 
     Wherever images are taken: one image (a path or a PIL image) with one question gives one result; several images,
@@ -36,30 +36,7 @@ class Answerer:
     and explanations share one pass of the trunk.
     """
 
-    def __init__(self, network: AnswerNetwork, layer: str | None = None):
-        self.network, self._layer = network, layer
-
-    @property
-    def name(self) -> str:
-        return self.network.name
-
-    @property
-    def layer(self) -> str:
-        """The layer that is explained."""
-        return self._layer or self.network.layer
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.network.module.parameters()).device
-
-    def to(self, device: str | torch.device) -> Answerer:
-        """Move the model; returns the answerer."""
-        self.network.module.to(device)
-        return self
-
-    def encode(self, images: Images) -> Encoded:
-        """The images' pixels and features: the one pass of the trunk."""
-        return encode(self.network, images)
+    network: AnswerNetwork
 
     def read(self, question: str) -> Text:
         """A question as the model reads it, with a warning that names the words it does not know.
