@@ -1,9 +1,16 @@
 """Captions of photographs, and why each word was said.
 
-import captioning
-captioner = captioning.load()
-captioner.caption("photo.jpg").text
-captioner.explain("photo.jpg").heatmaps       # the caption's map, then one for each word
+A caption's score is the sum of its words' log-probabilities, a word's the log-probability after the words before it
+(paper, section 8.1); a phrase's the sum over its words.
+
+    >>> captioner = load()
+    >>> captioner.caption("data/samples/temple.jpg").text
+    'two people are standing in front of a large building'
+    >>> found = captioner.explain("data/samples/temple.jpg", phrases=["a large building"])
+    >>> found.heatmaps.shape                      # the caption, its ten words, the phrase
+    torch.Size([12, 1, 7, 7])
+
+Read `captioner` (what a user has), `network` (the model behind it), `request` (from texts to targets), in this order.
 """
 
 from __future__ import annotations

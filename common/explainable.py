@@ -1,5 +1,20 @@
 """Models split at a feature map: what every explanation method needs to know of a model, and no more.
 
+Any module and the name of a layer make one. One pass gives A as a leaf and the output whose graph starts there:
+
+    >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    >>> model = HookedModel(network, "1")
+    >>> A, output = model.split(torch.rand(2, 3, 16, 16))
+    >>> A.shape, output.shape
+    (torch.Size([2, 8, 14, 14]), torch.Size([2, 5]))
+
+What is read off the output, here all five classes, is explained by the backward pass from there to A (eq. 1):
+
+    >>> model.importance(output.T, A, output).shape         # (T, B, K)
+    torch.Size([5, 2, 8])
+
+A model with a seam of its own is a `SplitModel`: it says how images become A and how A becomes the output, and the
+trunk is not run again for an A that is at hand. One that knows a closed form of eq. 1 overrides `importance`.
 B images, K channels, h,w feature map, H,W image, N tokens.
 """
 

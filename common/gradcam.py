@@ -1,5 +1,20 @@
 """Grad-CAM and its relatives, for any model that can be split at a feature map.
 
+The last feature map A of a network still knows where things are, and what lies behind it says which of its channels
+speak for a score y, be it of a class, a word or an answer:
+
+    alpha_k = mean_ij(dy / dA_kij)          eq. 1: how much channel k matters for y
+    map_ij = ReLU(sum_k alpha_k A_kij)      eq. 2: where the channels that speak for it are active
+
+So images go through the trunk once, without a graph; A becomes a leaf; and the gradients of any number of scores come
+from one batched backward pass of the head alone.
+
+    >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    >>> images, targets = torch.rand(2, 3, 16, 16), [0, lambda output: output[:, 1] - output[:, 2]]
+    >>> explanation = explain(network, images, targets, methods="gradcam,gradient")
+    >>> explanation.scores.shape, explanation.heatmaps.shape, explanation.gradient.shape
+    (torch.Size([2, 2]), torch.Size([2, 2, 14, 14]), torch.Size([2, 2, 3, 16, 16]))
+
 Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization (IJCV 2019).
 B images, T targets, K channels, h,w feature map, H,W image.
 """

@@ -4,6 +4,18 @@
     request = Request(query, targets, names, rows)                # what is asked, as the model reads it
     explain_each(network.explainable(None), encoded, request)     # [Explanation]
 
+A request is for a whole batch: the targets are read off the output for all images at once, and `rows` says which of
+them were asked of which image.
+
+    >>> from common.explainable import HookedModel
+    >>> from common.targets import Index
+    >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    >>> model, images = HookedModel(network, "1"), torch.rand(2, 3, 16, 16)
+    >>> encoded = Encoded(images, model.features(images), single=False)
+    >>> request = Request(None, [Index(0), Index(4)], names=[["cat", "dog"], ["dog"]], rows=[[0, 1], [1]])
+    >>> [(found.names, tuple(found.heatmaps.shape)) for found in explain_each(model, encoded, request)]
+    [(('cat', 'dog'), (2, 1, 14, 14)), (('dog',), (1, 1, 14, 14))]
+
 Letters: B images, T targets, K channels, h,w map.
 """
 

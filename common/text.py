@@ -2,10 +2,14 @@
 
 Captions, phrases, questions and generated answers all go this way. A model reads S sequences of tokens for each
 of B images (a caption, a phrase that is not in it, a contrast), and says of every token how likely it is given
-the ones before it and the image. A target sums this over some of the tokens.
+the ones before it and the image. A target sums this over some of the tokens:
 
-    output = TextOutput.of(logits, tokens, tokens != 0)          # logits (S, B, L, V), tokens (S, B, L)
-    TextLogLikelihood(marks, "a brown dog")(output)              # (B,): the sum over the marked tokens
+    log p(w_1 ... w_L | image) = sum_l log p(w_l | w_1 ... w_(l-1), image)
+
+    >>> logits, tokens = torch.zeros(1, 1, 3, 8), torch.tensor([[[4, 5, 2]]])    # eight words, equally likely
+    >>> output = TextOutput.of(logits, tokens, tokens != 0)                      # logits (S, B, L, V), tokens (S, B, L)
+    >>> TextLogLikelihood([0, 1], "a dog")(output)                               # (B,): twice log(1/8)
+    tensor([-4.1589])
 
 Letters: S sequences, B images, L tokens, V vocabulary.
 """

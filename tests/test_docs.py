@@ -1,5 +1,7 @@
 """What the pages say is so: their Python runs, their links lead somewhere, the tree is the tree."""
 
+import doctest
+import importlib
 import re
 import subprocess
 from pathlib import Path
@@ -15,6 +17,12 @@ PAGES = sorted(
         *(page for part in ("data", "docs", "scripts") for page in (ROOT / part).rglob("*.md")),
     ]
 )
+EXAMPLES = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for package in ("captioning", "classification", "common", "data", "scripts", "vqa")
+    for path in sorted((ROOT / package).rglob("*.py"))
+    if ">>> " in path.read_text(encoding="utf-8")
+]
 CARDS = ["captioner", "vqa"]
 
 
@@ -37,6 +45,12 @@ def test_the_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytes
     (tmp_path / "data").symlink_to(ROOT / "data")
     monkeypatch.chdir(tmp_path)  # what a block writes is not left in the project
     exec(compile(python_of(page), page, "exec"), {"__name__": page})
+
+
+@pytest.mark.parametrize("module", EXAMPLES)
+def test_the_examples_of_a_module_run(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert doctest.testmod(importlib.import_module(module)).failed == 0
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

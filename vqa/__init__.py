@@ -1,9 +1,18 @@
 """Answers to questions about photographs, and why each was given.
 
-import vqa
-answerer = vqa.load()
-answerer.answer("photo.jpg", "what color is the hat?").text
-answerer.explain("photo.jpg", "what color is the hat?", answers=["red", "blue"]).heatmaps
+An answer's score is its score before the softmax (paper, section 8.2). It is explained twice: by a map, where on the
+photograph the evidence is, and by the question's words, what each adds to the score.
+
+    >>> answerer = load()
+    >>> answerer.answer("data/samples/cat.jpg", "what animal is this?").text
+    'cat'
+    >>> found = answerer.explain("data/samples/cat.jpg", "what animal is this?", answers=["cat", "dog"])
+    >>> found.heatmaps.shape, found.words
+    (torch.Size([2, 1, 9, 9]), ('what', 'animal', 'is', 'this'))
+    >>> found.word_gradients.shape
+    torch.Size([2, 4])
+
+Read `answerer` (what a user has), `network` (the model behind it), `request` (from answers to targets), in this order.
 """
 
 from __future__ import annotations
