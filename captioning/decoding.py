@@ -1,4 +1,4 @@
-"""Captions from a model: greedy, beam search and sampling, for batches of feature maps.
+"""Captions from a model, for batches of feature maps: beam search (of width 1: the best word each step), sampling.
 
 Letters: B images, W beam width, V vocabulary, L tokens.
 """
@@ -28,12 +28,6 @@ class Hypothesis:
     total: float
     score: float
     ended: bool
-
-
-@torch.no_grad()
-def greedy(model: CaptionModel, features: Tensor, max_length: int = MAX_LENGTH) -> list[Hypothesis]:
-    """The most likely word at each step, for each map of `features` (B,K,h,w)."""
-    return [found[0] for found in beam(model, features, 1, max_length)]
 
 
 @torch.no_grad()

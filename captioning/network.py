@@ -18,6 +18,7 @@ from common.errors import UserError
 from common.explainable import Explainable, HookedModel, SplitModel
 from common.formulas import gradients
 from common.images import Preprocessing
+from common.networks.trunk import layer_name
 from common.text import Text, TextOutput
 from data.words.vocabulary import END, tokenize
 
@@ -89,11 +90,7 @@ class LstmNetwork:
     @property
     def layer(self) -> str:
         """The name of the map the decoder reads."""
-        if self.module.layer is not None:
-            return f"trunk.{self.module.layer}"
-        parts = [name for name, _ in self.module.trunk.named_children()]
-        last = [name for name in parts if name in ("bn2", "norm_head", "final_conv")]
-        return f"trunk.{last[-1]}" if last else "trunk"
+        return layer_name(self.module.trunk, self.module.layer)
 
     def read(self, text: str | Sequence[str]) -> Text:
         words = tokenize(text) if isinstance(text, str) else list(text)

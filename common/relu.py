@@ -332,5 +332,5 @@ def _tensors(output: Any) -> Iterator[Tensor]:
     elif isinstance(output, (dict, list, tuple)):
         for part in output.values() if isinstance(output, dict) else output:
             yield from _tensors(part)
-    elif hasattr(output, "__dict__"):
+    elif hasattr(output, "__dict__") and not isinstance(output, nn.Module):
         yield from _tensors(list(vars(output).values()))

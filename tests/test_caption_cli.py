@@ -174,6 +174,18 @@ def test_an_evaluation_has_metrics_and_baselines(checkpoint, flickr8k, tmp_path,
     assert result["images"] == 3 and "CIDEr" in result["captions"]
 
 
+def test_an_evaluation_at_another_layer_has_its_maps(checkpoint, flickr8k, tmp_path, capsys):
+    arguments = ["--data", flickr8k, "--model", checkpoint, "--out", str(tmp_path), "--limit", "1", "--json"]
+    assert main(["evaluate", "captioner", *arguments]) == 0
+    own = json.loads(capsys.readouterr().out)
+    assert main(["evaluate", "captioner", *arguments, "--layer", "trunk.blocks.4"]) == 0
+    other = json.loads(capsys.readouterr().out)
+    assert other["layer"] == "trunk.blocks.4" and other["captions"] == own["captions"]
+    ratios = [one["grounding"]["human"]["phrases"]["inside_outside"]["all"] for one in (own, other)]
+    assert ratios[0]["energy"]["n"] == ratios[1]["energy"]["n"] > 0
+    assert ratios[0]["energy"]["mean"] != ratios[1]["energy"]["mean"]
+
+
 def test_an_evaluation_without_boxes_scores_captions_alone(checkpoint, tmp_path, capsys):
     folder = flickr.make(tmp_path / "data", train=1, dev=2)
     arguments = ["--data", f"flickr8k:{folder}", "--model", checkpoint, "--out", str(tmp_path), "--json"]

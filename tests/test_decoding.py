@@ -39,8 +39,8 @@ def test_a_wide_beam_finds_the_best_of_all_captions(model, maps):
             assert hypothesis.score == pytest.approx(score)
 
 
-def test_greedy_takes_the_best_word_at_each_step(model, maps):
-    for i, found in enumerate(decoding.greedy(model, maps, max_length=6)):
+def test_a_beam_of_one_takes_the_best_word_at_each_step(model, maps):
+    for i, (found,) in enumerate(decoding.beam(model, maps, width=1, max_length=6)):
         words = []
         for place in range(6):
             distribution = (

@@ -9,7 +9,7 @@ from PIL import Image
 
 from common.errors import UserError
 from common.metrics.faithfulness import rank_correlation
-from scripts.experiments import table_vqa
+from scripts.experiments import figure12, table_vqa
 from scripts.experiments.lab import Lab
 from tests.test_vqa_explain import answerer  # noqa: F401
 
@@ -120,3 +120,10 @@ def test_the_printed_table_has_the_published_column(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].split() == ["Grad-CAM", "0.250", "±", "-", "3", "0.60", "±", "0.038"]
     assert lines[5].endswith("0.136 (1374 pairs)")
+
+
+def test_figure_12_has_each_answer_and_each_layer(answerer):  # noqa: F811
+    photograph = Image.new("RGB", (40, 30), (90, 20, 20))
+    one = figure12.draw(answerer, photograph, "what color is the dog", ["red"])
+    three = figure12.draw(answerer, photograph, "what color is the dog", ["red", "blue", "no"])
+    assert three.width > one.width > 400 and figure12.block_ends(answerer)[-1] == answerer.network.layer

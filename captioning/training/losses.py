@@ -7,7 +7,6 @@ E evidence words.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from captioning.model import CaptionModel
@@ -24,14 +23,6 @@ def logits(model: CaptionModel, pooled: Tensor, evidence: Tensor, tokens: Tensor
     with half(tokens.device):
         hidden = model.hidden(pooled, evidence, tokens).transpose(0, 1)[mask]
         return model.decoder.logits(hidden, evidence[rows]), tokens[mask]
-
-
-def caption_entropy(
-    model: CaptionModel, pooled: Tensor, evidence: Tensor, tokens: Tensor, smoothing: float
-) -> Tensor:
-    """Cross-entropy of captions (N,L) a token."""
-    found, words = logits(model, pooled, evidence, tokens)
-    return F.cross_entropy(found, words, label_smoothing=smoothing)
 
 
 def reinforce(

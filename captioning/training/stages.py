@@ -17,13 +17,14 @@ from typing import cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from captioning import decoding, metrics
 from captioning.model import CaptionModel, State
 from captioning.training.batches import Loader
 from captioning.training.corpus import Corpus
-from captioning.training.losses import caption_entropy, half, reinforce
+from captioning.training.losses import half, logits, reinforce
 from captioning.training.settings import Settings
 from common.training import stages
 from common.training.batches import Batch
@@ -129,16 +130,15 @@ class Training(stages.Training):
         _, evidence = self.summary(batch.features)
         return evidence_entropy(evidence, batch.evidence, batch.absent), {}
 
+    def entropy(self, pooled: Tensor, evidence: Tensor, tokens: Tensor) -> Tensor:
+        """Cross-entropy of captions (N,L) a word, from what the decoder sees of the image of each."""
+        found, words = logits(self.model, pooled, evidence, tokens)
+        return F.cross_entropy(found, words, label_smoothing=self.settings.label_smoothing)
+
     def caption_loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Cross-entropy of the captions a word, with a share of the evidence loss."""
         pooled, evidence = self.summary(batch.features)
-        entropy = caption_entropy(
-            self.model,
-            pooled[batch.image],
-            evidence[batch.image],
-            batch.tokens,
-            self.settings.label_smoothing,
-        )
+        entropy = self.entropy(pooled[batch.image], evidence[batch.image], batch.tokens)
         seen = evidence_entropy(evidence, batch.evidence, batch.absent)
         loss = entropy + self.settings.evidence_weight * seen
         return loss, {"words": entropy.item(), "evidence": seen.item()}
@@ -165,9 +165,7 @@ class Training(stages.Training):
         kept[0] = True
         kept = kept.to(self.device)
         image = batch.image[kept]
-        entropy = caption_entropy(
-            self.model, pooled[image], evidence[image], batch.tokens[kept], self.settings.label_smoothing
-        )
+        entropy = self.entropy(pooled[image], evidence[image], batch.tokens[kept])
         loss = loss + self.settings.reward_entropy * entropy
         return loss, {"reward": rewards.mean().item(), "words": entropy.item()}
 

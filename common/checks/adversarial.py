@@ -28,20 +28,12 @@ def targeted(
     random_start: bool = False,
     seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Pixels (B, 3, H, W) taken for `classes` (B,), none changed by more than `epsilon`; and their
-    probability (B,).
+    """Pixels (B, 3, H, W) taken for `classes` (B,), none changed by more than `epsilon`; and how sure (B,).
 
     Each step goes `step` along the sign of the gradient of log p(class); an image is left alone once its
     probability exceeds `probability`. Among all steps the most convincing image is returned.
     """
-    if pixels.dim() != 4 or classes.shape != pixels.shape[:1]:
-        raise UserError(
-            f"pixels {tuple(pixels.shape)} and classes {tuple(classes.shape)}; give (B, 3, H, W), (B,)"
-        )
-    if float(pixels.min()) < 0 or float(pixels.max()) > 1:
-        raise UserError("pixels are outside [0, 1]; undo the network's normalisation first")
-    if min(epsilon, step) <= 0 or iterations < 1:
-        raise UserError(f"epsilon {epsilon}, step {step} and iterations {iterations} are all above 0")
+    _check(pixels, classes, epsilon, step, iterations)
     low, high = (pixels - epsilon).clamp(min=0), (pixels + epsilon).clamp(max=1)
     now = pixels.clone()
     if random_start:
@@ -60,6 +52,17 @@ def targeted(
     return best, reached
 
 
+def _check(pixels: Tensor, classes: Tensor, epsilon: float, step: float, iterations: int) -> None:
+    if pixels.dim() != 4 or classes.shape != pixels.shape[:1]:
+        raise UserError(
+            f"pixels {tuple(pixels.shape)} and classes {tuple(classes.shape)}; give (B, 3, H, W), (B,)"
+        )
+    if float(pixels.min()) < 0 or float(pixels.max()) > 1:
+        raise UserError("pixels are outside [0, 1]; undo the network's normalisation first")
+    if min(epsilon, step) <= 0 or iterations < 1:
+        raise UserError(f"epsilon {epsilon}, step {step} and iterations {iterations} are all above 0")
+
+
 def _ascent(logits: Logits, pixels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         leaf = pixels.detach().requires_grad_()
@@ -69,10 +72,9 @@ def _ascent(logits: Logits, pixels: Tensor, classes: Tensor) -> tuple[Tensor, Te
 
 
 def psnr(images: Tensor, others: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of pixels in [0, 1], (B, 3, H, W) twice: (B,); infinite for equal
-    images.
+    """Peak signal-to-noise ratio in dB of pixels in [0, 1], (B, 3, H, W) twice: (B,).
 
-    Above 40 dB a change is hardly ever seen.
+    Infinite for equal images; above 40 dB a change is hardly ever seen.
     """
     error = (images.double() - others.double()).square().flatten(1).mean(1)
     return torch.where(

@@ -2,6 +2,10 @@
 
 In evaluation mode BatchNorm is y = g (x - m) / sqrt(v + e) + b, one scale and shift for each channel, and so
 part of the convolution: W' = s W, c' = s (c - m) + b, with s = g / sqrt(v + e).
+
+Buys: a tenth of the time of occlusion, and `classification.load(fast=True)`. Checked: a pair is
+folded only where a watched pass shows that the norm, and nothing else, takes the convolution's output; `fold`
+compares the copy's output with the network's and refuses a difference beyond rounding.
 """
 
 import copy
@@ -24,9 +28,7 @@ _TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
 
 @dataclass(frozen=True)
 class FoldReport:
-    """What `fold` did: `folded` lists (convolution, norm) by name, `channels_last` whether the format
-    changed.
-    """
+    """What `fold` did: (convolution, norm) pairs by name, and whether the memory format changed."""
 
     folded: tuple[tuple[str, str], ...]
     channels_last: bool

@@ -72,12 +72,9 @@ class Step:
 def plan_step(axis: Axis, starts: Sequence[int], size: int) -> Step:
     """Plan a link for changed regions [start, start + size) of its input."""
     s, n, m = axis.stride, axis.inputs, axis.outputs
-    lows = [min(max(0, -((axis.after - start) // s)), m - 1) for start in starts]
-    highs = [
-        min(m, max((start + size - 1 + axis.before) // s + 1, low + 1))
-        for start, low in zip(starts, lows, strict=True)
-    ]
-    part = max(high - low for low, high in zip(lows, highs, strict=True))
+    lows = [min(axis.reached(start).start, m - 1) for start in starts]
+    highs = [min(axis.reached(start + size - 1).stop, m) for start in starts]
+    part = max(1, *(high - low for low, high in zip(lows, highs, strict=True)))
     lows = [min(low, m - part) for low in lows]
     # The crop starts at a multiple of the stride and ends where the map's size modulo the stride wants it, so
     # that the link's own padding falls on it as it falls on the whole map.

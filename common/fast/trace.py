@@ -3,6 +3,9 @@
 The spine of a network is the chain in which each module's input is exactly what the module before it gave:
 convolutions, blocks with a shortcut inside (each one link), pooling. Nothing else happens to the image there,
 so the links can be run one by one in the network's stead.
+
+Buys nothing by itself: folding, fusing and cropping learn here what they may touch. Checked: a tensor counts as
+another's only if it is the same object at the same version, so that work in place breaks the chain.
 """
 
 from collections.abc import Callable, Iterator
@@ -75,9 +78,7 @@ def spine(calls: list[Call], images: Tensor) -> list[Call]:
 
 
 def _follow(calls: list[Call], at: tuple[Tensor, int]) -> tuple[list[Call], tuple[Tensor, int] | None]:
-    """The chain from the tensor `at` through `calls`, and the tensor it ends with (None: it broke off
-    inside).
-    """
+    """The chain from the tensor `at` through `calls`, and the tensor it ends with (None: it broke off inside)."""
     chain: list[Call] = []
     for call in calls:
         if call.source is None or not same(call.source, at):

@@ -2,8 +2,11 @@
 
 Zhang et al., Top-down Neural Attention by Excitation Backprop (ECCV 2016). From parent i to child j flows
 P(j) = a_j sum_i w+_ij P(i) / z_i with z_i = sum_j' w+_ij' a_j' (their eq. 4): inhibitory weights and biases
-are left out, each unit's activity is taken as not negative. No module is touched: a `TorchFunctionMode` sees
-every call.
+are left out, each unit's activity is taken as not negative.
+
+That is a gradient as well: of z_i / constant(z_i), by children whose own gradient is a_j. So each operation gets a
+stand-in, a term of value 0 with this gradient, beside its own value without one, and autograd does the rest. No
+module is touched: a `TorchFunctionMode` sees every call.
 
 T targets, B images, K channels, h,w feature map.
 """
@@ -20,12 +23,11 @@ from torch.overrides import TorchFunctionMode
 
 from common.errors import MethodError
 from common.explainable import Explainable
+from common.formulas import gradients
 from common.gradcam import Targets, as_explainable
 from common.relu import gate_name, relu_call
 from common.state import ordinary, untouched
-from common.targets import as_targets, score_table
-
-Linear = Callable[..., Tensor]  # children's activities -> z, linear, without negative weights
+from common.targets import Target, as_targets, score_table
 
 
 def excitation(
@@ -43,103 +45,62 @@ def excitation(
     several. Fold batch normalisation first (`classification.load(fast=True)`): its gain has a sign, and left
     alone it passes probabilities on as they are. Raises `MethodError` for gates that excitation is not
     defined for (GELU, ...).
+
+    >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    >>> round(excitation(network, torch.rand(1, 3, 16, 16), [4]).sum().item(), 3)  # all of the winner's probability
+    1.0
     """
-    explainable = as_explainable(model, ordinary(images), layer, query)
-    wanted = as_targets(targets)
+    images = ordinary(images)
+    explainable, wanted = as_explainable(model, images, layer, query), as_targets(targets)
+
+    def probabilities(dual: int | None = None) -> tuple[Tensor, int]:
+        with _Excitation(dual) as mode:
+            leaf, output = explainable.split(images.clone(), query)
+        if not mode.linears:
+            raise MethodError(
+                "excitation backprop found no linear layer or convolution behind the explained layer;"
+                " name an earlier layer"
+            )
+        return _winners(wanted, output, leaf), mode.linears
+
     with untouched(explainable.network):
-        with _Excitation() as mode:
-            leaf, output = explainable.split(ordinary(images), query)
-        with torch.enable_grad():
-            scores = score_table(wanted, output, len(images))
-        maps = torch.stack([_winners(mode, row, leaf) for row in scores])
-        if contrastive:
-            mode.dual = True
-            maps = (maps - torch.stack([_winners(mode, row, leaf) for row in scores])).clamp(min=0)
-    return maps.detach()
+        maps, linears = probabilities()
+        return (maps - probabilities(dual=linears)[0]).clamp(min=0) if contrastive else maps
 
 
-def _winners(mode: _Excitation, row: Tensor, leaf: Tensor) -> Tensor:
-    if not mode.linears:
-        raise MethodError(
-            "excitation backprop found no linear layer or convolution behind the explained layer;"
-            " name an earlier layer"
-        )
-    return torch.autograd.grad(row.sum(), leaf, retain_graph=True)[0].sum(1)
-
-
-class _Share(torch.autograd.Function):
-    """An operation's own value forward; backward, each parent's probability is shared among its children."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, value: Tensor, mode: _Excitation, place: int, positive: Linear, *xs: Tensor
-    ) -> Tensor:
-        ctx.mode, ctx.place, ctx.positive = mode, place, positive
-        ctx.save_for_backward(*xs)
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.enable_grad():
-            children = [x.detach().clamp(min=0).requires_grad_() for x in ctx.saved_tensors]
-            z = ctx.positive(*children, sign=-1 if ctx.mode.is_dual(ctx.place) else 1)
-        shares = torch.where(
-            z > 0, gradients[0] / z.clamp(min=torch.finfo(z.dtype).tiny), torch.zeros_like(z)
-        )
-        found = torch.autograd.grad(z, children, shares)
-        return None, None, None, None, *(x * g for x, g in zip(children, found, strict=True))
-
-
-class _Pass(torch.autograd.Function):
-    """A gate or a norm: its value forward; a unit's probability goes to the one unit before it."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, x: Tensor) -> Tensor:
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
-        return None, gradients[0]
+def _winners(targets: tuple[Target, ...], output: Any, leaf: Tensor) -> Tensor:
+    with torch.enable_grad():
+        scores = score_table(targets, output, len(leaf), differentiable=True)
+    return gradients(scores, leaf).sum(2)
 
 
 class _Excitation(TorchFunctionMode):
-    """Gives every call inside the block the rule of its kind; `dual` negates the last linear layer's
-    weights.
-    """
+    """Gives every call inside the block the rule of its kind; `dual` is the linear layer whose weights it negates."""
 
-    def __init__(self) -> None:
+    def __init__(self, dual: int | None = None) -> None:
         super().__init__()
-        self.linears, self.dual = 0, False
-
-    def is_dual(self, place: int) -> bool:
-        return self.dual and place == self.linears
+        self.linears, self.dual = 0, dual
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        inputs = [arg for arg in args if isinstance(arg, Tensor)] or list(kwargs.values())[:1]
-        if not torch.is_grad_enabled() or not any(isinstance(x, Tensor) and x.requires_grad for x in inputs):
+        inputs = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+        if not torch.is_grad_enabled() or not any(x.requires_grad for x in inputs):
             return func(*args, **kwargs)
         if func in _WEIGHTED:
             return self._weighted(func, *args, **kwargs)
         if func in _AVERAGES:
-            return self._average(func, *args, **kwargs)
+            return _average(func, *args, **kwargs)
         if func in _SUMS and len(inputs) == 2:
-            children = [x.clone() for x in inputs]  # before a sum in place overwrites one of them
-            return self._shared(
-                func(*args, **kwargs), 0, lambda a, b, sign: torch.add(a, b, **kwargs), *children
-            )
+            total = torch.add(*map(_child, inputs), **kwargs)  # before a sum in place overwrites one of them
+            return _standing_in(func(*args, **kwargs), _share(total))
         if func in _GATES or relu_call(func, args, kwargs) is not None:
-            value = func(
-                *[arg.detach() if isinstance(arg, Tensor) else arg for arg in args], **_detached(kwargs)
-            )
-            return _Pass.apply(value, inputs[0])
-        if gate_name(func) or (
-            func in _PRODUCTS and len(inputs) == 2 and all(x.requires_grad for x in inputs)
-        ):
-            kind = gate_name(func) or "products of two maps"
+            value = func(*map(_detached, args), **{name: _detached(x) for name, x in kwargs.items()})
+            return _standing_in(value, inputs[0])  # the probability goes to the one unit before it
+        several = func in _PRODUCTS and len(inputs) == 2 and all(x.requires_grad for x in inputs)
+        if gate_name(func) or several:
             raise MethodError(
-                f"this model has {kind} behind the explained layer, for which excitation backprop is not"
-                " defined; use the method 'gradcam', or a layer behind the last of them"
+                f"this model has {gate_name(func) or 'products of two maps'} behind the explained layer, for which"
+                " excitation backprop is not defined; use the method 'gradcam', or a layer behind the last of them"
             )
         return func(*args, **kwargs)
 
@@ -147,22 +108,36 @@ class _Excitation(TorchFunctionMode):
         self, func: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any
     ) -> Tensor:
         self.linears += 1
+        sign = -1 if self.linears == self.dual else 1
         value = func(input, weight, bias, *args, **kwargs)
-
-        def positive(a: Tensor, sign: int) -> Tensor:
-            return func(a, (sign * weight.detach()).clamp(min=0), None, *args, **kwargs)
-
-        return self._shared(value, self.linears, positive, input)
-
-    def _average(self, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return self._shared(func(x, *args, **kwargs), 0, lambda a, sign: func(a, *args, **kwargs), x)
-
-    def _shared(self, value: Tensor, place: int, positive: Linear, *xs: Tensor) -> Tensor:
-        return _Share.apply(value.detach(), self, place, positive, *xs)
+        z = func(_child(input), (sign * weight.detach()).clamp(min=0), None, *args, **kwargs)
+        return _standing_in(value, _share(z))
 
 
-# Where the children have weights, where they have equal ones, where two are added, and where there is one
-# child.
+def _average(func: Callable[..., Tensor], input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return _standing_in(func(input, *args, **kwargs), _share(func(_child(input), *args, **kwargs)))
+
+
+def _child(x: Tensor) -> Tensor:
+    """The activity a = max(x, 0), whose gradient by x is a itself."""
+    return x.detach().clamp(min=0) * (1 + x - x.detach())
+
+
+def _share(z: Tensor) -> Tensor:
+    """z / constant(z), whose gradient by a child is its weight's share; nothing where no child excites."""
+    return torch.where(z > 0, z, 0) / z.detach().clamp(min=torch.finfo(z.dtype).tiny)
+
+
+def _standing_in(value: Tensor, stand_in: Tensor) -> Tensor:
+    """The value of one, with the gradient of the other."""
+    return value.detach() + (stand_in - stand_in.detach())
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+# Where the children have weights, where they have equal ones, where two are added, where there is one child.
 _WEIGHTED = {F.linear, F.conv2d, torch.conv2d}
 _AVERAGES = {
     F.avg_pool2d, F.adaptive_avg_pool2d, torch.mean, Tensor.mean, torch.sum, Tensor.sum,
@@ -170,7 +145,3 @@ _AVERAGES = {
 _SUMS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__, Tensor.__radd__}
 _GATES = {F.batch_norm, torch.batch_norm}
 _PRODUCTS = {torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__imul__, Tensor.__rmul__}
-
-
-def _detached(kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.detach() if isinstance(value, Tensor) else value for name, value in kwargs.items()}

@@ -113,11 +113,6 @@ def centre_map(count: int, h: int, w: int, sigma: float = 0.25) -> Tensor:
     return bump.expand(count, h, w)
 
 
-def random_map(count: int, h: int, w: int, seed: int = 0) -> Tensor:
-    """(count, h, w), uniform noise from `seed`."""
-    return torch.rand(count, h, w, generator=torch.Generator().manual_seed(seed))
-
-
 def activation_energy(A: Tensor) -> Tensor:
     """(B, h, w): the sum over channels of the squared feature map (B, K, h, w): what the trunk fires at,
     whatever was said.

@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from common.text import padded
 from common.training.evidence import evidence_targets
 from common.training.store import FeatureStore
 
@@ -77,7 +78,7 @@ class Loader:
         image = [row for row, each in enumerate(texts) for _ in each]
         return Batch(
             features,
-            padded([tokens for each in texts for tokens in each]).to(self.device),
+            padded([tokens for each in texts for tokens in each], self.device),
             torch.tensor(image, device=self.device),
             self.evidence[list(numbers)].to(self.device),
             self.absent[list(numbers)].to(self.device),
@@ -89,9 +90,3 @@ def parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """`items` in runs of `size`; the last may be shorter."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
-
-
-def padded(sequences: Sequence[Sequence[int]]) -> Tensor:
-    """Token lists as one (N,L) tensor, padded with 0 at the end."""
-    rows = [torch.tensor(sequence) for sequence in sequences]
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)

@@ -1,15 +1,14 @@
 """python -m scripts.benchmark [--repeats N] [--rows NAME ...] [--json FILE] [--quick]
 
-What explaining costs next to predicting, here and with pytorch-grad-cam, captum and torch-cam (`pip install
--e '.[bench]'`; each is left out with a line where it is missing). EfficientNet-Lite0, 224x224. Every figure
-is a ratio to the plain forward pass of the same network in the same round: median of the rounds, and
-quartiles. Memory is the growth of the process's peak resident set over what it held before the call, in a
-process of its own for each.
+What explaining costs next to predicting, here and with pytorch-grad-cam, captum and torch-cam (`pip install -e
+'.[bench]'`; each is left out with a line where it is missing). EfficientNet-Lite0, 224x224. Every figure is a ratio to
+the plain forward pass of the same network in the same round: median of the rounds, and quartiles. Memory is the growth
+of the process's peak resident set over what it held before the call, in a process of its own for each.
 
-Hardware: two CPU cores are enough, otherwise idle. Time: about 5 minutes; --quick: half a minute, without
-peers where these are slow. Expect: Grad-CAM 1.05 or less, 20 classes 1.15 or less, Guided Backprop 1.05 or
-less of forward + backward, 169 occlusion windows in well under 75 forward passes, five answers of a question
-with maps and words about 1.3.
+Hardware: two CPU cores are enough, otherwise idle. Time: about 5 minutes; --quick: half a minute, without peers where
+these are slow. Expect: Grad-CAM 1.05 or less, 20 classes 1.15 or less, Guided Backprop 1.05 or less of forward +
+backward, 169 occlusion windows in well under 75 forward passes, five answers of a question with maps and words about
+1.3.
 """
 
 import argparse

@@ -108,13 +108,14 @@ def evaluate_captioner(args: argparse.Namespace) -> int:
     on_coco = args.data.startswith("coco:")
     args.split = args.split or ("val" if on_coco else "dev")
     captioner = captioning.load(args.model, device=args.device, layer=args.layer, beam=args.beam)
+    folder = cli.output_folder(args)
     found, lines = (_on_coco if on_coco else _on_flickr8k)(captioner, args)
     result = {
         "task": "evaluate captioner", "model": captioner.name, "weights": captioner.network.source,
         "layer": captioner.layer or captioner.network.layer, "beam": captioner.beam, "split": args.split,
         **found,
     }  # fmt: skip
-    path = cli.output_folder(args) / f"captioner-{'coco-' * on_coco}{args.split}.json"
+    path = folder / f"captioner-{'coco-' * on_coco}{args.split}.json"
     return _finished(result, path, args, lines)
 
 

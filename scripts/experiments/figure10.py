@@ -3,11 +3,10 @@
     python -m scripts.experiments.figure10                                   # the pictures: about 10 s on two CPU cores
     python -m scripts.experiments.figure10 --data flickr8k:PATH --limit 300  # and the table: about 10 min
 
-The pictures: the bundled photographs (or --images) with the model's caption, the caption's Grad-CAM and
-Guided Grad-CAM. The table: mean activation inside over outside the boxes of phrases (Flickr30k Entities,
-phrases read in people's captions), with standard errors over images, beside the paper's values, which are
-of another model on other data (neuraltalk2, COCO, region captions): uniform 1.0, Guided Backprop 2.32,
-Grad-CAM 3.27, Guided Grad-CAM 6.38.
+The pictures: the bundled photographs (or --images) with the model's caption, the caption's Grad-CAM and Guided
+Grad-CAM. The table: mean activation inside over outside the boxes of phrases (Flickr30k Entities, phrases read in
+people's captions), with standard errors over images, beside the paper's values, which are of another model on other
+data (neuraltalk2, COCO, region captions): uniform 1.0, Guided Backprop 2.32, Grad-CAM 3.27, Guided Grad-CAM 6.38.
 """
 
 from __future__ import annotations

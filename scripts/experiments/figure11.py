@@ -3,11 +3,10 @@
     python -m scripts.experiments.figure11 --data flickr8k:PATH        # 1000 dev images: about 5 min on two CPU cores
     python -m scripts.experiments.figure11 --data coco:PATH --set val2014 --limit 1000       # the paper's protocol
 
-For each word of a generated caption that names something with boxes, the largest value of its Grad-CAM
-map has to lie in one of them. On Flickr30k Entities a word is grounded by the phrases it heads in
-people's captions of the image; on COCO (the published layout: PATH/annotations/instances_SET.json,
-PATH/SET) by the 80 classes. The paper: 30.0 % on 1000 COCO images. Writes a bar chart and, beside it, a
-JSON file with all figures.
+For each word of a generated caption that names something with boxes, the largest value of its Grad-CAM map has to lie
+in one of them. On Flickr30k Entities a word is grounded by the phrases it heads in people's captions of the image; on
+COCO (the published layout: PATH/annotations/instances_SET.json, PATH/SET) by the 80 classes. The paper: 30.0 % on 1000
+COCO images. Writes a bar chart and, beside it, a JSON file with all figures.
 """
 
 from __future__ import annotations

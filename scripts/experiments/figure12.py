@@ -14,13 +14,14 @@ from typing import Any
 
 from PIL import Image
 
-from common.draw import PAPER, Tile, draw_map, fitted, panel, save_picture
+from common.draw import PAPER, Tile, draw_map, fitted, legends_of, panel, save_picture
 from common.images import open_image
 from scripts.experiments.drawing import MODEL_HELP, TWO_CLASSES, figure_parser
 from scripts.experiments.lab import Lab
 from scripts.experiments.report import Section
 from scripts.experiments.run import run_program
 
+METHODS = ("gradcam", "guided_gradcam")
 QUESTION, ANSWERS = "what is on the table?", ("cat", "cup", "plate")
 CAPTION = (
     "(a) One photograph, one question, several answers, each with its own evidence; (b) one answer, explained"
@@ -34,10 +35,9 @@ def draw(answerer: Any, image: Image.Image, question: str, answers: Sequence[str
     shown, seen = fitted(image), answerer.encode(image)
     best = answerer.answer(seen, question, top=3)
     likely = "; ".join(f"{a.text} {a.probability:.0%}" for a in (best, *best.runners_up))
-    found = answerer.explain(seen, question, list(answers), methods=("gradcam", "guided_gradcam"))
+    found = answerer.explain(seen, question, list(answers), methods=METHODS)
     heat, guided = (
-        [draw_map(method, shown, values) for values in found.maps[method][:, 0]]
-        for method in ("gradcam", "guided_gradcam")
+        [draw_map(method, shown, values) for values in found.maps[method][:, 0]] for method in METHODS
     )
     tiles = [Tile(shown, "Photograph", likely)]
     for picture, name, score in zip(heat, found.names, found.scores[:, 0].tolist(), strict=True):
@@ -49,7 +49,7 @@ def draw(answerer: Any, image: Image.Image, question: str, answers: Sequence[str
         one = answerer.explain(seen, question, answers[0], layer=layer)
         tiles.append(Tile(draw_map("gradcam", shown, one.heatmaps[0, 0]), f"(b) {one.names[0]} at {layer}"))
     note = f"{answerer.name}; after figure 12 of Selvaraju et al."
-    return panel(question, tiles, 1 + len(answers), ["heat", "gradient"], 220, note)
+    return panel(question, tiles, 1 + len(answers), legends_of(METHODS), 220, note)
 
 
 def block_ends(answerer: Any) -> list[str]:

@@ -236,10 +236,9 @@ def sec_boxes_tables(lab: Lab) -> list[Table]:
         row_of("the whole photograph, classes known", cell["whole"]),
     ]
     note = (
-        f"Classes {', '.join(NOUNS)}, labels from the nouns of captions; {cell['trained']} training photographs,"
-        " trunk not trained. IoU of each class with its boxes, mean over photographs and classes; a class that is"
-        " given where no caption names it has an IoU of 0. CAM's seeds are the same"
-        " (average pooling and one linear layer)."
+        f"Classes {', '.join(NOUNS)}, labels from the nouns of captions; {cell['trained']} training photographs, trunk"
+        " not trained. IoU of each class with its boxes, mean over photographs and classes; a class that is given"
+        " where no caption names it has an IoU of 0. CAM's seeds are the same (average pooling and one linear layer)."
     )
     inside = [
         row_of("SEC, classes known", cell["given_inside"], "", lab.model),

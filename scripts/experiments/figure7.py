@@ -44,10 +44,9 @@ def section(lab: Lab) -> Section:
         row_of("a random point is there", cell["chance_stays"], "", lab.model, "share, for scale"),
     ]
     note = (
-        "Targeted iterative FGSM in steps of 1/255, no pixel changed by more than"
-        f" {EPSILON * 255:.0f}/255. The paper"
-        " shows that the cat and the dog of its picture are still localised; the correlation says how"
-        " much of the map stays, and the peak whether the class is still found where it was."
+        f"Targeted iterative FGSM in steps of 1/255, no pixel changed by more than {EPSILON * 255:.0f}/255. The paper"
+        " shows that the cat and the dog of its picture are still localised; the correlation says how much of the map"
+        " stays, and the peak whether the class is still found where it was."
     )
     table = Table("Figure 7, adversarial images", NAME, "ours", rows, True, 4, note)
     picture = lab.picture(

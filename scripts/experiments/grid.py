@@ -1,8 +1,7 @@
 """The grid pointing game on mosaics of photographs: where is the evidence for each of them?
 
-The stand-in for Table 1 where ILSVRC's boxes are not at hand, and a machine's proxy for section 5.1's study
-with people: a method that discriminates classes puts its map on the right photograph. Böhle et al. (CVPR
-2021).
+The stand-in for Table 1 where ILSVRC's boxes are not at hand, and a machine's proxy for section 5.1's study with
+people: a method that discriminates classes puts its map on the right photograph. Böhle et al. (CVPR 2021).
 """
 
 from __future__ import annotations
@@ -25,18 +24,14 @@ GRID = (*TABLE1, "gradcam_centred", "gradcam_contrast")  # with what explains c-
 
 
 def mosaics(lab: Lab, side: int, count: int, seed: int = 0) -> list[list[Sample]]:
-    """`count` mosaics of side**2 rightly classified samples of different classes, the same for every
-    method.
-    """
+    """`count` mosaics of side**2 rightly classified samples of different classes, the same for every method."""
     known = right_samples(lab)
     rng = random.Random(seed)
     return [rng.sample(known, side * side) for _ in range(count)] if len(known) >= side * side else []
 
 
 def grid_cell(lab: Lab, method: str, side: int, count: int, **options: Any) -> dict[str, Any]:
-    """Shares and hits of one method on `count` mosaics; the errors are those of mosaics, not of single
-    maps.
-    """
+    """Shares and hits of one method on `count` mosaics; the errors are those of mosaics, not of single maps."""
     chosen = mosaics(lab, side, count)
     shares, hits, groups = [], [], []
     for number, parts in enumerate(chosen):

@@ -41,8 +41,7 @@ def section(lab: Lab) -> Section:
             measure = f"area ({better})"
             tables.append(Table(f"{kind.capitalize()}, {baseline} baseline", NAME, measure, rows, True))
     note = (
-        "The class's probability while pixels are removed (deletion) or brought in (insertion) in the"
-        " order of the"
+        "The class's probability while pixels are removed (deletion) or brought in (insertion) in the order of the"
         " map, in 28 steps (Petsiuk et al. 2018). Not in the paper."
     )
     check = (

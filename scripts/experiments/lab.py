@@ -66,9 +66,7 @@ class Lab:
         return wanted if self.limit is None else min(wanted, self.limit)
 
     def cell(self, name: str, measure: Callable[[], dict[str, Any]], **settings: Any) -> dict[str, Any]:
-        """The result of `measure`, from `cells/<name>.json` when it was done before with the same
-        settings.
-        """
+        """The result of `measure`, from `cells/<name>.json` when it was done before with the same settings."""
         path = self.out / "cells" / f"{name}.json"
         about = {"model": self.model, "data": self.data.get(self.source, ""), **settings}
         wanted = json.loads(json.dumps(about, default=str))
@@ -87,9 +85,7 @@ class Lab:
     def attempt(
         self, name: str, measure: Callable[[], dict[str, Any]], **settings: Any
     ) -> dict[str, Any] | None:
-        """Like `cell`, but None for a method that is not defined for the network (CAM needs a head of its
-        kind).
-        """
+        """Like `cell`, but None for a method that is not defined for the network (CAM needs a head of its kind)."""
         try:
             return self.cell(name, measure, **settings)
         except MethodError as refused:
@@ -136,9 +132,7 @@ class Lab:
 
     @property
     def classifier(self) -> Any:
-        """The classifier that is explained, folded: same maps, twice as fast, and as excitation backprop
-        needs it.
-        """
+        """The classifier that is explained, folded: same maps, twice as fast, and as excitation backprop needs it."""
         import classification
 
         if "classifier" not in self.shared:

@@ -59,13 +59,11 @@ def section(lab: Lab) -> Section:
         plain.append(row_of(LABELS[method], cell["plain"], "", lab.model))
         reject.append(row_of(LABELS[method], cell["reject"], PUBLISHED.get(method, ""), lab.model))
     note = (
-        "Nouns of captions that cover ImageNet classes (dog: 118 breeds), each explained by its"
-        " likeliest class."
-        f" The peak has to lie within {TOLERANCE:.0f} pixels of a box, in photographs squashed to 224 x 224."
+        "Nouns of captions that cover ImageNet classes (dog: 118 breeds), each explained by its likeliest class. The"
+        f" peak has to lie within {TOLERANCE:.0f} pixels of a box, in photographs squashed to 224 x 224."
     )
     rule = (
-        "The five likeliest nouns of each photograph; a map whose maximum is below a threshold rejects"
-        " its noun,"
+        "The five likeliest nouns of each photograph; a map whose maximum is below a threshold rejects its noun,"
         " which is right for nouns that no caption names. The threshold is chosen on the other half of the"
         " photographs. Published: VGG-16 on COCO."
     )
@@ -224,9 +222,7 @@ def measure(lab: Lab, method: str, count: int) -> dict[str, Any]:
 
 
 def _guesses(lab: Lab, scene: Scene, method: str) -> dict[str, Any]:
-    """Of one photograph: (present, hits) of all nouns there, and (hits, strengths, present) of the
-    likeliest.
-    """
+    """Of one photograph: (present, hits) of all nouns there, and (hits, strengths, present) of the likeliest."""
     image = lab.classifier.images(scene.path)
     names, scores, indices = group_scores(lab.classifier.logits(image)[0])
     boxes = grouped(scene)

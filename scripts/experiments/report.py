@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Table:
 
     @property
     def heading(self) -> str:
-        return f"{self.title}; substitute: {self.data}" if self.substitute else f"{self.title}; {self.data}"
+        return f"{self.title}; {_data(self)}"
 
 
 @dataclass(frozen=True)
@@ -123,10 +123,9 @@ td, th { vertical-align: top }
 
 
 _ABOUT = (
-    "The experiments of Selvaraju et al. (IJCV 2019) beside what we measured. Values are means with their"
-    " standard errors. Where the paper's data was not at hand, the table's title names the substitute,"
-    " and the published"
-    " value stands there for orientation, not for comparison."
+    "The experiments of Selvaraju et al. (IJCV 2019) beside what we measured. Values are means with their standard"
+    " errors. Where the paper's data was not at hand, the table's title names the substitute, and the published value"
+    " stands there for orientation, not for comparison."
 )
 
 
@@ -135,57 +134,83 @@ def _page(sections: dict[str, Section], about: dict[str, Any]) -> str:
         f'<li><a href="#{_id(name)}">{html.escape(section.title)}</a></li>'
         for name, section in sections.items()
     )
-    parts = [_section(name, section) for name, section in sections.items()]
+    parts = "".join(_section(name, section) for name, section in sections.items())
     simple = {key: value for key, value in about.items() if isinstance(value, (str, int, float))}
-    simple |= {
-        name: ", ".join(f"{k} {v}" for k, v in about[name].items()) for name in ("versions",) if name in about
-    }
+    if "versions" in about:
+        simple["versions"] = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     if "seconds" in about:
-        simple["time of this run"] = (
-            f"{sum(about['seconds'].values()) / 60:.1f} minutes, cells kept from before left out"
-        )
-    facts = "; ".join(f"{key}: {value}" for key, value in simple.items())
+        minutes = sum(about["seconds"].values()) / 60
+        simple["time of this run"] = f"{minutes:.1f} minutes, cells kept from before left out"
+    facts = html.escape("; ".join(f"{key}: {value}" for key, value in simple.items()))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Grad-CAM, reproduced</title><style>{_STYLE}</style></head>\n<body>"
-        "<h1>Grad-CAM, reproduced</h1>"
-        f"<p>{_ABOUT}</p>"
-        f'<p class="note">{html.escape(facts)}</p><nav><ol>{links}</ol></nav>\n{_overview(sections)}\n'
-        f"{''.join(parts)}</body></html>\n"
+        f'<h1>Grad-CAM, reproduced</h1><p>{_ABOUT}</p><p class="note">{facts}</p>'
+        f"<nav><ol>{links}</ol></nav>\n{_overview(sections)}\n{parts}</body></html>\n"
     )
 
 
-def published_rows(sections: dict[str, Section]) -> list[tuple[str, Table, Row]]:
-    """(experiment, table, row) of all that was published, measured or not."""
-    return [
-        (name, table, row)
+def _overview(sections: dict[str, Section]) -> str:
+    """All that was published, measured or not, in one table."""
+    rows = [
+        [
+            f'<a href="#{_id(name)}">{html.escape(table.title)}</a>',
+            *map(html.escape, (row.what, row.published, f"{_with_error(row, table.digits)} {table.measure}")),
+            *map(html.escape, (_count(row), row.model, _data(table))),
+        ]
         for name, section in sections.items()
         for table in section.tables
         for row in table.rows
         if row.published and row.model
     ]
+    heads = ("", "of", "published", "ours", "n", "model", "data")
+    title = "What was published, and what we measured"
+    return _html_table(title, heads, rows, texts=(0, 1, 2, 5, 6), style="wide") if rows else ""
 
 
-def _overview(sections: dict[str, Section]) -> str:
-    rows = "".join(
-        f'<tr><td><a href="#{_id(name)}">{html.escape(table.title)}</a></td>'
-        + "".join(f'<td class="text">{html.escape(part)}</td>' for part in (row.what, row.published))
-        + f"<td>{_with_error(row, table.digits)} {html.escape(table.measure)}</td><td>{_count(row)}</td>"
-        + "".join(f'<td class="text">{html.escape(part)}</td>' for part in (row.model, _data(table)))
-        + "</tr>"
-        for name, table, row in published_rows(sections)
-    )
-    if not rows:
-        return ""
-    heads = "".join(
-        f'<th class="text">{head}</th>' if head not in ("ours", "n") else f"<th>{head}</th>"
-        for head in ("", "of", "published", "ours", "n", "model", "data")
-    )
-    return (
-        f'<table class="wide"><caption>What was published, and what we measured</caption>'
-        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>\n"
-    )
+def _html_table(
+    caption: str,
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    texts: Collection[int] = (),
+    style: str = "",
+) -> str:
+    """A table of cells that are HTML already; the columns `texts` are flush left."""
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        kinds = [' class="text"' if n in texts else "" for n in range(len(cells))]
+        inner = "".join(f"<{tag}{kind}>{cell}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
+        return f"<tr>{inner}</tr>"
+
+    head, body = line("th", heads), "".join(line("td", cells) for cells in rows)
+    return f'<table class="{style}"><caption>{caption}</caption><thead>{head}</thead><tbody>{body}</tbody></table>'
+
+
+def _section(name: str, section: Section) -> str:
+    tables = "".join(map(_table, section.tables))
+    pictures = "".join(map(_figure, section.pictures))
+    notes = "".join(map(_note, section.notes))
+    return f'<h2 id="{_id(name)}">{html.escape(section.title)}</h2>{tables}{notes}{pictures}\n'
+
+
+def _table(table: Table) -> str:
+    heads = ("", table.measure, "standard error", "n", "published", "model")
+    rows = [
+        [
+            f"{row.what} ({row.note})" if row.note else row.what,
+            *(_number(value, table.digits) for value in (row.ours, row.error)),
+            *(_count(row), row.published or "-", row.model),
+        ]
+        for row in table.rows
+    ]
+    cells = [list(map(html.escape, row)) for row in rows]
+    shown = _html_table(html.escape(table.heading), list(map(html.escape, heads)), cells)
+    return shown + (_note(table.note) if table.note else "")
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{html.escape(text)}</p>'
 
 
 def _with_error(row: Row, digits: int) -> str:
@@ -199,30 +224,6 @@ def _data(table: Table) -> str:
 
 def _count(row: Row) -> str:
     return f"{row.n} ({row.left_out} left out)" if row.left_out else str(row.n or "")
-
-
-def _section(name: str, section: Section) -> str:
-    tables = "".join(map(_table, section.tables))
-    pictures = "".join(map(_figure, section.pictures))
-    notes = "".join(f'<p class="note">{html.escape(note)}</p>' for note in section.notes)
-    return f'<h2 id="{_id(name)}">{html.escape(section.title)}</h2>{tables}{notes}{pictures}\n'
-
-
-def _table(table: Table) -> str:
-    heads = ("", table.measure, "standard error", "n", "published", "model")
-    columns = "".join(f"<th>{html.escape(head)}</th>" for head in heads)
-    rows = "".join(_row(row, table.digits) for row in table.rows)
-    note = f'<p class="note">{html.escape(table.note)}</p>' if table.note else ""
-    heading = html.escape(table.heading)
-    head = f"<table><caption>{heading}</caption><thead><tr>{columns}</tr></thead>"
-    return f"{head}<tbody>{rows}</tbody></table>{note}"
-
-
-def _row(row: Row, digits: int) -> str:
-    name = f"{row.what} ({row.note})" if row.note else row.what
-    numbers = [_number(value, digits) for value in (row.ours, row.error)]
-    cells = [name, *numbers, _count(row), row.published or "-", row.model]
-    return "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -59,12 +59,11 @@ def section(lab: Lab) -> Section:
         rows.append(_row(f"{LABELS['no_relu']}, {task}", found, task))
         lines[f"{LABELS['no_relu']}, {task}"] = found
     note = (
-        "Spearman's correlation of the map with that of the trained network, when all layers are"
-        " shuffled, the last"
-        " first; near 0 is sound, near 1 is a map that says little of the network. Grad-CAM is taken before its"
-        " ReLU: of a randomised network it is often negative everywhere, which would leave an empty map without a"
-        " rank. Guided Backprop hardly changes until most layers are random, as Adebayo et al. found: it draws edges"
-        " more than it explains. Not in the paper."
+        "Spearman's correlation of the map with that of the trained network, when all layers are shuffled, the last"
+        " first; near 0 is sound, near 1 is a map that says little of the network. Grad-CAM is taken before its ReLU:"
+        " of a randomised network it is often negative everywhere, which would leave an empty map without a rank."
+        " Guided Backprop hardly changes until most layers are random, as Adebayo et al. found: it draws edges more"
+        " than it explains. Not in the paper."
     )
     table = Table("Sanity, all layers randomised", NAME, "rank correlation", rows, True, 3, note)
     caption = "Rank correlation with the trained network's map, by the share of layers that are randomised"

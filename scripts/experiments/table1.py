@@ -32,8 +32,7 @@ from scripts.experiments.run import alone
 # VGG-16, top-1 / top-5 error in per cent.
 PUBLISHED = {"gradcam": "56.51 / 46.41"}
 NOTE = (
-    "Published: top-1 / top-5 localisation error (%) of VGG-16 on ILSVRC-15 val, low is better; an"
-    " independent"
+    "Published: top-1 / top-5 localisation error (%) of VGG-16 on ILSVRC-15 val, low is better; an independent"
     " reproduction found 55.82 / 44.82 for Grad-CAM."
 )
 
@@ -47,8 +46,7 @@ def section(lab: Lab) -> Section:
     lab = lab.on("samples")
     tables = [grid_table(lab, "Table 1, localisation", GRID, PUBLISHED, side) for side in (2, 3)]
     why = (
-        "CAM and Grad-CAM agree in the substitute: this network ends in average pooling and one linear"
-        " layer, where"
+        "CAM and Grad-CAM agree in the substitute: this network ends in average pooling and one linear layer, where"
         " they are the same map but for a factor and the sign."
     )
     return Section("Table 1: weakly supervised localisation", tables, notes=[NOTE, why])

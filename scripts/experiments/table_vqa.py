@@ -96,8 +96,7 @@ def attention_pairs(folder: str | Path, questions: list[Any]) -> list[tuple[Any,
     pairs = [(q, read_attention(files[q.id], (14, 14))) for q in questions if q.id in files]
     if not pairs:
         raise UserError(
-            f"none of the {len(files)} attention maps in {folder} belongs to one of the {len(questions)}"
-            " questions"
+            f"none of the {len(files)} attention maps in {folder} belongs to one of the {len(questions)} questions"
         )
     return pairs
 

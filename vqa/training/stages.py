@@ -15,7 +15,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,8 @@ class Training(stages.Training):
                 self.evidence_loss,
                 (tail, s.trunk_rate),
                 (evidence, s.head_rate),
-                **common | {"steps": once, "batches": self.each_once, "evaluate": None},
+                **common
+                | {"steps": once, "batches": partial(self.looked_at, each_once=True), "evaluate": None},
             ),
             self.stage(
                 "head",
@@ -138,10 +139,6 @@ class Training(stages.Training):
             ),
         ]
         return [stage for stage in stages if stage.epochs]
-
-    def each_once(self, seed: int) -> Iterator[Batch]:
-        """An epoch of the evidence stage: every image once."""
-        return self.looked_at(seed, each_once=True)
 
     def looked_at(self, seed: int, each_once: bool = False) -> Iterator[Batch]:
         """An epoch of a stage that trains the trunk: from each image's stored features."""
