@@ -181,7 +181,7 @@ def test_what_the_commands_wrote_is_scored_target_by_target(tmp_path, capsys):
     boxes = tmp_path / "boxes.json"
     boxes.write_text(json.dumps({"a.jpg": {"cat": [[0, 0, 0.5, 0.5]], "dog": [[0.5, 0.5, 1, 1]]}}))
     maps = [corner("top left"), corner("top left"), corner("bottom right")]
-    path = saved(tmp_path / "a.classify.npz", maps, ["Cat", "dog", "boxer"])
+    path = saved(tmp_path / "a.classify.npz", maps, ["tabby, Cat", "dog", "boxer"])
     assert run("--maps", path, "--data", boxes) == 0
     printed = capsys.readouterr()
     assert "2 maps scored" in printed.out and "'boxer'" in printed.err

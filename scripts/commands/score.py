@@ -200,7 +200,7 @@ def _explained(path: str, method: str, truth: Any) -> list[Map]:
     image = Path(path).stem
     image = image if image in truth else image.rpartition(".")[0] or image  # cat.classify.npz is of cat.jpg
     classes = {label.casefold(): label for label in truth.get(image, {})}
-    known = [(n, classes.get(target.casefold())) for n, target in enumerate(explanation.names)]
+    known = [(n, _class_of(target, classes)) for n, target in enumerate(explanation.names)]
     found = [Map(values[n].float(), image, label) for n, label in known if label is not None]
     if len(classes) == 1 and len(known) == 1:  # what else could be meant?
         return [Map(values[0].float(), image)]
@@ -208,6 +208,14 @@ def _explained(path: str, method: str, truth: Any) -> list[Map]:
         if label is None:
             cli.report(f"left out: '{explanation.names[n]}' of '{path}', of which '{image}' has no boxes")
     return found or [Map(each.float(), image, n) for each, n in zip(values, explanation.names, strict=True)]
+
+
+def _class_of(target: str, classes: dict[str, str]) -> str | None:
+    """The class that a target names, by any of its names ('tabby, tabby cat'); None where it names none."""
+    names = [target, *target.split(",")]
+    return next(
+        (classes[name.strip().casefold()] for name in names if name.strip().casefold() in classes), None
+    )
 
 
 def _any_librarys(path: str, arrays: dict[str, Any]) -> list[Map]:
