@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from common.targets import Index, logits
+from common.targets import Index, Target, logits
 
 
 class ClassLogit(Index):
@@ -16,9 +16,12 @@ class ClassLogit(Index):
 
 class TopLogit:
     """The logit of the class that each image gets first, so that an explanation of the prediction needs no pass of
-    its own to make it. The class is decided anew by every output that it reads."""
+    its own to make it. The class is decided anew by every output that it reads, once by an explanation."""
 
     name = "top prediction"
+
+    def decided(self, output: Any) -> Target:
+        return ClassLogit(logits(output).detach().argmax(1), self.name)
 
     def __call__(self, output: Any) -> Tensor:
         return Index(logits(output).detach().argmax(1))(output)

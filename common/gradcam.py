@@ -46,7 +46,7 @@ from common.methods.occlusion import OcclusionOptions, occlusion
 from common.methods.variants import VARIANTS, Variant
 from common.relu import guided_relus
 from common.state import ordinary, untouched
-from common.targets import Target, as_targets, score_table, target_name
+from common.targets import Target, as_targets, decided, score_table, target_name
 
 Targets = int | Tensor | Target | Sequence[int | Tensor | Target]
 Methods = str | Variant | Sequence[str | Variant]
@@ -100,13 +100,13 @@ def explain(
     >>> found.heatmaps.shape, found.guided_gradcam.shape
     (torch.Size([2, 2, 14, 14]), torch.Size([2, 2, 3, 16, 16]))
     """
-    ways = _ways(methods)
+    ways, wanted = _ways(methods), as_targets(targets)
     images = ordinary(_checked(images))
     run = _Run(
         as_explainable(model, images, query=query),
         images,
         query,
-        as_targets(targets),
+        wanted,
         None if features is None else ordinary(features),
         occlusion_options or OcclusionOptions(),
         differentiable=not GRADIENT_FREE.issuperset(ways),
@@ -115,7 +115,7 @@ def explain(
         maps = {name: way(run).detach() for name, way in ways.items()}
         scores = run.scores.detach()
     provenance = {"layer": run.explainable.layer, "methods": list(ways), "versions": versions()}
-    return Explanation(tuple(map(target_name, run.targets)), scores, maps, provenance)
+    return Explanation(tuple(map(target_name, wanted)), scores, maps, provenance)
 
 
 def method_names(methods: Methods) -> tuple[str, ...]:
@@ -186,6 +186,8 @@ class _Run:
         return A, output, self.scores_of(output)
 
     def scores_of(self, output: Any) -> Tensor:
+        if self._scores is None:
+            self.targets = tuple(decided(target, output) for target in self.targets)
         with torch.enable_grad():
             scores = score_table(self.targets, output, len(self.images), self.differentiable)
         self._scores = scores if self._scores is None else self._scores
@@ -239,6 +241,7 @@ class _Run:
         return torch.stack([gradient_of(row, images, retain=i < last) for i, row in enumerate(scores)])
 
     def occlusion(self) -> Tensor:
+        _ = self.scores  # which decide what the targets are about
         return occlusion(self.explainable, self.images, self.targets, self.query, self.occlusion_options)
 
 

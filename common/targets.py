@@ -4,9 +4,9 @@ B images, T targets.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,6 +16,24 @@ from common.errors import UserError
 from common.layers import first_tensor
 
 Target = Callable[[Any], Tensor]
+
+
+@runtime_checkable
+class Undecided(Protocol):
+    """A target that reads off the output itself what it is about, such as the class with the largest score.
+
+    Of an image that is covered, or a map without a channel, that may be something else. So an explanation decides
+    it once, by the plain output: `decided(output)` is the target that stays with it.
+    """
+
+    def decided(self, output: Any) -> Target: ...
+
+    def __call__(self, output: Any) -> Tensor: ...
+
+
+def decided(target: Target, output: Any) -> Target:
+    """The target as it is, or as the output decides it (see `Undecided`)."""
+    return target.decided(output) if isinstance(target, Undecided) else target
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +80,9 @@ class Negated:
     def name(self) -> str:
         return f"not {target_name(self.target)}"
 
+    def decided(self, output: Any) -> Target:
+        return Negated(decided(self.target, output))
+
     def __call__(self, output: Any) -> Tensor:
         return -self.target(output)
 
@@ -85,6 +106,9 @@ class Contrast:
     def name(self) -> str:
         return f"{target_name(self.this)} rather than {target_name(self.other)}"
 
+    def decided(self, output: Any) -> Target:
+        return Contrast(decided(self.this, output), decided(self.other, output))
+
     def __call__(self, output: Any) -> Tensor:
         return self.this(output) - self.other(output)
 
@@ -103,28 +127,33 @@ class Finer:
     """
 
     index: int
-    others: Sequence[int] = ()
+    others: Sequence[int] | Tensor = ()  # numbers, or (B, n), those of each image
     count: int = 3
     strength: float = 1.0
 
     @property
     def name(self) -> str:
-        against = ", ".join(map(str, self.others)) or f"the {self.count} nearest"
-        return f"{self.index} rather than {against}"
+        given = () if isinstance(self.others, Tensor) else self.others
+        return f"{self.index} rather than {', '.join(map(str, given)) or f'the {self.count} nearest'}"
+
+    def decided(self, output: Any) -> Target:
+        return self if len(self.others) else replace(self, others=self._nearest(logits(output).detach()))
 
     def __call__(self, output: Any) -> Tensor:
-        scores = logits(output)
-        this = Index(self.index)(output)
-        if self.others:
-            others = torch.stack([Index(other)(output) for other in self.others], 1)
+        this, scores = Index(self.index)(output), logits(output)
+        if not len(self.others):
+            others = scores.gather(1, self._nearest(scores.detach()))
+        elif isinstance(self.others, Tensor):
+            others = scores.gather(1, self.others)
         else:
-            near = (
-                (scores.detach() - this.detach()[:, None])
-                .abs()
-                .index_fill(1, torch.tensor([self.index], device=scores.device), torch.inf)
-            )
-            others = scores.gather(1, near.topk(min(self.count, scores.shape[1] - 1), largest=False).indices)
+            others = torch.stack([Index(other)(output) for other in self.others], 1)
         return this - self.strength * (others.softmax(1) * others).sum(1)
+
+    def _nearest(self, scores: Tensor) -> Tensor:
+        """The classes (B, count) with the logits nearest to this one's, itself left out."""
+        away = (scores - scores[:, self.index, None]).abs()
+        away[:, self.index] = torch.inf
+        return away.topk(min(self.count, scores.shape[1] - 1), largest=False).indices
 
 
 def target_name(target: Target) -> str:

@@ -5,10 +5,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from classification.targets import TopLogit
 from common.errors import UserError
+from common.explainable import HookedModel
 from common.gradcam import explain, gradcam
 from common.methods.occlusion import OcclusionOptions
-from common.targets import Contrast, Finer, Index, Negated, as_targets, logits
+from common.targets import Contrast, Finer, Index, Negated, as_targets, decided, logits
 from tests.nets import Plain, seeded
 from tests.test_gradcam import images_of
 
@@ -156,6 +158,35 @@ def test_finer_compares_with_the_nearest_of_each_image_or_with_those_named() -> 
     assert torch.equal(Finer(3, count=9)(SCORES), Finer(3, count=3)(SCORES))
     with pytest.raises(UserError, match="target 7 is out of range"):
         Finer(7)(SCORES)
+
+
+class Brightest(nn.Module):
+    """A logit for each corner, the brightness there: whatever is covered is not the brightest any more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 1, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.functional.adaptive_avg_pool2d(self.conv(images), 2).flatten(1)
+
+
+@pytest.mark.parametrize(
+    "target", [TopLogit(), Negated(TopLogit()), Contrast(TopLogit(), 1), Finer(0, count=1), Finer(3, count=2)]
+)
+@pytest.mark.parametrize("methods", ["occlusion", "ablation_cam", "integrated_gradients", "guided,occlusion"])
+def test_what_a_target_is_about_is_decided_by_the_image_as_it_is(target, methods) -> None:
+    network, images, options = seeded(Brightest), images_of(2), OcclusionOptions(6, 6, fill=-9.0)
+    split = HookedModel(network, "conv")
+    fixed = decided(target, network(images))
+    assert decided(Index(2), None).index == 2  # one that has nothing to decide stays as it is
+    found = explain(split, images, target, methods=methods, occlusion_options=options)
+    expected = explain(split, images, fixed, methods=methods, occlusion_options=options)
+    for method, maps in found.maps.items():
+        torch.testing.assert_close(maps, expected.maps[method])
+    anew = explain(split, images, lambda output: target(output), methods=methods, occlusion_options=options)
+    if "occlusion" in methods:
+        assert not torch.allclose(anew.occlusion, found.occlusion)  # asked anew of every covered image
 
 
 def test_with_one_other_and_full_strength_finer_is_a_contrast() -> None:
