@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
-from common.targets import Index, Target, logits
+from common.targets import Index, Target, Undecided, logits
 
 
 class ClassLogit(Index):
     """The logit of a class: the same for all images, or one class for each image, index (B,)."""
 
 
-class TopLogit:
+class TopLogit(Undecided):
     """The logit of the class that each image gets first, so that an explanation of the prediction needs no pass of
     its own to make it. The class is decided anew by every output that it reads, once by an explanation."""
 

@@ -6,7 +6,7 @@ B images, T targets.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,17 +18,15 @@ from common.layers import first_tensor
 Target = Callable[[Any], Tensor]
 
 
-@runtime_checkable
-class Undecided(Protocol):
+class Undecided:
     """A target that reads off the output itself what it is about, such as the class with the largest score.
 
     Of an image that is covered, or a map without a channel, that may be something else. So an explanation decides
     it once, by the plain output: `decided(output)` is the target that stays with it.
     """
 
-    def decided(self, output: Any) -> Target: ...
-
-    def __call__(self, output: Any) -> Tensor: ...
+    def decided(self, output: Any) -> Target:
+        raise NotImplementedError
 
 
 def decided(target: Target, output: Any) -> Target:
@@ -68,7 +66,7 @@ class Index:
 
 
 @dataclass(frozen=True)
-class Negated:
+class Negated(Undecided):
     """Minus a target: its Grad-CAM is the counterfactual, what would lower the score (paper, section 3.4)."""
 
     target: Any  # an index or a target
@@ -88,7 +86,7 @@ class Negated:
 
 
 @dataclass(frozen=True)
-class Contrast:
+class Contrast(Undecided):
     """Why `this` rather than `other`: the difference of two targets' scores.
 
     >>> Contrast(281, 285)(torch.arange(1000.0)[None])  # indices, or targets of any kind
@@ -114,7 +112,7 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class Finer:
+class Finer(Undecided):
     """What tells a class from those most like it: its logit less `strength` times a mean of theirs.
 
     Zhang et al., Finer-CAM: Spotting the Difference Reveals Finer Details for Visual Explanation (CVPR 2025):
