@@ -103,6 +103,14 @@ def test_one_image_gives_one_result_and_a_list_gives_a_list(captioner, photos):
     assert isinstance(captioner.explain(photos[0]), Explanation)
     assert len(captioner.explain(photos[:1])) == 1 and isinstance(captioner.explain(photos[:1]), list)
     assert [c.text for c in captioner.caption(photos)] == [captioner.caption(photo).text for photo in photos]
+    for several in (
+        iter(photos),
+        tuple(photos),
+        {number: photo for number, photo in enumerate(photos)}.values(),
+    ):
+        assert [c.text for c in captioner.caption(several)] == [c.text for c in captioner.caption(photos)]
+    with pytest.raises(UserError, match="NumPy array"):
+        captioner.caption(np.zeros((3, 40, 30, 3), dtype=np.uint8))
     pixels = captioner.network.preprocessing(photos)
     assert [c.text for c in captioner.caption(pixels)] == [c.text for c in captioner.caption(photos)]
 

@@ -10,6 +10,7 @@ from captioning.model import CaptionModel
 from common.errors import UserError
 from common.text import padded
 from data.words.vocabulary import END, PAD, START
+from tests.captioners import small
 
 TOKENS = torch.tensor([[4, 6, 8, END], [5, 7, END, PAD]])
 
@@ -147,3 +148,33 @@ def test_tokens_that_do_not_fit_are_refused(model, maps):
 
 def test_token_lists_are_padded_to_the_longest():
     assert padded([[4, 5, END], [6, END]]).tolist() == [[4, 5, END], [6, END, PAD]]
+
+
+@pytest.mark.parametrize("name", ["bias", "gate.weight", "gate.bias", "evidence.weight", "embedding.weight"])
+def test_log_probabilities_have_the_gradient_of_every_parameter_in_evaluation_mode_too(name):
+    model = small().eval()
+    parameter = model.decoder.get_parameter(name).requires_grad_()
+    images = torch.rand(1, 3, 32, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    tokens = torch.tensor([[4, 6, 8, 2]])
+
+    def score():
+        return model(images, tokens).log_probs.sum()
+
+    (slope,) = torch.autograd.grad(score(), parameter)
+    place = int(slope.abs().argmax())
+    with torch.no_grad():
+        values = []
+        for step in (1e-6, -1e-6):
+            parameter.view(-1)[place] += step
+            values.append(score())
+            parameter.view(-1)[place] -= step
+    assert float(slope.view(-1)[place]) == pytest.approx(float(values[0] - values[1]) / 2e-6, rel=1e-4)
+    assert float(slope.abs().max()) > 1e-6
+
+
+def test_the_gradient_can_be_taken_twice():
+    model = small().eval()
+    A = model.features(torch.rand(1, 3, 32, 24, dtype=torch.float64)).detach().requires_grad_()
+    tokens = torch.tensor([[4, 6, 2]])
+    part = A[:, :, :2, :2].detach().requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda a: model.head(a, tokens).log_probs.sum(), part)
