@@ -60,17 +60,21 @@ def add_model_arguments(
 def add_contrast_argument(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
         "--contrast", action="append", metavar="TEXT", default=[],
-        help=f"explain besides why {what} rather than this; repeatable: one for all, or one for each",
+        help=f"explain as well why {what} rather than TEXT; repeatable: one for all, or one for each",
     )  # fmt: skip
 
 
 def add_method_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--methods", default="gradcam", metavar="A,B",
-        help=f"comma-separated: {', '.join(METHOD_NAMES)} (default: %(default)s)",
+        help=f"comma-separated: {', '.join(METHOD_NAMES).replace('_', '-')} (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--window", type=int, metavar="PIXELS", help="occlusion window's side (default: 32)")
-    parser.add_argument("--stride", type=int, metavar="PIXELS", help="occlusion window's step (default: 16)")
+    parser.add_argument(
+        "--window", type=int, metavar="PIXELS", help="side of the occlusion window (default: 32)"
+    )
+    parser.add_argument(
+        "--stride", type=int, metavar="PIXELS", help="step of the occlusion window (default: 16)"
+    )
 
 
 def methods_of(args: argparse.Namespace) -> tuple[str, ...]:

@@ -4,7 +4,9 @@ import argparse
 import importlib
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 from common.errors import UserError
 from scripts import console as cli
@@ -12,7 +14,15 @@ from scripts import console as cli
 COMMANDS = ("classify", "caption", "vqa", "models", "train", "evaluate", "reproduce", "score")
 
 
+class _Help(argparse.HelpFormatter):
+    def _split_lines(self, text: str, width: int) -> list[str]:  # names are not broken at their hyphens
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": _Help, **options})
+
     def error(self, message: str) -> None:  # type: ignore[override]
         cli.report(f"error: {message}; see '{self.prog} --help'")
         raise SystemExit(cli.FAILED)

@@ -15,7 +15,7 @@ def add_parser(subparsers: Any) -> None:
     """Add the subcommand and its arguments."""
     parser = subparsers.add_parser(
         "caption",
-        help="caption photographs and explain every word",
+        help="caption a photograph and explain every word",
         description="Caption each photograph and show why: for the caption, each word, and phrases you name.",
     )
     cli.add_image_arguments(parser)

@@ -12,14 +12,14 @@ def add_parser(subparsers: Any) -> None:
     """Add the subcommand and its arguments."""
     parser = subparsers.add_parser(
         "classify",
-        help="explain which class a photograph shows",
-        description="Explain a classifier's prediction, or other classes: why did it say that?",
+        help="name the class of a photograph and explain it",
+        description="Say which class each photograph shows, and why: of the prediction, or of classes you name.",
     )
     cli.add_image_arguments(parser)
     cli.add_classifier_arguments(parser, "network; see 'saywhy models' (default: %(default)s)")
     parser.add_argument(
         "--target", action="append", metavar="CLASS", dest="targets",
-        help="class to explain, by any of its names, WordNet id or index; repeatable (default: the prediction)",
+        help="explain this class, by any of its names, WordNet id or index; repeatable (default: the prediction)",
     )  # fmt: skip
     cli.add_contrast_argument(parser, "each target")
     cli.add_method_arguments(parser)

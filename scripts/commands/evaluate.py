@@ -90,7 +90,10 @@ def _add_run_arguments(parser: argparse.ArgumentParser, split: str | None, limit
     """Arguments that both have: model, split, a limit for trials, where the figures go."""
     usual = split or "Flickr8k's dev, COCO's val"
     parser.add_argument(
-        "--split", default=split, help=f"split of the data, by its own name (default: {usual})"
+        "--split",
+        default=split,
+        metavar="NAME",
+        help=f"split of the data, by its own name (default: {usual})",
     )
     parser.add_argument("--limit", type=int, metavar="N", help=limit)
     cli.add_model_arguments(parser)

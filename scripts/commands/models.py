@@ -9,11 +9,11 @@ def add_parser(subparsers: Any) -> None:
     """Add the subcommand and its arguments."""
     parser = subparsers.add_parser(
         "models",
-        help="list the networks that can be loaded here",
-        description="The networks that --model takes, where their weights come from, and which are here.",
+        help="list the networks that can be loaded",
+        description="The networks that classify --model and train --trunk take, and where their weights come from.",
     )
     parser.add_argument(
-        "--search", default="", metavar="WORD", help="only names that contain this, timm's too"
+        "--search", default="", metavar="WORD", help="only names that contain WORD, timm's too"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON record a line, and nothing else")
     parser.set_defaults(run=run)

@@ -20,6 +20,7 @@ def add_parser(subparsers: Any) -> None:
         help="repeat the paper's experiments",
         description="Repeat the paper's experiments, with named substitutes for data that is not at hand.",
     )
-    parser.add_argument("--only", metavar="A,B", help="experiments to do (default: all)")
+    known = ", ".join(experiments.EXPERIMENTS)
+    parser.add_argument("--only", metavar="A,B", help=f"comma-separated: {known} (default: all)")
     experiments.add_arguments(parser)
     parser.set_defaults(run=lambda args: experiments.run(args, experiments.chosen(args.only)))

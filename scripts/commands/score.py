@@ -40,19 +40,23 @@ def add_parser(subparsers: Any) -> None:
         "score",
         help="score maps of any library against boxes",
         description="Score maps, of this or of any other library, against boxes that people drew.",
-        epilog="DATA is boxes.json, voc:PATH, imagenet:PATH or coco:instances.json.",
     )
     parser.add_argument(
         "--maps", required=True, nargs="+", metavar="FILE",
-        help="what saywhy wrote, or NPZ with maps, images and classes",
+        help="NPZ that saywhy wrote, or one with maps, images and classes",
     )  # fmt: skip
-    parser.add_argument("--data", required=True, metavar="DATA", help="boxes, see below")
     parser.add_argument(
-        "--references", nargs="+", metavar="FILE", help="files of maps to agree with, such as occlusion's"
+        "--data",
+        required=True,
+        metavar="DATA",
+        help="boxes: boxes.json, voc:PATH, imagenet:PATH or coco:instances.json",
+    )
+    parser.add_argument(
+        "--references", nargs="+", metavar="FILE", help="maps to agree with, such as occlusion's"
     )
     parser.add_argument(
         "--method", default="gradcam", metavar="NAME",
-        help="whose maps of what saywhy wrote (default: %(default)s)",
+        help="the method whose maps are scored, where saywhy wrote the file (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--split", default="val", help="VOC's list (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON record, and nothing else")

@@ -39,8 +39,8 @@ def add_parser(subparsers: Any) -> None:
     vqa = models.add_parser(
         "vqa",
         help="train the VQA model",
-        description="Train the VQA model; options left out have the value the shipped checkpoint was trained with,"
-        " from weights in saywhy[lite].",
+        description="Train the VQA model; options left out are as the shipped checkpoint was trained. The default"
+        " trunk is in saywhy[lite].",
     )
     data = (
         "vqa2, vqa, okvqa or cocoqa:PATH, derived:FLICKR8K, boxes:COCO, file:QUESTIONS, easyvqa; repeatable"

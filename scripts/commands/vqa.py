@@ -27,7 +27,7 @@ def add_parser(subparsers: Any) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--answer", action="append", metavar="TEXT", dest="answers",
-        help="answer to explain; repeatable (default: the model's own)",
+        help="explain this answer; repeatable (default: the model's own)",
     )  # fmt: skip
     cli.add_contrast_argument(parser, "each answer")
     parser.add_argument(
