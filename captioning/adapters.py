@@ -27,7 +27,6 @@ PREFIX_TOKENS = {
     "vit": 1, "deit": 2, "beit": 1, "data2vec-vision": 1, "vit_msn": 1, "dinov2": 1, "swin": 0, "swinv2": 0,
     "donut-swin": 0, "clip_vision_model": 1, "blip_vision_model": 1, "git_vision_model": 1,
 }  # fmt: skip
-_HIERARCHICAL = ("swin", "swinv2", "donut-swin")
 
 
 @dataclass(frozen=True)
@@ -137,13 +136,7 @@ class TransformersNetwork:
                 f"{self.name}: its encoder is a '{config.model_type}', whose tokens have no known place;"
                 f" known: {', '.join(PREFIX_TOKENS)}"
             )
-        patch = _pair(config.patch_size)
-        if config.model_type in _HIERARCHICAL:
-            patch = tuple(
-                side * 2 ** (len(config.depths) - 1) for side in patch
-            )  # each stage halves the grid
-        h, w = (side // step for side, step in zip(self.preprocessing.size, patch, strict=True))
-        return TokenGrid(PREFIX_TOKENS[config.model_type], (h, w))
+        return TokenGrid(PREFIX_TOKENS[config.model_type], patch=_pair(config.patch_size))
 
     def read(self, text: str | Sequence[str]) -> Text:
         text = text if isinstance(text, str) else " ".join(text)
@@ -236,5 +229,6 @@ def _as_written(text: Text, words: list[str]) -> Text:
     return Text(tuple(words), text.tokens, text.spans, tuple(dict.fromkeys(lost)))
 
 
-def _pair(value: Any) -> tuple[int, ...]:
-    return tuple(value) if isinstance(value, (tuple, list)) else (int(value), int(value))
+def _pair(value: Any) -> tuple[int, int]:
+    height, width = value if isinstance(value, (tuple, list)) else (value, value)
+    return int(height), int(width)

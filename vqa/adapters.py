@@ -156,9 +156,7 @@ class BlipNetwork(TransformersNetwork):
         return f"vision_model.encoder.layers.{len(self.module.vision_model.encoder.layers) - 1}"
 
     def grid(self) -> TokenGrid:
-        patch = self.module.config.vision_config.patch_size
-        h, w = (side // patch for side in self.preprocessing.size)
-        return TokenGrid(1, (h, w))
+        return TokenGrid(1)
 
     def states(self, features: Tensor) -> Tensor:
         return self.module.vision_model(pixel_values=features)[0]
