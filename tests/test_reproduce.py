@@ -336,6 +336,29 @@ def test_what_a_user_gets_wrong_is_said_in_a_line(arguments, message, tmp_path):
         args.run(args)
 
 
+def test_an_experiment_runs_by_itself_and_its_faults_are_one_line(
+    sample_folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.delenv("SAYWHY_DATA", raising=False)
+    out = tmp_path / "report"
+    monkeypatch.setattr(
+        "sys.argv", ["figure6", "--samples", str(sample_folder), "--out", str(out), "--limit", "1"]
+    )
+    with pytest.raises(SystemExit) as ended:
+        run.alone("fig6", "Figure 6.")
+    assert ended.value.code == 0 and "Figure 6" in capsys.readouterr().out
+    assert list(json.loads((out / "results.json").read_text())["sections"]) == ["fig6"]
+    monkeypatch.setattr("sys.argv", ["figure6", "--samples", "/nowhere", "--out", str(out)])
+    with pytest.raises(SystemExit) as ended:
+        run.alone("fig6", "Figure 6.")
+    assert ended.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_every_experiment_has_a_section_in_a_file_of_its_own():
+    assert len(set(EXPERIMENTS.values())) == len(EXPERIMENTS)
+    assert all(callable(section_of(name)) for name in EXPERIMENTS)
+
+
 def test_experiments_are_chosen_in_the_reports_order():
     assert run.chosen("FIG9, table1", ("table1", "fig4", "fig9")) == ("table1", "fig9")
     assert run.chosen(None, ("a", "b")) == ("a", "b")

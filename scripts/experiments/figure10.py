@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 
 from captioning import grounding
-from common.draw import METHOD_LABELS, Tile, draw_map, fitted, legends_of, panel, save_picture
+from common.draw import Tile, draw_map, fitted, legends_of, panel, save_picture
 from common.explanation import versions
 from common.files import write_json
 from common.images import open_image
@@ -28,6 +28,7 @@ from data.readers import flickr8k
 from scripts.experiments.drawing import MODEL_HELP, SAMPLES, figure_parser
 from scripts.experiments.grounded import batches, flickr8k_folder, read_grounded
 from scripts.experiments.lab import Lab, summarised
+from scripts.experiments.maps import LABELS
 from scripts.experiments.report import Row, Section, Table
 from scripts.experiments.run import run_program
 from scripts.experiments.scenes import DEV
@@ -83,7 +84,7 @@ def draw(captioner: Any, files: Sequence[Any]) -> Image.Image:
         found = captioner.explain(seen, caption, methods=SHOWN)
         tiles.append(Tile(fitted(image), caption.text, f"log p {found.scores[0, 0]:.2f}"))
         tiles += [
-            Tile(draw_map(m, fitted(image), found.maps[m][0, 0]), METHOD_LABELS[m], "the whole caption")
+            Tile(draw_map(m, fitted(image), found.maps[m][0, 0]), LABELS[m], "the whole caption")
             for m in SHOWN
         ]
     note = f"{captioner.name}, after figure 10a of Selvaraju et al."
@@ -105,8 +106,8 @@ def section(lab: Lab) -> Section:
         "figure10-other", partial(other_phrases, captioner, folder, fewer), limit=fewer, mark=mark
     )
     rows = [Row("uniform", 1.0, None, 0, "1.0")]
-    rows += [_row(METHOD_LABELS[m], r, PUBLISHED[m]) for m, r in cell["ratios"].items()]
-    rows += [_row(f"{METHOD_LABELS[m]}, boxes of another phrase", r) for m, r in other.items()]
+    rows += [_row(LABELS[m], r, PUBLISHED[m]) for m, r in cell["ratios"].items()]
+    rows += [_row(f"{LABELS[m]}, boxes of another phrase", r) for m, r in other.items()]
     note = (
         "Mean activation inside over outside a phrase's boxes. Published: neuraltalk2, COCO region captions. Maps that"
         " are zero everywhere have no ratio and are left out. The means are ruled by a few maps with next to nothing"
@@ -169,7 +170,7 @@ def _print(found: dict[str, Any]) -> None:
     print(f"  {'uniform':18}{'1':26}1        1")
     for method, s in found["ratios"].items():
         here = f"{s['mean']:.2f} ± {s['error']:.2f} (n = {s['n']})"
-        print(f"  {METHOD_LABELS[method]:18}{here:26}{s['median']:<9.2f}{PUBLISHED[method]}")
+        print(f"  {LABELS[method]:18}{here:26}{s['median']:<9.2f}{PUBLISHED[method]}")
 
 
 if __name__ == "__main__":

@@ -13,27 +13,19 @@ from torch import Tensor
 
 from common.gradcam import explain
 from common.methods.excitation import excitation
+from common.methods.names import METHOD_NAMES
 from common.methods.occlusion import OcclusionOptions
 from common.metrics.localisation import pixel_strength
 from common.targets import Contrast, Index, Target, logits
 from data.words.imagenet_nouns import GROUPS
 
 LABELS = {
-    "gradcam": "Grad-CAM",
-    "cam": "CAM",
+    **{name: text for name, (text, _) in METHOD_NAMES.items()},
     "cmwp": "c-MWP",
-    "mwp": "MWP (excitation backprop)",
     "gradient": "Backprop",
-    "guided": "Guided Backprop",
-    "deconv": "Deconvolution",
-    "guided_gradcam": "Guided Grad-CAM",
-    "deconv_gradcam": "Deconv Grad-CAM",
-    "occlusion": "Occlusion",
-    "no_relu": "Grad-CAM before its ReLU",
     "gradcam_centred": "Grad-CAM less its mean",
     "gradcam_contrast": "Grad-CAM against the 5 likeliest others",
 }
-PIXELS = ("gradient", "guided", "deconv", "guided_gradcam", "deconv_gradcam")
 WINDOW = 32  # pixels, of occlusion
 
 
@@ -44,7 +36,7 @@ def method_maps(classifier: Any, images: Tensor, targets: Any, method: str, stri
     options = OcclusionOptions(window=WINDOW, stride=stride)
     found = explain(classifier.explainable, images, targets, methods=method, occlusion_options=options)
     maps = found.maps[method]
-    return pixel_strength(maps) if method in PIXELS else maps
+    return pixel_strength(maps) if maps.dim() == 5 else maps
 
 
 def centred(classifier: Any, images: Tensor, targets: Any) -> Tensor:
@@ -76,7 +68,6 @@ def likeliest_others(label: int, count: int) -> Target:
 
 
 _OTHERS: dict[str, Callable[[Any, Tensor, Any], Tensor]] = {
-    "mwp": lambda c, images, targets: excitation(c.explainable, images, targets),
     "cmwp": lambda c, images, targets: excitation(c.explainable, images, targets, contrastive=True),
     "gradcam_centred": centred,
     "gradcam_contrast": contrasted,
