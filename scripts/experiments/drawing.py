@@ -17,14 +17,18 @@ from scripts.experiments.run import run_program
 SAMPLES = Path(__file__).parents[2] / "data" / "samples"
 TWO_CLASSES = SAMPLES / "espresso_and_cat.jpg"  # the sample with two classes in it, and their names
 TWO_CLASS_NAMES = ("Egyptian cat", "espresso")
-MODEL_HELP = "a checkpoint, or hf:PATH_OR_NAME for transformers; None is the shipped one"
+MODEL_HELP = "a checkpoint, or hf:PATH_OR_NAME for transformers (default: the shipped one)"
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        told = "(default" in (action.help or "") or action.default in (None, False)
+        return action.help if told else super()._get_help_string(action)
 
 
 def figure_parser(doc: str | None, out: str) -> argparse.ArgumentParser:
     """A parser with the arguments of every figure: where it is written to, and on which device."""
-    parser = argparse.ArgumentParser(
-        description=(doc or "").split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=(doc or "").split("\n\n")[0], formatter_class=_Help)
     parser.add_argument("--out", default=out, metavar="FILE", help="picture to write")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     return parser
@@ -35,7 +39,9 @@ def class_figure(doc: str | None, out: str, draw: Callable[[Any, Any, Sequence[s
     import classification
 
     parser = figure_parser(doc, out)
-    parser.add_argument("--image", default=str(TWO_CLASSES), help="photograph with both classes")
+    parser.add_argument(
+        "--image", default=str(TWO_CLASSES), help="photograph with both classes (default: a bundled one)"
+    )
     names = ", ".join(TWO_CLASS_NAMES)
     parser.add_argument("--target", action="append", help=f"class; give two (default: {names})")
     parser.add_argument(

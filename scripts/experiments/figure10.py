@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import captioning
 
     parser = figure_parser(__doc__, "saywhy-out/figure10.png")
-    parser.add_argument("--images", nargs="+", metavar="FILE", help="photographs; None are the bundled ones")
+    parser.add_argument("--images", nargs="+", metavar="FILE", help="photographs (default: the bundled ones)")
     parser.add_argument(
         "--data", metavar="KIND:PATH", help="flickr8k:PATH with flickr30k_entities, for the table"
     )

@@ -204,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--least", type=int, default=10, help="occurrences that a word needs for a bar of its own"
     )
     parser.add_argument("--model", help=MODEL_HELP)
-    parser.add_argument("--beam", type=int, help="beam width; None is the checkpoint's")
+    parser.add_argument("--beam", type=int, help="beam width (default: the checkpoint's)")
     parser.add_argument("--batch", type=int, default=16, help="images at once")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(arguments)

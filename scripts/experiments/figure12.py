@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import vqa
 
     parser = figure_parser(__doc__, "saywhy-out/figure12.png")
-    parser.add_argument("--image", default=str(TWO_CLASSES), help="photograph")
+    parser.add_argument("--image", default=str(TWO_CLASSES), help="photograph (default: a bundled one)")
     parser.add_argument("--question", default=QUESTION, help="question about it")
     parser.add_argument(
         "--answer", action="append", help=f"answer; repeatable (default: {', '.join(ANSWERS)})"
