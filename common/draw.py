@@ -10,10 +10,10 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from common.explanation import Explanation
 from common.files import atomic_path
 from common.formulas import upsample
 from common.methods.names import METHOD_NAMES, kind, label
@@ -263,15 +263,26 @@ def _padded(picture: Image.Image) -> Image.Image:
 
 
 def explanation_tiles(
-    image: Image.Image, names: Sequence[str], notes: Sequence[str], maps: dict[str, Tensor]
+    image: Image.Image, explanation: Explanation, unit: str, names: Sequence[str] = ()
 ) -> list[Tile]:
-    """One tile for each target and method, targets first; `maps` are (T, h, w) or (T, 3, H, W) by method."""
+    """One tile for each target and method of one image's explanation, targets first; see `score_notes`.
+
+    `names` are shown instead of the targets' own.
+    """
     shown = fitted(image)
     tiles = []
-    for index, (name, note) in enumerate(zip(names, notes, strict=True)):
-        for method, values in maps.items():
-            title = f"{label(method)}: {name}" if len(maps) > 1 else name
-            empty = not bool(torch.any(values[index] != 0))
-            full_note = f"{note}; nothing raises this score here" if empty else note
-            tiles.append(Tile(draw_map(method, shown, values[index]), title, full_note))
+    for index, (name, note) in enumerate(
+        zip(names or explanation.names, score_notes(explanation, unit), strict=True)
+    ):
+        for method, values in explanation.maps.items():
+            title = f"{label(method)}: {name}" if len(explanation.maps) > 1 else name
+            map_ = values[index, 0]
+            full_note = note if bool(map_.any()) else f"{note}; nothing raises this score here"
+            tiles.append(Tile(draw_map(method, shown, map_), title, full_note))
     return tiles
+
+
+def score_notes(explanation: Explanation, unit: str) -> list[str]:
+    """The score of each target, `unit` before it; that of a contrast is a difference."""
+    scores = zip(explanation.names, explanation.scores[:, 0].tolist(), strict=True)
+    return [f"{'difference' if ' rather than ' in name else unit} {score:.2f}" for name, score in scores]

@@ -5,6 +5,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -126,53 +127,65 @@ def output_folder(args: argparse.Namespace) -> Path:
     return folder
 
 
-def run_each(items: Sequence[Any], work: Callable[[Any], dict[str, Any]], args: argparse.Namespace) -> int:
-    """Do `work` for each item; a bad one is reported and the others are done.
+@dataclass
+class Outcome:
+    """What a command found of one photograph: its JSON record, its line, and what was explained and drawn, if so."""
 
-    `work` returns the JSON record, which `--json` prints; otherwise the files named under its key
-    '_files' and the line under '_line' are. Returns the exit status: 2 when any item failed.
+    record: dict[str, Any]
+    line: str
+    explanation: Any = None
+    picture: Any = None
+
+
+def run_each(
+    items: Sequence[Any], work: Callable[..., Outcome], args: argparse.Namespace, folder: Path | None
+) -> int:
+    """Do `work(*item)` for each item, which begins with a photograph's file; of a bad one is told, the others are done.
+
+    `--json` prints the records; otherwise the lines are printed, and the files that explanations went to in `folder`.
+    Returns the exit status: 2 when any item failed.
     """
     from tqdm import tqdm
 
+    from common.images import unique_stems
+
+    stems = unique_stems([file for file, *_ in items])
     quiet = args.quiet or len(items) < 2 or not sys.stderr.isatty()
     failures = 0
-    for item in tqdm(items, disable=quiet, unit="image", file=sys.stderr):
+    for item, stem in zip(tqdm(items, disable=quiet, unit="image", file=sys.stderr), stems, strict=True):
         try:
-            record = work(item)
+            found = work(*item)
+            files = write_results(folder, stem, found) if folder else []
         except UserError as problem:
             failures += 1
             error(problem)
             continue
-        line, files = record.pop("_line", ""), record.pop("_files", [])
         if args.json:
-            print(json.dumps(record, ensure_ascii=False), flush=True)
+            print(json.dumps(found.record, ensure_ascii=False), flush=True)
         elif not args.quiet:
-            tqdm.write(line, file=sys.stdout)
-            for file in files:
-                tqdm.write(f"  {file}", file=sys.stdout)
+            tqdm.write("\n  ".join([found.line, *files]), file=sys.stdout)
     if failures and len(items) > 1:
         report(f"{failures} of {len(items)} failed; the others are done")
     return FAILED if failures else OK
 
 
-def write_results(
-    folder: Path, stem: str, task: str, record: dict[str, Any], explanation: Any, picture: Any
-) -> list[str]:
+def write_results(folder: Path, stem: str, found: Outcome) -> list[str]:
     """Write `<stem>.<task>.png`, `.json` and `.npz`; returns the names of the files."""
     from common.draw import save_picture
     from common.files import write_json
 
-    base = folder / f"{stem}.{task}"
-    explanation.save(f"{base}.npz")
-    write_json(f"{base}.json", record)
-    save_picture(picture, f"{base}.png")
+    base = folder / f"{stem}.{found.record['task']}"
+    found.explanation.save(f"{base}.npz")
+    write_json(f"{base}.json", found.record)
+    save_picture(found.picture, f"{base}.png")
     return [f"{base}.{suffix}" for suffix in ("png", "json", "npz")]
 
 
-def target_records(explanation: Any) -> list[dict[str, Any]]:
-    """`targets` as every record has them: name and score, of an explanation of one image."""
-    scores = explanation.scores[:, 0].tolist()
-    return [{"name": name, "score": score} for name, score in zip(explanation.names, scores, strict=True)]
+def explained(explanation: Any) -> dict[str, Any]:
+    """What every record says of one image's explanation: each target's name and score, and what made it."""
+    scores = zip(explanation.names, explanation.scores[:, 0].tolist(), strict=True)
+    about = {key: explanation.provenance[key] for key in ("layer", "methods", "weights", "versions")}
+    return {"targets": [{"name": name, "score": score} for name, score in scores], **about}
 
 
 def silence_libraries() -> None:

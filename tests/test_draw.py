@@ -16,6 +16,7 @@ from common.draw import (
     shaded_words,
     signed_overlay,
 )  # fmt: skip
+from common.explanation import Explanation
 from common.gradcam import METHODS
 
 GREY = Image.new("RGB", (120, 80), (128, 128, 128))
@@ -70,8 +71,9 @@ def test_panels_have_their_tiles_in_rows() -> None:
 
 
 def test_a_map_without_evidence_says_so() -> None:
-    tiles = explanation_tiles(GREY, ["cat"], ["logit 1"], {"gradcam": torch.zeros(1, 7, 7)})
-    assert tiles[0].note == "logit 1; nothing raises this score here"
+    explanation = Explanation(("cat",), torch.ones(1, 1), {"gradcam": torch.zeros(1, 1, 7, 7)})
+    tiles = explanation_tiles(GREY, explanation, "logit")
+    assert tiles[0].note == "logit 1.00; nothing raises this score here"
 
 
 def test_words_are_shaded_by_their_weight_and_wrapped() -> None:

@@ -51,47 +51,57 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Caption and explain each image; returns the exit status."""
     import captioning
-    from common.images import image_files, unique_stems
+    from common.images import image_files, open_image
 
     methods = cli.methods_of(args)
     _check(args)
     cli.device_of(args)
     folder = None if args.no_explain else cli.output_folder(args)
     captioner = captioning.load(args.model, device=args.device, layer=args.layer, beam=args.beam)
-    _check_texts(
-        captioner, [*([args.caption] if args.caption is not None else []), *args.phrases, *args.contrast]
-    )
-    files = image_files(args.images)
+    given = [] if args.caption is None else [args.caption]
+    _check_texts(captioner, [*given, *args.phrases, *args.contrast])
 
-    def caption_one(item: tuple[Path, str]) -> dict[str, Any]:
-        from common.images import open_image
-
-        file, stem = item
+    def caption_one(file: Path) -> cli.Outcome:
         image = open_image(file)
         encoded = captioner.encode(image)
         written = captioner.caption(encoded, alternatives=args.alternatives)
+        line = f"{file}: {written.text} (log p {written.total:.2f})"
+        line += "".join(f"\n  or: {other.text} (log p {other.total:.2f})" for other in written.alternatives)
+        said = {"task": "caption", "image": str(file), "model": captioner.name, **_said(written)}
         if folder is None:
-            record = {**_head(file, captioner), **_said(written)}
-            return {**record, "_line": _line(file, written)}
+            return cli.Outcome(said, line)
         explained = written if args.caption is None else captioner.score(encoded, args.caption)
         explanation = captioner.explain(
             encoded, explained, args.phrases, args.contrast, methods, end=args.end, score=args.score,
             occlusion_options=cli.occlusion_options(args),
         )  # fmt: skip
-        record = _record(file, captioner, written, explained, explanation)
+        # `prediction` is the model's own caption, `caption` the explained one, to whose words belong `tokens`,
+        # `log_probabilities` and the NPZ's `heatmaps[1:]`, in order.
+        record = {
+            **said, "caption": explained.text, **_of_words(explained), "unknown": list(explained.read.unknown),
+            "score": explanation.provenance["score"], **cli.explained(explanation),
+        }  # fmt: skip
         whose = "the model's own caption" if args.caption is None else "a given caption"
-        picture = draw(image, record, explanation, whose)
-        paths = cli.write_results(folder, stem, "caption", record, explanation, picture)
-        return {**record, "_line": _line(file, written), "_files": paths}
+        return cli.Outcome(record, line, explanation, draw(image, record, explanation, whose))
 
-    return cli.run_each(list(zip(files, unique_stems(files), strict=True)), caption_one, args)
+    return cli.run_each([(file,) for file in image_files(args.images)], caption_one, args, folder)
 
 
-def draw(image: Any, record: dict[str, Any], explanation: Any, whose: str = "the model's own caption") -> Any:
+def draw(image: Any, record: dict[str, Any], explanation: Any, whose: str) -> Any:
     """The panel of one image: the photograph, the caption's map, and a small map for each word in order."""
     from PIL import Image
 
-    from common.draw import METHOD_LABELS, PAPER, Tile, draw_map, fitted, legends_of, panel, tile_row
+    from common.draw import (
+        METHOD_LABELS,
+        PAPER,
+        Tile,
+        draw_map,
+        fitted,
+        legends_of,
+        panel,
+        score_notes,
+        tile_row,
+    )
 
     shown = fitted(image)
     maps = {method: values[:, 0] for method, values in explanation.maps.items()}
@@ -100,7 +110,7 @@ def draw(image: Any, record: dict[str, Any], explanation: Any, whose: str = "the
         _word_note(word, value, record["unknown"])
         for word, value in zip(record["tokens"], record["log_probabilities"], strict=True)
     ]
-    notes += [_target_note(target, unit) for target in record["targets"][1 + count :]]
+    notes += score_notes(explanation, unit)[1 + count :]
     several = len(maps) > 1
     whole = f"log p {sum(record['log_probabilities']):.2f} (its words' sum)"
     top, tiles = [Tile(shown, "Photograph", whose)], []
@@ -125,10 +135,6 @@ def _word_note(word: str, log_probability: float, unknown: list[str]) -> str:
     share = math.exp(log_probability)
     chance = f"{share:.0%}" if share >= 0.01 else "<1%"
     return f"log p {log_probability:.2f} ({chance})" + ("; unknown word" if word in unknown else "")
-
-
-def _target_note(target: dict[str, Any], unit: str) -> str:
-    return f"{'difference' if ' rather than ' in target['name'] else unit} {target['score']:.2f}"
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -160,45 +166,15 @@ def _check_texts(captioner: Any, texts: list[str]) -> None:
             cli.report(f"warning: {unknown_words(read)}")
 
 
-def _head(file: Path, captioner: Any) -> dict[str, Any]:
-    return {"task": "caption", "image": str(file), "model": captioner.name}
-
-
 def _said(caption: Any) -> dict[str, Any]:
+    """The model's own caption, with the next best ones."""
+    others = [{"caption": other.text, **_of_words(other)} for other in caption.alternatives]
+    return {"prediction": caption.text, **_of_words(caption), "alternatives": others}
+
+
+def _of_words(caption: Any) -> dict[str, Any]:
     return {
-        "prediction": caption.text,
         "tokens": list(caption.words),
         "log_probabilities": list(caption.log_probabilities),
         "log_probability": caption.total,
-        "alternatives": [
-            {"caption": other.text, "log_probability": other.total, "tokens": list(other.words),
-             "log_probabilities": list(other.log_probabilities)}
-            for other in caption.alternatives
-        ],
-    }  # fmt: skip
-
-
-def _record(file: Path, captioner: Any, written: Any, explained: Any, explanation: Any) -> dict[str, Any]:
-    """The JSON record: `prediction` is the model's own caption, `caption` the explained one, to whose words
-    belong `tokens`, `log_probabilities` and the NPZ's `heatmaps[1:]`, in order.
-    """
-    return {
-        **_head(file, captioner),
-        "layer": explanation.provenance["layer"],
-        **_said(written),
-        "caption": explained.text,
-        "tokens": list(explained.words),
-        "log_probabilities": list(explained.log_probabilities),
-        "log_probability": explained.total,
-        "unknown": list(explained.read.unknown),
-        "score": explanation.provenance["score"],
-        "targets": cli.target_records(explanation),
-        "methods": explanation.provenance["methods"],
-        "weights": explanation.provenance["weights"],
-        "versions": explanation.provenance["versions"],
     }
-
-
-def _line(file: Path, caption: Any) -> str:
-    others = "".join(f"\n  or: {other.text} (log p {other.total:.2f})" for other in caption.alternatives)
-    return f"{file}: {caption.text} (log p {caption.total:.2f}){others}"

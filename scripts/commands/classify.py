@@ -43,7 +43,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Explain each image; returns the exit status."""
     import classification
-    from common.images import image_files, unique_stems
+    from common.images import image_files, open_image
 
     methods = cli.methods_of(args)
     cli.device_of(args)
@@ -63,22 +63,22 @@ def run(args: argparse.Namespace) -> int:
     targets = None if args.targets is None else classifier.targets(args.targets)
     contrast = classifier.targets(args.contrast) if args.contrast else None
     options = cli.occlusion_options(args)
-    files = image_files(args.images)
 
-    def explain_one(item: tuple[Path, str]) -> dict[str, Any]:
-        file, stem = item
-        image = _open(file)
+    def explain_one(file: Path) -> cli.Outcome:
+        image = open_image(file)
         encoded = classifier.encode(image)
         predictions = classifier.predict(encoded, top=args.top)
         chosen = targets if targets is not None else [classifier.target(predictions[0].index)]
         explanation = classifier.explain(encoded, chosen, contrast, methods, occlusion_options=options)
-        record = _record(file, classifier, predictions, explanation)
-        picture = draw(image, classifier, predictions, explanation)
-        written = cli.write_results(folder, stem, "classify", record, explanation, picture)
-        best = predictions[0]
-        return {**record, "_line": f"{file}: {best.label} ({best.probability:.1%})", "_files": written}
+        listed = [vars(prediction) for prediction in predictions]
+        record = {
+            "task": "classify", "image": str(file), "model": classifier.network.name,
+            "prediction": listed[0], "predictions": listed, **cli.explained(explanation),
+        }  # fmt: skip
+        line = f"{file}: {predictions[0].label} ({predictions[0].probability:.1%})"
+        return cli.Outcome(record, line, explanation, draw(image, classifier, predictions, explanation))
 
-    return cli.run_each(list(zip(files, unique_stems(files), strict=True)), explain_one, args)
+    return cli.run_each([(file,) for file in image_files(args.images)], explain_one, args, folder)
 
 
 def draw(image: Any, classifier: Any, predictions: list[Any], explanation: Any) -> Any:
@@ -88,42 +88,16 @@ def draw(image: Any, classifier: Any, predictions: list[Any], explanation: Any) 
     from common.draw import Tile, explanation_tiles, fitted, legends_of, panel
 
     seen = image.crop(tuple(round(side) for side in classifier.preprocessing.region(*image.size)))
-    maps = {method: values[:, 0] for method, values in explanation.maps.items()}
-    scores = [
-        f"{'difference' if ' rather than ' in name else 'logit'} {score:.2f}"
-        for name, score in zip(explanation.names, explanation.scores[:, 0].tolist(), strict=True)
-    ]
     names = [", ".join(name.split(", ")[:2]) for name in explanation.names]
     best = predictions[0]
     likely = "; ".join(f"{p.label.split(',')[0]} {p.probability:.0%}" for p in predictions[:3])
-    tiles = [Tile(fitted(seen), "Photograph", likely), *explanation_tiles(seen, names, scores, maps)]
-    columns = len(maps) + 1 if len(maps) > 2 and len(names) == 1 else 4
+    tiles = [Tile(fitted(seen), "Photograph", likely), *explanation_tiles(seen, explanation, "logit", names)]
+    methods = list(explanation.maps)
+    columns = len(methods) + 1 if len(methods) > 2 and len(names) == 1 else 4
     return panel(
         f"{best.label.split(',')[0]}: {best.probability:.0%}",
         tiles,
         columns=min(columns, 5),
-        legends=legends_of(list(maps)),
+        legends=legends_of(methods),
         note=f"{classifier.network.name}, explained at layer {explanation.provenance['layer']}",
     )
-
-
-def _open(file: Path) -> Any:
-    from common.images import open_image
-
-    return open_image(file)
-
-
-def _record(file: Path, classifier: Any, predictions: list[Any], explanation: Any) -> dict[str, Any]:
-    listed = [vars(prediction) for prediction in predictions]
-    return {
-        "task": "classify",
-        "image": str(file),
-        "model": classifier.network.name,
-        "layer": explanation.provenance["layer"],
-        "prediction": listed[0],
-        "predictions": listed,
-        "targets": cli.target_records(explanation),
-        "methods": explanation.provenance["methods"],
-        "weights": classifier.network.source,
-        "versions": explanation.provenance["versions"],
-    }

@@ -1,8 +1,6 @@
 """saywhy vqa: the answer to a question about a photograph, and why it was given."""
 
 import argparse
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +41,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Answer and explain each question; returns the exit status."""
     import vqa
-    from common.images import unique_stems
+    from common.images import open_image
 
     methods = cli.methods_of(args)
     _check(args)
@@ -53,10 +51,7 @@ def run(args: argparse.Namespace) -> int:
     answerer = vqa.load(args.model, device=args.device, layer=args.layer)
     encoded: dict[Path, Any] = {}
 
-    def answer_one(item: tuple[tuple[Path, str, list[str]], str]) -> dict[str, Any]:
-        from common.images import open_image
-
-        (file, text, answers), stem = item
+    def answer_one(file: Path, text: str, answers: list[str]) -> cli.Outcome:
         question = _read(answerer, text)
         image = open_image(file)
         if file not in encoded:
@@ -64,20 +59,17 @@ def run(args: argparse.Namespace) -> int:
             encoded[file] = answerer.encode(image)
         found = answerer.answer(encoded[file], question, top=args.top)
         line = f"{file}: {text} {found.text} ({found.probability:.0%})"
+        said = {"task": "vqa", "image": str(file), "model": answerer.name, **_said(question, found)}
         if folder is None:
-            return {**_head(file, answerer, question), **_said(found), "_line": line}
+            return cli.Outcome(said, line)
         explanation = answerer.explain(
             encoded[file], question, answers or found.text, args.contrast, methods,
             occlusion_options=cli.occlusion_options(args),
         )  # fmt: skip
-        record = _record(file, answerer, question, found, explanation)
-        picture = draw(image, record, explanation)
-        paths = cli.write_results(folder, stem, "vqa", record, explanation, picture)
-        return {**record, "_line": line, "_files": paths}
+        record = {**said, **cli.explained(explanation), **_words(explanation)}
+        return cli.Outcome(record, line, explanation, draw(image, record, explanation))
 
-    return cli.run_each(
-        list(zip(asked, unique_stems([file for file, _, _ in asked]), strict=True)), answer_one, args
-    )
+    return cli.run_each(asked, answer_one, args, folder)
 
 
 def draw(image: Any, record: dict[str, Any], explanation: Any) -> Any:
@@ -86,27 +78,15 @@ def draw(image: Any, record: dict[str, Any], explanation: Any) -> Any:
     """
     from common.draw import Tile, attributed_words, explanation_tiles, fitted, legends_of, panel
 
-    maps = {method: values[:, 0] for method, values in explanation.maps.items()}
     likely = "; ".join(f"{a['answer']} {a['probability']:.0%}" for a in record["predictions"][:3])
-    scores = [
-        f"{'difference' if ' rather than ' in t['name'] else 'score'} {t['score']:.2f}"
-        for t in record["targets"]
-    ]
-    tiles = [
-        Tile(fitted(image), "Photograph", likely),
-        *explanation_tiles(image, explanation.names, scores, maps),
-    ]
+    tiles = [Tile(fitted(image), "Photograph", likely), *explanation_tiles(image, explanation, "score")]
     where = f"{record['model']}, explained at layer {record['layer']}"
-    note = f"{where}; words: gradient times embedding; score: pre-softmax"
     weights = explanation.word_gradients.tolist()
-
-    def words(width: int) -> Any:
-        return attributed_words(explanation.words, explanation.names, weights, width)
-
     return panel(
         f"{record['question']} {record['prediction']}", tiles, columns=min(4, len(tiles)),
-        legends=legends_of(list(maps)),
-        note=note, above=words,
+        legends=legends_of(list(explanation.maps)),
+        note=f"{where}; words: gradient times embedding; score: pre-softmax",
+        above=lambda width: attributed_words(explanation.words, explanation.names, weights, width),
     )  # fmt: skip
 
 
@@ -144,36 +124,23 @@ def _read(answerer: Any, text: str) -> Any:
     return question
 
 
-def _head(file: Path, answerer: Any, question: Any) -> dict[str, Any]:
-    return {"task": "vqa", "image": str(file), "model": answerer.name, "question": question.text,
-            "unknown_words": list(question.unknown)}  # fmt: skip
-
-
-def _said(answer: Any) -> dict[str, Any]:
+def _said(question: Any, answer: Any) -> dict[str, Any]:
+    """The question as it was read, and its answers, likeliest first."""
     listed = [
         {"answer": a.text, "score": a.score, "probability": a.probability}
         for a in (answer, *answer.runners_up)
     ]
-    return {"prediction": answer.text, "predictions": listed}
+    asked = {"question": question.text, "unknown_words": list(question.unknown)}
+    return {**asked, "prediction": answer.text, "predictions": listed}
 
 
-def _record(file: Path, answerer: Any, question: Any, answer: Any, explanation: Any) -> dict[str, Any]:
-    return {
-        **_head(file, answerer, question),
-        **_said(answer),
-        "layer": explanation.provenance["layer"],
-        "targets": cli.target_records(explanation),
-        "words": list(explanation.words),
-        "word_attribution": [
-            {"target": name, "gradient_times_embedding": gradients, "drop_when_left_out": drops}
-            for name, gradients, drops in zip(explanation.names, _rounded(explanation.word_gradients),
-                                              _rounded(explanation.word_drops), strict=True)
-        ],
-        "methods": explanation.provenance["methods"],
-        "weights": answerer.network.source,
-        "versions": explanation.provenance["versions"],
-    }  # fmt: skip
+def _words(explanation: Any) -> dict[str, Any]:
+    """The question's words, and for each target what each of them adds to its score."""
+    columns = (explanation.names, _rounded(explanation.word_gradients), _rounded(explanation.word_drops))
+    keys = ("target", "gradient_times_embedding", "drop_when_left_out")
+    rows = [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
+    return {"words": list(explanation.words), "word_attribution": rows}
 
 
-def _rounded(values: Any) -> Sequence[Sequence[float]]:
-    return json.loads(json.dumps([[round(value, 6) for value in row] for row in values.tolist()]))
+def _rounded(values: Any) -> list[list[float]]:
+    return [[round(value, 6) for value in row] for row in values.tolist()]

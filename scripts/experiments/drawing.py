@@ -62,12 +62,10 @@ def class_rows(
 ) -> Image.Image:
     """A row for each class: the photograph, then a picture of each method."""
     found = classifier.explain(image, list(targets), methods=methods)
-    maps = {method: values[:, 0] for method, values in found.maps.items()}
-    notes = [f"logit {score:.2f}" for score in found.scores[:, 0].tolist()]
     likely = "; ".join(
         f"{p.label.split(',')[0]} {p.probability:.0%}" for p in classifier.predict(image, top=3)
     )
-    drawn = explanation_tiles(image, [name.split(",")[0] for name in found.names], notes, maps)
+    drawn = explanation_tiles(image, found, "logit", [name.split(",")[0] for name in found.names])
     tiles = []
     for row in range(len(found.names)):
         tiles.append(Tile(fitted(image), "Photograph", likely))
