@@ -67,9 +67,7 @@ def gradients(scores: Tensor, inputs: Tensor) -> Tensor:
             -1, -1, scores.shape[1]
         )
         try:
-            return _present(
-                torch.autograd.grad(scores, inputs, rows, True, is_grads_batched=True, allow_unused=True)
-            )
+            return _present(_grad(scores, inputs, rows))
         except RuntimeError as error:
             if not cannot_be_batched(error):
                 raise
@@ -81,7 +79,24 @@ def gradient_of(row: Tensor, inputs: Tensor, retain: bool = True) -> Tensor:
     """d sum(row (B,)) / d inputs (B, ...): one target's pass; without `retain` the graph goes with it."""
     if not row.requires_grad:
         return _present((None,))
-    return _present(torch.autograd.grad(row.sum(), inputs, retain_graph=retain, allow_unused=True))
+    return _present(_grad(row.sum(), inputs, retain=retain))
+
+
+def _grad(
+    scores: Tensor, inputs: Tensor, rows: Tensor | None = None, retain: bool = True
+) -> tuple[Tensor | None, ...]:
+    batched = rows is not None
+    try:
+        return torch.autograd.grad(
+            scores, inputs, rows, retain_graph=retain, allow_unused=True, is_grads_batched=batched
+        )
+    except RuntimeError as error:
+        if "use_reentrant" in str(error):
+            raise UserError(f"the network is checkpointed; {_REENTRANT}") from error
+        raise
+
+
+_REENTRANT = "checkpoint(..., use_reentrant=True) gives layers no gradients; set it to False, or turn it off"
 
 
 def cannot_be_batched(error: RuntimeError) -> bool:
@@ -94,5 +109,6 @@ def _present(found: tuple[Tensor | None, ...]) -> Tensor:
     if found[0] is None:
         raise UserError(
             "a target does not depend on the explained layer; name a layer on its way to the output"
+            f" ({_REENTRANT})"
         )
     return found[0]

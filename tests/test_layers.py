@@ -10,6 +10,7 @@ from timm.layers import GroupNorm1
 from timm.models.metaformer import MetaFormer, Pooling
 from timm.models.nest import Nest
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from common.errors import LayerError, UserError
 from common.explainable import HookedModel, TokenGrid
@@ -294,3 +295,30 @@ def test_networks_whose_layers_cannot_be_watched_are_refused() -> None:
                 continue
             with pytest.raises(UserError, match=message):
                 gradcam(closed, images, 1, layer=named)
+
+
+class Checkpointed(Plain):
+    """Its features are computed again in the backward pass."""
+
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.stem, self.reentrant = nn.Conv2d(3, 3, 1), reentrant
+
+    def forward(self, images):
+        x = checkpoint(self.features, self.stem(images), use_reentrant=self.reentrant)
+        return self.fc(x.mean((-2, -1)))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("layer", ["stem", "features.4"])
+def test_checkpointed_networks_are_explained_or_refused(layer: str) -> None:
+    network = seeded(lambda: Checkpointed(False))
+    maps = gradcam(network, images_of(), [0, 1], layer=layer)
+    network.reentrant = True
+    for targets in (0, [0, 1]):
+        with pytest.raises(UserError, match="use_reentrant=True. gives layers no gradients; set it to False"):
+            gradcam(network, images_of(), targets, layer=layer)
+    network.__class__ = type(
+        "Unchecked", (Checkpointed,), {"forward": lambda self, x: Plain.forward(self, self.stem(x))}
+    )
+    assert torch.equal(gradcam(network, images_of(), [0, 1], layer=layer), maps) and (maps > 0).any()
