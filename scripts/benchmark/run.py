@@ -172,9 +172,21 @@ def table(rows: list[Row], names: list[str]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.benchmark", description="What explaining costs.")
     parser.add_argument(
-        "--repeats", type=int, default=15, help="rounds; a third of it for slow rows (default: 15)"
+        "--repeats",
+        type=int,
+        default=15,
+        metavar="N",
+        help="rounds; a third of it for slow rows (default: 15)",
     )
-    parser.add_argument("--rows", nargs="+", choices=[*ROWS, "memory"], default=[*ROWS, "memory"])
+    rows = [*ROWS, "memory"]
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        metavar="NAME",
+        choices=rows,
+        default=rows,
+        help=f"{', '.join(rows)} (default: all)",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the figures there as well")
     parser.add_argument(
         "--quick", action="store_true", help="3 rounds, 1 for slow rows and without peers in these"
