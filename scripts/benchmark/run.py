@@ -178,14 +178,14 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="N",
         help="rounds; a third of it for slow rows (default: 15)",
     )
-    rows = [*ROWS, "memory"]
+    known = [*ROWS, "memory"]
     parser.add_argument(
         "--rows",
         nargs="+",
         metavar="NAME",
-        choices=rows,
-        default=rows,
-        help=f"{', '.join(rows)} (default: all)",
+        choices=known,
+        default=known,
+        help=f"{', '.join(known)} (default: all)",
     )
     parser.add_argument("--json", metavar="FILE", help="write the figures there as well")
     parser.add_argument(
