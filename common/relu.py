@@ -8,11 +8,11 @@ an autograd `Function` of the user's).
 """
 
 import contextlib
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
@@ -23,52 +23,26 @@ aten = torch.ops.aten
 INFINITY = float("inf")
 
 
-def _guided(gradient: Tensor, output: Tensor, ceiling: float) -> Tensor:
-    # A gradient passes where the input and the gradient are positive (Springenberg et al. 2015, sec. 3.4),
-    # and for ReLU6 below its ceiling, where the function is flat.
-    return _plain(gradient, output, ceiling).clamp_(min=0)
-
-
-def _deconv(gradient: Tensor, output: Tensor, ceiling: float) -> Tensor:
-    # Only the sign of the gradient gates (Zeiler and Fergus 2014): the forward pass is not looked at.
-    return gradient.clamp(min=0)
-
-
-def _plain(gradient: Tensor, output: Tensor, ceiling: float) -> Tensor:
-    if ceiling == INFINITY:
-        return aten.threshold_backward(gradient, output, 0)
-    return aten.hardtanh_backward(gradient, output, 0.0, ceiling)
-
-
-RULES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {"guided": _guided, "deconv": _deconv}
-
-
 class _RuledReLU(torch.autograd.Function):
-    """min(max(x, 0), ceiling) with a backward rule of `RULES`; saves its output, as ReLU itself does."""
+    """min(max(x, 0), ceiling) with the backward rule 'guided' or 'deconv'; saves its output, as ReLU itself does."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, ceiling: float, rule: str, inplace: bool) -> Tensor:
         if inplace:
             ctx.mark_dirty(x)
-            y = x.relu_() if ceiling == INFINITY else aten.hardtanh_(x, 0.0, ceiling)
-        else:
-            y = x.relu() if ceiling == INFINITY else aten.hardtanh(x, 0.0, ceiling)
+        y = F.hardtanh(x, 0.0, ceiling, inplace)
         ctx.ceiling, ctx.rule = ceiling, rule
         ctx.save_for_backward(y)
         return y
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
-        (y,) = ctx.saved_tensors
-        return RULES[ctx.rule](gradient, y, ctx.ceiling), None, None, None
-
-
-def _relu(input: Tensor, inplace: bool = False) -> tuple[Tensor, float]:
-    return input, INFINITY
-
-
-def _relu6(input: Tensor, inplace: bool = False) -> tuple[Tensor, float]:
-    return input, 6.0
+        if (
+            ctx.rule == "guided"
+        ):  # only where the function isn't flat; deconvolution does not look at the forward pass
+            (y,) = ctx.saved_tensors
+            gradient = aten.hardtanh_backward(gradient, y, 0.0, ctx.ceiling)
+        return gradient.clamp(min=0), None, None, None
 
 
 def _hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Any:
@@ -106,7 +80,8 @@ def _is_zero(value: Any) -> bool:
 
 # What each torch function, by its name, means as a ReLU: its input and ceiling, or None where it is none.
 _RELUS: dict[str, Callable[..., tuple[Tensor, float] | None]] = {
-    "relu": _relu, "relu6": _relu6, "hardtanh": _hardtanh, "threshold": _threshold,
+    "relu": lambda input, *_, **__: (input, INFINITY), "relu6": lambda input, *_, **__: (input, 6.0),
+    "hardtanh": _hardtanh, "threshold": _threshold,
     "clamp": _clamp, "clip": _clamp, "clamp_min": _clamp, "maximum": _maximum, "fmax": _maximum, "max": _maximum,
 }  # fmt: skip
 
@@ -143,127 +118,102 @@ def _refusal(what: str) -> MethodError:
     )
 
 
-# Functions of one map, value by value, by what they make of it. What is made of x remembers x (its root), so
-# that a gate written out is known where x meets it.
-_MASKS = {"gt": "positive", "ge": "positive", "lt": "negative", "le": "negative"}
-_CURVES = {"sigmoid", "tanh", "erf", "exp", "hardtanh", "relu6", "clamp", "clip"}
-_LINES = {
-    "add",
-    "sub",
-    "rsub",
-    "mul",
-    "div",
-    "true_divide",
-    "neg",
-    "float",
-    "double",
-    "half",
-    "to",
-    "type_as",
-}
+# Functions of one map, value by value: signs (whether of the positive side), casts and straight lines, curves.
+_SIGNS = {"gt": True, "ge": True, "lt": False, "le": False}
 _CASTS = {"float", "double", "half", "to", "type_as"}
+_LINES = {"add", "sub", "rsub", "mul", "div", "true_divide", "neg", *_CASTS}
+_CURVES = {"sigmoid", "tanh", "erf", "exp", "hardtanh", "relu6", "clamp", "clip"}
 _PRODUCTS = {"mul", "multiply", "div", "true_divide"}
-_CHOICES = {"where", "masked_fill", "setitem"}
 
 
 class _Origin(NamedTuple):
+    """The map that a tensor was made of, value by value; of a mask also whose sign it tells, and which."""
+
     root: Tensor
-    kind: str  # 'line', 'curve', or the sign that a mask marks
-    marked: Tensor | None = None  # whose sign it is
-
-
-class _Origins:
-    """Which map each tensor was made of, value by value."""
-
-    def __init__(self) -> None:
-        self.known: Any = WeakIdKeyDictionary()
-
-    def of(self, x: Tensor) -> _Origin:
-        root, kind, marked = self.known.get(x, (lambda: None, "line", lambda: None))
-        found = root()
-        return _Origin(x, "line") if found is None else _Origin(found, kind, marked())
-
-    def note(self, name: str, args: Any, result: Any) -> None:
-        """Remember what `result` was made of."""
-        if name not in _LINES and name not in _CURVES and name not in _MASKS:
-            return
-        maps = [arg for arg in args if isinstance(arg, Tensor) and arg.dim()]
-        if len(maps) != 1 and not (maps and name == "type_as"):
-            return
-        root, kind, marked = self.of(maps[0])
-        if result is maps[0] or not root.requires_grad:
-            return
-        if name in _MASKS:
-            kind, marked = (_MASKS[name], maps[0]) if _is_zero(args[1]) else ("curve", None)
-        elif name in _CURVES or (kind != "line" and name not in _CASTS):
-            kind, marked = "curve", None
-        self.known[result] = (
-            weakref.ref(root),
-            kind,
-            (lambda: None) if marked is None else weakref.ref(marked),
-        )
-
-    def relu(self, name: str, args: Any) -> Tensor | None:
-        """The input of a ReLU written out; raises `MethodError` for another gate written out."""
-        if name in _PRODUCTS and len(args) == 2 and all(isinstance(arg, Tensor) for arg in args):
-            return self._product(*args)
-        if name in _CHOICES and len(args) == 3:
-            first, second, third = args
-            if name == "where" and first.dtype == torch.bool:
-                return self._choice(first, second, third, name)
-            # x.where(mask, other), x.masked_fill(mask, value), x[mask] = value
-            return self._choice(second, *((first, third) if name == "where" else (third, first)), name)
-        return None
-
-    def _product(self, a: Tensor, b: Tensor) -> Tensor | None:
-        one, other = self.of(a), self.of(b)
-        if one.root is not other.root or one.kind == other.kind == "line":
-            return None
-        for x, mask in ((a, other), (b, one)):
-            if mask.kind == "positive" and mask.marked is x:
-                return x
-        raise _refusal("a map multiplied by a function of itself, such as x * sigmoid(x)")
-
-    def _choice(self, mask: Any, chosen: Any, other: Any, name: str) -> Tensor | None:
-        origin = self.of(mask) if isinstance(mask, Tensor) else None
-        if origin is None or origin.kind not in ("positive", "negative"):
-            return None
-        x, rest = (chosen, other) if origin.kind == "positive" else (other, chosen)
-        if x is origin.marked and _is_zero(rest) and name != "setitem":
-            return x
-        if any(isinstance(value, Tensor) and self.of(value).root is origin.root for value in (chosen, other)):
-            raise _refusal(f"a gate written as '{name}' on a map's sign")
-        return None
+    curved: bool = False
+    marked: Tensor | None = None
+    positive: bool = False
 
 
 class _GuidedReLUs(TorchFunctionMode):
+    """Rules the ReLUs. What is made of a map remembers it, so that a gate written out is known where they meet."""
+
     def __init__(self, rule: str) -> None:
         super().__init__()
-        self.rule, self.origins = rule, _Origins()
+        self.rule = rule
+        self.origins: Any = WeakIdKeyDictionary()  # Tensor -> _Origin; a tensor that is missing is its own
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = _name(func)
         if name in _SMOOTH:
             raise _refusal(f"{_SMOOTH[name]} activations")
-        written_out = self.origins.relu(name, (*args, *kwargs.values()))
+        given = (*args, *kwargs.values())
+        written_out = self._written_out(name, given)
         found = relu_call(func, args, kwargs) if written_out is None else (written_out, INFINITY)
         if found is None:
             result = func(*args, **kwargs)
         else:
-            result = _RuledReLU.apply(*found, self.rule, _in_place(func, kwargs, args))
-        self.origins.note(name, args, result)
+            result = _RuledReLU.apply(*found, self.rule, _in_place(func, args, kwargs))
+        if name in _LINES or name in _CURVES or name in _SIGNS:
+            self._remember(name, given, result)
         return result
 
+    def _origin(self, x: Any) -> _Origin:
+        return self.origins.get(x) or _Origin(x)
 
-def _in_place(func: Any, kwargs: Any, args: Any) -> bool:
-    name = getattr(func, "__name__", "")
-    last = args[-1] if args and isinstance(args[-1], bool) else False  # F.relu(x, True)
-    return (
-        kwargs.get("inplace", last) is True
-        or name.startswith("__i")
-        or (name.endswith("_") and name[0] != "_")
-    )
+    def _remember(self, name: str, given: Any, result: Any) -> None:
+        maps = [value for value in given if isinstance(value, Tensor) and value.dim()]
+        if not maps or (len(maps) > 1 and name != "type_as") or result is maps[0]:
+            return
+        origin = self._origin(maps[0])
+        if name in _SIGNS and _is_zero(given[1]):
+            origin = _Origin(origin.root, True, maps[0], _SIGNS[name])
+        elif name not in _LINES or (origin.curved and name not in _CASTS):
+            origin = _Origin(origin.root, True)
+        if origin.root.requires_grad:
+            self.origins[result] = origin
+
+    def _written_out(self, name: str, given: Any) -> Tensor | None:
+        """The input of a ReLU written out; raises `MethodError` for another gate written out."""
+        if name in _PRODUCTS and len(given) == 2 and all(isinstance(value, Tensor) for value in given):
+            return self._product(*given)
+        if len(given) != 3 or name not in ("where", "masked_fill", "setitem"):
+            return None
+        x, mask, other = given  # x.where(mask, other), x.masked_fill(mask, value), x[mask] = value
+        if name != "where":
+            x, other = other, x
+        elif x.dtype == torch.bool:  # torch.where(mask, x, other)
+            x, mask = mask, x
+        return self._choice(mask, x, other, name) if isinstance(mask, Tensor) else None
+
+    def _product(self, a: Tensor, b: Tensor) -> Tensor | None:
+        one, other = self._origin(a), self._origin(b)
+        if one.root is not other.root or not (one.curved or other.curved):
+            return None
+        for x, gate in ((a, other), (b, one)):
+            if gate.marked is x and gate.positive:
+                return x
+        raise _refusal("a map multiplied by a function of itself, such as x * sigmoid(x)")
+
+    def _choice(self, mask: Tensor, chosen: Any, other: Any, name: str) -> Tensor | None:
+        root, _, marked, positive = self._origin(mask)
+        if marked is None:
+            return None
+        x, rest = (chosen, other) if positive else (other, chosen)
+        if x is marked and _is_zero(rest) and name != "setitem":
+            return x
+        if any(isinstance(value, Tensor) and self._origin(value).root is root for value in (chosen, other)):
+            raise _refusal(f"a gate written as '{name}' on a map's sign")
+        return None
+
+
+def _in_place(func: Any, args: Any, kwargs: Any) -> bool:
+    name = getattr(
+        func, "__name__", ""
+    )  # relu_ and __imul__, not __mul__; or inplace=True, or F.relu(x, True)
+    by_name = name.startswith("__i") or (name.endswith("_") and not name.startswith("_"))
+    return by_name or kwargs.get("inplace", args[-1] if args else False) is True
 
 
 @contextlib.contextmanager
@@ -285,8 +235,8 @@ def guided_relus(rule: str | None, network: nn.Module | None = None) -> Iterator
     if rule is None:
         yield lambda output: output
         return
-    if rule not in RULES:
-        raise MethodError(f"unknown ReLU rule {rule!r}; known: {', '.join(RULES)}")
+    if rule not in ("guided", "deconv"):
+        raise MethodError(f"unknown ReLU rule {rule!r}; known: guided, deconv")
     for name, module in network.named_modules() if network is not None else ():
         if isinstance(module, torch.jit.ScriptModule):
             raise _refusal(f"a scripted or traced part, '{name}', where activations can't be ruled")
@@ -329,8 +279,10 @@ _HARMLESS = ("_RuledReLU", "BackwardHookFunction")
 def _tensors(output: Any) -> Iterator[Tensor]:
     if isinstance(output, Tensor):
         yield output
-    elif isinstance(output, (dict, list, tuple)):
-        for part in output.values() if isinstance(output, dict) else output:
+    elif isinstance(output, (list, tuple)):
+        for part in output:
             yield from _tensors(part)
+    elif isinstance(output, dict):
+        yield from _tensors(list(output.values()))
     elif hasattr(output, "__dict__") and not isinstance(output, nn.Module):
-        yield from _tensors(list(vars(output).values()))
+        yield from _tensors(vars(output))
