@@ -264,8 +264,9 @@ def _folded(network: LoadedNetwork, layer: str | None) -> tuple[LoadedNetwork, s
     """The network with BatchNorm folded and memory ordered by channels, and a line that says so."""
     call = None if network.forward is None else lambda module, images: module(pixel_values=images)
     keep = (layer or network.layer or "",)
-    twin, report = fold(network.module, network.blank(), keep=keep, forward=call)
-    return replace(network, module=twin, forward=hub.forward_of(twin)), str(report)
+    twin, pairs = fold(network.module, network.blank(), keep, call)
+    changes = f"{len(pairs)} BatchNorm layers folded into the convolution before them; channels_last"
+    return replace(network, module=twin, forward=hub.forward_of(twin)), changes
 
 
 def _class_count(network: LoadedNetwork) -> int:

@@ -11,7 +11,6 @@ compares the copy's output with the network's and refuses a difference beyond ro
 import copy
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,18 +23,7 @@ from common.state import untouched
 
 # Largest difference of the folded copy's output, relative to its largest value, by precision.
 _TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
-
-
-@dataclass(frozen=True)
-class FoldReport:
-    """What `fold` did: (convolution, norm) pairs by name, and whether the memory format changed."""
-
-    folded: tuple[tuple[str, str], ...]
-    channels_last: bool
-
-    def __str__(self) -> str:
-        kind = "channels_last" if self.channels_last else "memory format unchanged"
-        return f"{len(self.folded)} BatchNorm layers folded into the convolution before them; {kind}"
+_NORMS = ("BatchNormAct2d", "FrozenBatchNorm2d", "FrozenBatchNormAct2d")  # timm's and torchvision's
 
 
 class FoldedNorm(nn.Module):
@@ -51,28 +39,25 @@ class FoldedNorm(nn.Module):
 
 def fold(
     network: nn.Module,
-    images: Tensor | None = None,
+    images: Tensor,
     keep: Collection[str] = (),
-    channels_last: bool = True,
     forward: Callable[[nn.Module, Tensor], Any] | None = None,
-) -> tuple[nn.Module, FoldReport]:
-    """A copy of `network` that gives the same output faster, in evaluation mode, and a report of the changes.
+) -> tuple[nn.Module, tuple[tuple[str, str], ...]]:
+    """A copy of `network` that gives the same output faster, in evaluation mode, and the pairs that were folded.
 
-    A pair is folded where one pass over `images` (default: one of 224x224 zeros) shows that the norm takes
-    exactly what the convolution gave, and each runs once. Every layer name goes on to exist: a folded norm
-    becomes an `Identity`, or keeps its activation. The norm's output is what it was; the convolution's own is
-    not, so name in `keep` the convolutions whose output is to be explained. `network` itself is left as it
-    was. Raises `UserError` when the copy's output differs by more than rounding.
+    A pair (convolution, norm), by name, is folded where one pass over `images` shows that the norm takes exactly
+    what the convolution gave, and each runs once. Every layer name goes on to exist: a folded norm becomes an
+    `Identity`, or keeps its activation. The norm's output is what it was; the convolution's own is not, so name
+    in `keep` the convolutions whose output is to be explained. `network` itself is left as it was. Raises
+    `UserError` when the copy's output differs by more than rounding.
     """
-    images = _zeros_for(network) if images is None else images
-    call = forward or (lambda module, given: module(given))
+    call = forward or (lambda module, images: module(images))
     with untouched(network):
         calls = trace(network, lambda: call(network, images))
     twin, pairs = fold_traced(network, calls, keep)
-    if channels_last:
-        twin = twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    twin = twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     _check_same(network, twin, images, call)
-    return twin, FoldReport(pairs, channels_last)
+    return twin, pairs
 
 
 def fold_traced(
@@ -81,8 +66,10 @@ def fold_traced(
     """A folded copy in evaluation mode, and the names of the pairs folded, given a pass that was watched."""
     names = {module: name for name, module in network.named_modules()}
     found = _pairs([call for root in calls for call in root.walk()])
-    pairs = [(names[conv], names[norm]) for conv, norm in found if conv in names and norm in names]
-    pairs = [pair for pair in pairs if pair[0] not in keep]
+    named = [(names.get(conv), names.get(norm)) for conv, norm in found]
+    pairs = [
+        (conv, norm) for conv, norm in named if conv is not None and norm is not None and conv not in keep
+    ]
     twin = copy.deepcopy(network).eval()
     with torch.no_grad():
         for conv_name, norm_name in pairs:
@@ -95,40 +82,37 @@ def _pairs(calls: list[Call]) -> list[tuple[nn.Module, nn.Module]]:
     runs = Counter(call.module for call in calls)
     pairs = []
     for conv in calls:
-        if not is_plain_convolution(conv.module) or runs[conv.module] > 1 or conv.output is None:
+        if not is_plain_convolution(conv.module) or runs[conv.module] > 1:
             continue
         # Containers around the norm take the same tensor; leaves are what counts.
-        takers = [c for c in calls if not c.calls or is_norm(c.module)]
-        takers = [c for c in takers if c.source is not None and c.source[0] is conv.output[0]]
-        first = takers[0] if takers else None
-        if first is None or not is_norm(first.module) or runs[first.module] > 1:
-            continue
-        inside = set(first.walk())
-        others = [
-            c for c in takers if c not in inside and c.source is not None and same(c.source, conv.output)
-        ]
-        if first.source is not None and same(first.source, conv.output) and not others:
-            pairs.append((conv.module, first.module))
+        takers = [c for c in calls if same(c.source, conv.output) and (not c.calls or is_norm(c.module))]
+        norm = takers[0].module if takers else conv.module
+        if is_norm(norm) and runs[norm] == 1 and set(takers) <= set(takers[0].walk()):
+            pairs.append((conv.module, norm))
     return pairs
 
 
 def is_norm(module: nn.Module) -> bool:
     """Whether a module is a BatchNorm that uses running statistics, also one with an activation."""
-    kind = type(module).__name__
-    known = type(module) is nn.BatchNorm2d or kind in (
-        "BatchNormAct2d",
-        "FrozenBatchNorm2d",
-        "FrozenBatchNormAct2d",
-    )
-    hooked = module._forward_hooks or module._forward_pre_hooks
-    return known and not hooked and getattr(module, "running_var", None) is not None
+    known = type(module) is nn.BatchNorm2d or type(module).__name__ in _NORMS
+    return known and not _watched(module) and getattr(module, "running_var", None) is not None
 
 
 def is_plain_convolution(module: nn.Module) -> bool:
     """Whether a module is a convolution that does nothing else with its weights, and that nobody watches."""
     # Subclasses may do anything with their weights (standardise them, say); timm's Conv2dSame only pads.
     plain = type(module) is nn.Conv2d or type(module).__name__ == "Conv2dSame"
-    return plain and not module._forward_hooks and not module._forward_pre_hooks
+    return plain and not _watched(module)
+
+
+def _watched(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def replace(network: nn.Module, name: str, module: nn.Module) -> None:
+    """Put `module` in the place of the one of this name."""
+    parent, _, own = name.rpartition(".")
+    setattr(network.get_submodule(parent), own, module)
 
 
 def _fold_pair(network: nn.Module, conv_name: str, norm_name: str) -> None:
@@ -142,17 +126,14 @@ def _fold_pair(network: nn.Module, conv_name: str, norm_name: str) -> None:
     trained = conv.weight.requires_grad
     conv.bias = nn.Parameter(shift.to(conv.weight.dtype), requires_grad=trained)
     conv.weight = nn.Parameter(weight.to(conv.weight.dtype), requires_grad=trained)
-    parent, _, own = norm_name.rpartition(".")
     rest = FoldedNorm(norm) if hasattr(norm, "act") else nn.Identity()
-    setattr(network.get_submodule(parent), own, rest.eval())
+    replace(network, norm_name, rest.eval())
 
 
 def _check_same(
     network: nn.Module, twin: nn.Module, images: Tensor, call: Callable[[nn.Module, Tensor], Any]
 ) -> None:
-    probe = (
-        torch.sin(torch.arange(images.numel(), device=images.device) * 0.37).to(images.dtype).view_as(images)
-    )
+    probe = torch.sin(torch.arange(images.numel()) * 0.37).to(images).view_as(images)
     with untouched(network), torch.no_grad():
         expected, found = first_tensor(call(network, probe)), first_tensor(call(twin, probe))
     if expected is None or found is None:
@@ -164,10 +145,3 @@ def _check_same(
             f"folding BatchNorm changed the output by {difference:.1g} of its range, more than {allowed:g};"
             " explain this network as it is"
         )
-
-
-def _zeros_for(network: nn.Module) -> Tensor:
-    conv = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
-    if conv is None:
-        raise UserError("the network has no convolution, so there is nothing to fold; use it as it is")
-    return torch.zeros(1, conv.in_channels, 224, 224, dtype=conv.weight.dtype, device=conv.weight.device)

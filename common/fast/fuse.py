@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.fast.fold import is_plain_convolution
+from common.fast.fold import is_plain_convolution, replace
 from common.fast.trace import Call, same
 
 _ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
@@ -27,16 +27,12 @@ _ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
 class FusedConv(nn.Module):
     """A `Conv2d` (or timm's `Conv2dSame`) and the activation after it; float32, CPU, no graph."""
 
-    def __init__(self, conv: nn.Conv2d, activation: str = "none", limits: list[float] | None = None) -> None:
+    def __init__(self, conv: nn.Conv2d, activation: str, limits: list[float]) -> None:
         super().__init__()
         self.same = type(conv).__name__ == "Conv2dSame"
         self.padding = [0, 0] if self.same else list(conv.padding)
-        self.kernel, self.stride, self.dilation = (
-            list(conv.kernel_size),
-            list(conv.stride),
-            list(conv.dilation),
-        )
-        self.groups, self.activation, self.limits = conv.groups, activation, limits or []
+        self.kernel, self.stride, self.dilation = map(list, (conv.kernel_size, conv.stride, conv.dilation))
+        self.groups, self.activation, self.limits = conv.groups, activation, limits
         self.weight, self.bias = conv.weight.detach(), None if conv.bias is None else conv.bias.detach()
         self.packed: Tensor | None = None
 
@@ -71,28 +67,18 @@ def fuse(network: nn.Module, calls: list[Call]) -> nn.Module:
         if is_plain_convolution(conv.module) and runs[conv.module] == 1 and _padded_with_zeros(conv.module):
             activation = _activation(conv, every, runs)
             kind, limits = _ACTIVATIONS[type(activation)] if activation is not None else ("none", [])
-            fused = FusedConv(cast(nn.Conv2d, conv.module), kind, limits)
-            _replace(network, names[conv.module], fused)
+            replace(network, names[conv.module], FusedConv(cast(nn.Conv2d, conv.module), kind, limits))
             if activation is not None:
-                _replace(network, names[activation], nn.Identity())
+                replace(network, names[activation], nn.Identity())
     return network
 
 
 def _activation(conv: Call, calls: list[Call], runs: Counter[nn.Module]) -> nn.Module | None:
     """The one leaf that takes the convolution's output, if it is an activation that can be joined."""
-    takers = [
-        c for c in calls if c.source is not None and conv.output is not None and same(c.source, conv.output)
-    ]
-    leaves = {c.module for c in takers if not c.calls and not isinstance(c.module, nn.Identity)}
-    if len(leaves) != 1:
-        return None
-    (leaf,) = leaves
-    return leaf if type(leaf) in _ACTIVATIONS and runs[leaf] == 1 else None
-
-
-def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, own = name.rpartition(".")
-    setattr(network.get_submodule(parent), own, module)
+    leaves = {c.module for c in calls if same(c.source, conv.output) and not c.calls}
+    leaves = {leaf for leaf in leaves if not isinstance(leaf, nn.Identity)}
+    leaf = leaves.pop() if len(leaves) == 1 else None
+    return leaf if leaf is not None and type(leaf) in _ACTIVATIONS and runs[leaf] == 1 else None
 
 
 def _padded_with_zeros(conv: Any) -> bool:
@@ -100,11 +86,8 @@ def _padded_with_zeros(conv: Any) -> bool:
 
 
 def _available(network: nn.Module) -> bool:
-    parameters = list(network.parameters())
-    plain = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in parameters)
     operators = ("_reorder_convolution_weight", "_convolution_pointwise")
-    return (
-        plain
-        and torch.backends.mkldnn.is_available()
-        and all(hasattr(torch.ops.mkldnn, o) for o in operators)
+    known = torch.backends.mkldnn.is_available() and all(
+        hasattr(torch.ops.mkldnn, name) for name in operators
     )
+    return known and all(p.device.type == "cpu" and p.dtype == torch.float32 for p in network.parameters())

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -72,22 +73,18 @@ class Step:
 def plan_step(axis: Axis, starts: Sequence[int], size: int) -> Step:
     """Plan a link for changed regions [start, start + size) of its input."""
     s, n, m = axis.stride, axis.inputs, axis.outputs
-    lows = [min(axis.reached(start).start, m - 1) for start in starts]
-    highs = [min(axis.reached(start + size - 1).stop, m) for start in starts]
-    part = max(1, *(high - low for low, high in zip(lows, highs, strict=True)))
-    lows = [min(low, m - part) for low in lows]
+    at = np.array(starts)
+    lows = np.clip(-((axis.after - at) // s), 0, m - 1)
+    highs = np.minimum(np.maximum((at + size - 1 + axis.before) // s + 1, lows + 1), m)
+    part = int((highs - lows).max())
+    lows = np.minimum(lows, m - part)
     # The crop starts at a multiple of the stride and ends where the map's size modulo the stride wants it, so
     # that the link's own padding falls on it as it falls on the whole map.
-    firsts = [
-        min(max(0, low * s - axis.before), start) // s * s for low, start in zip(lows, starts, strict=True)
-    ]
-    lasts = [
-        min(n, max((low + part - 1) * s + axis.after + 1, start + size))
-        for low, start in zip(lows, starts, strict=True)
-    ]
-    crop = max(last - first for first, last in zip(firsts, lasts, strict=True))
+    firsts = np.minimum(np.maximum(lows * s - axis.before, 0), at) // s * s
+    lasts = np.minimum(np.maximum((lows + part - 1) * s + axis.after + 1, at + size), n)
+    crop = int((lasts - firsts).max())
     crop += (n - crop) % s
-    return Step([min(first, n - crop) for first in firsts], crop, lows, part, s)
+    return Step(np.minimum(firsts, n - crop).tolist(), crop, lows.tolist(), part, s)
 
 
 @dataclass(frozen=True)
@@ -106,11 +103,7 @@ class Spine:
     """
 
     def __init__(
-        self,
-        chain: list[Call],
-        links: list[nn.Module],
-        windows: Windows,
-        steps: list[tuple[Step, Step]],
+        self, chain: list[Call], links: list[nn.Module], windows: Windows, steps: list[tuple[Step, Step]]
     ) -> None:
         self.modules = [call.module for call in chain]
         self.shapes = [call.output[0].shape for call in chain if call.output is not None]
@@ -176,10 +169,10 @@ class Spine:
         What stands before it gets tensors of the right shape without content.
         """
         empty = output.new_zeros(())
-        results: list[Tensor] = [empty.expand(len(output), *shape[1:]) for shape in self.shapes[:-1]]
-        queues: dict[nn.Module, list[Tensor]] = {module: [] for module in self.modules}
+        results = [empty.expand(len(output), *shape[1:]) for shape in self.shapes[:-1]]
+        queues: dict[nn.Module, list[Tensor]] = {}
         for module, result in zip(self.modules, [*results, output], strict=True):
-            queues[module].append(result)
+            queues.setdefault(module, []).append(result)
         own = {module: module.__dict__.get("forward") for module in queues}
         try:
             for module, queue in queues.items():
@@ -187,9 +180,8 @@ class Spine:
             yield
         finally:
             for module, forward in own.items():
-                if forward is None:
-                    module.__dict__.pop("forward", None)
-                else:
+                del module.forward
+                if forward is not None:
                     module.forward = forward  # type: ignore[method-assign]
 
 
@@ -228,7 +220,7 @@ def _until(chain: list[Call], calls: list[Call], end: nn.Module | None) -> list[
     if end is None:
         ends = [k for k, output in enumerate(outputs) if is_feature_map(output[0])]
     else:
-        wanted = [call.output for root in calls for call in root.walk() if call.module is end and call.output]
+        wanted = [call.output for root in calls for call in root.walk() if call.module is end]
         ends = [k for k, output in enumerate(outputs) if any(same(output, one) for one in wanted)]
     return chain[: ends[-1] + 1] if ends else []
 

@@ -22,15 +22,18 @@ from common.layers import first_tensor
 _LARGEST_STRIDE = 4
 
 
+# A tensor with its version counter at that time, which tells it from itself after an in-place operation.
+Version = tuple[Tensor, int]
+
+
 @dataclass(eq=False)
 class Call:
-    """One call of a module. `source` and `output` are tensors with their version counters at that time, which
-    tell a tensor from itself after an in-place operation."""
+    """One call of a module."""
 
     module: nn.Module
-    source: tuple[Tensor, int] | None
+    source: Version | None
     alone: bool  # whether the source is the only thing the module was given
-    output: tuple[Tensor, int] | None = None
+    output: Version | None = None
     tensor_output: bool = False
     calls: list["Call"] = field(default_factory=list)
 
@@ -46,10 +49,9 @@ def trace(network: nn.Module, run: Callable[[], Any]) -> list[Call]:
     open_calls: list[Call] = []
 
     def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
-        given = [*args, *kwargs.values()]
+        given = [value for value in (*args, *kwargs.values()) if value is not None]
         source = next((value for value in given if isinstance(value, Tensor)), None)
-        alone = source is not None and all(value is source or value is None for value in given)
-        call = Call(module, _versioned(source), alone)
+        call = Call(module, _versioned(source), all(value is source for value in given))
         (open_calls[-1].calls if open_calls else roots).append(call)
         open_calls.append(call)
 
@@ -73,32 +75,29 @@ def trace(network: nn.Module, run: Callable[[], Any]) -> list[Call]:
 
 def spine(calls: list[Call], images: Tensor) -> list[Call]:
     """The longest chain of calls that starts at `images`: see the top of this file. May be empty."""
-    chain, _ = _follow(calls, (images, images._version))
-    return chain
+    return _follow(calls, _versioned(images))[0]
 
 
-def _follow(calls: list[Call], at: tuple[Tensor, int]) -> tuple[list[Call], tuple[Tensor, int] | None]:
+def _follow(calls: list[Call], at: Version | None) -> tuple[list[Call], Version | None]:
     """The chain from the tensor `at` through `calls`, and the tensor it ends with (None: it broke off inside)."""
     chain: list[Call] = []
     for call in calls:
-        if call.source is None or not same(call.source, at):
+        if not same(call.source, at):
             continue
         inner, end = _follow(call.calls, at)
-        whole = bool(inner) and end is not None and call.output is not None and same(end, call.output)
-        if whole and call.tensor_output:
+        if inner and same(end, call.output) and call.tensor_output:
             chain += inner
-        elif call.alone and call.tensor_output and call.output is not None and _is_link(call):
+        elif call.alone and call.tensor_output and _is_link(call):
             chain.append(call)
         else:
             return chain + inner, None
-        assert call.output is not None
         at = call.output
     return chain, at
 
 
-def same(one: tuple[Tensor, int], other: tuple[Tensor, int]) -> bool:
+def same(one: Version | None, other: Version | None) -> bool:
     """Whether both are one tensor that was not changed in between."""
-    return one[0] is other[0] and one[1] == other[1]
+    return one is not None and other is not None and one[0] is other[0] and one[1] == other[1]
 
 
 def _is_link(call: Call) -> bool:
@@ -111,5 +110,5 @@ def _is_link(call: Call) -> bool:
     return all(before <= after * _LARGEST_STRIDE for before, after in sizes)
 
 
-def _versioned(tensor: Tensor | None) -> tuple[Tensor, int] | None:
+def _versioned(tensor: Tensor | None) -> Version | None:
     return None if tensor is None else (tensor, tensor._version)

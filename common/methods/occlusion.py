@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -159,10 +160,8 @@ class _Batched:
         return self._scores(image, [None])[:, 0]
 
     def windows(self, image: int, positions: Sequence[Position]) -> Tensor:
-        step = self.batch
-        return torch.cat(
-            [self._scores(image, positions[k : k + step]) for k in range(0, len(positions), step)], 1
-        )
+        parts = [positions[k : k + self.batch] for k in range(0, len(positions), self.batch)]
+        return torch.cat([self._scores(image, part) for part in parts], 1)
 
     def beside_another(self, image: int, positions: Sequence[Position]) -> Tensor:
         """Scores in one batch, with a very different input behind them, which must not make a difference."""
@@ -266,9 +265,7 @@ def _can(way: _Batched, image: int, positions: list[Position], expected: Tensor)
 
 def _agrees(found: Tensor, expected: Tensor, drop: Tensor) -> bool:
     """Whether scores differ by rounding only; `drop` is the largest drop there is."""
-    rounding = _ROUNDING.get(expected.dtype, 2e-2)
-    if expected.is_cuda:
-        rounding = max(rounding, 5e-3)  # TF32
+    rounding = max(_ROUNDING.get(expected.dtype, 2e-2), 5e-3 if expected.is_cuda else 0)  # CUDA: TF32
     allowed = rounding * expected.abs().max() + _OF_DROP * drop
     return bool(((found - expected).abs() <= allowed).all())
 
@@ -290,28 +287,18 @@ def select_rows(value: Any, rows: Sequence[int], count: int, axis: int = 0) -> A
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     if isinstance(value, MutableMapping):
         twin = copy.copy(value)
-        for key, part in value.items():
-            twin[key] = select_rows(part, rows, count, axis)
+        twin.update((key, select_rows(part, rows, count, axis)) for key, part in value.items())
         return twin
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in dataclasses.fields(value) if field.init]
-        parts_by_name = {name: select_rows(getattr(value, name), rows, count, axis) for name in names}
-        return dataclasses.replace(value, **parts_by_name)
-    return value
-
-
-def _second_axis(value: Any, rows: Sequence[int], count: int) -> Any:
-    # Captions are (S, B, L): several sequences for each image.
-    return select_rows(value, rows, count, axis=1)
-
-
-def _unchanged(value: Any, rows: Sequence[int], count: int) -> Any:
+        own = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
+        return dataclasses.replace(value, **select_rows(own, rows, count, axis))
     return value
 
 
 Rows = Callable[[Any, Sequence[int], int], Any]
-# Ways to make query and targets of B images fit N windows of one; `_agrees` finds out which is right.
-_ROWS: tuple[Rows, ...] = (select_rows, _second_axis, _unchanged)
+# Ways to make query and targets of B images fit N windows of one; `_agrees` finds out which is right. Captions
+# are (S, B, L), several sequences for each image; and what is the same for all stays as it is.
+_ROWS: tuple[Rows, ...] = (select_rows, partial(select_rows, axis=1), lambda value, rows, count: value)
 
 
 def _check(options: OcclusionOptions, images: Tensor) -> None:
