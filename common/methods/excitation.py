@@ -47,8 +47,8 @@ def excitation(
     defined for (GELU, ...).
 
     >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
-    >>> round(excitation(network, torch.rand(1, 3, 16, 16), [4]).sum().item(), 3)  # all of the winner's probability
-    1.0
+    >>> excitation(network, torch.rand(1, 3, 16, 16), [4, 0], contrastive=True).shape
+    torch.Size([2, 1, 14, 14])
     """
     images = ordinary(images)
     explainable, wanted = as_explainable(model, images, layer, query), as_targets(targets)
