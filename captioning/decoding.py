@@ -1,4 +1,4 @@
-"""Captions from a model, for batches of feature maps: beam search (of width 1: the best word each step), sampling.
+"""Captions from a model: beam search (of width 1: the best word each step) and sampling, for batches of images.
 
 Letters: B images, W beam width, V vocabulary, L tokens.
 """
@@ -21,36 +21,23 @@ _NEVER = [PAD, START, UNKNOWN]
 @dataclass(frozen=True)
 class Hypothesis:
     """A decoded caption: its words' numbers without the end token, the log-probability of each, the sum with
-    the end token's, the score it was ranked by, and whether it ended or was cut at the maximum length."""
+    the end token's, and the score it was ranked by."""
 
     tokens: tuple[int, ...]
     log_probs: tuple[float, ...]
     total: float
     score: float
-    ended: bool
 
 
 @torch.no_grad()
 def beam(
-    model: CaptionModel,
-    features: Tensor,
-    width: int = 5,
-    max_length: int = MAX_LENGTH,
-    length_penalty: float = 0.0,
-) -> list[list[Hypothesis]]:
-    """The (up to) `width` best captions of each map, best first.
-
-    Ranked by log-probability / length ** length_penalty, the end token counted: 0 ranks by probability,
-    1 by its mean. A caption is never empty and never holds the unknown word.
-    """
-    return beam_from(model, model.start(features), width, max_length, length_penalty)
-
-
-@torch.no_grad()
-def beam_from(
     model: CaptionModel, state: State, width: int, max_length: int = MAX_LENGTH, length_penalty: float = 0.0
 ) -> list[list[Hypothesis]]:
-    """`beam` from the state after the image."""
+    """The (up to) `width` best captions of each image, best first; `state` is the decoder's after the images.
+
+    Ranked by log-probability / length ** length_penalty, the end token counted: 0 ranks by probability,
+    1 by its mean. A caption is never empty and never holds the unknown word; at `max_length` words it has to end.
+    """
     if width < 1 or max_length < 1:
         raise UserError(f"beam width and caption length are at least 1; received {width} and {max_length}")
     images, device = state.h.shape[0], state.h.device
@@ -63,7 +50,7 @@ def beam_from(
     tokens, steps = words.new_zeros(images, width, 0), total.new_zeros(images, width, 0)
     for length in range(max_length + 1):
         log_probs, state = model.step(state, words.view(-1))
-        log_probs = _allowed(log_probs, empty=length == 0).view(images, width, -1)
+        log_probs = _allowed(log_probs, empty=length == 0, full=length == max_length).view(images, width, -1)
         # Each beam can end once, so twice the width always holds enough that go on.
         best, flat = (total[..., None] + log_probs).flatten(1).topk(min(2 * width, log_probs[0].numel()), 1)
         parent, words = flat // log_probs.shape[2], flat % log_probs.shape[2]
@@ -78,13 +65,11 @@ def beam_from(
         tokens = torch.cat([tokens.gather(1, along), words[..., None]], 2)
         steps = torch.cat([steps.gather(1, along), chosen[..., None]], 2)
         state = state.select((first + parent).view(-1))
-    for i, pool in enumerate(pools):
-        pool.cut(tokens[i], steps[i], total[i])
-    return [pool.ranked() for pool in pools]
+    return [pool.found for pool in pools]
 
 
 class _Pool:
-    """The finished captions of one image: the best `width` by score."""
+    """The finished captions of one image: the best `width`, by falling score."""
 
     def __init__(self, width: int, length_penalty: float):
         self.width, self.length_penalty = width, length_penalty
@@ -102,7 +87,7 @@ class _Pool:
             score = self.score(total, tokens.shape[1] + 1)
             if len(self.found) < self.width or score > self.found[-1].score:
                 each = tuple(steps[row].tolist())
-                self.found.append(Hypothesis(tuple(tokens[row].tolist()), each, total, score, True))
+                self.found.append(Hypothesis(tuple(tokens[row].tolist()), each, total, score))
                 self.found.sort(key=lambda hypothesis: -hypothesis.score)
                 del self.found[self.width :]
 
@@ -111,51 +96,30 @@ class _Pool:
         bound = self.score(float(total.max()), max_length + 1)
         return len(self.found) == self.width and bound <= self.found[-1].score
 
-    def cut(self, tokens: Tensor, steps: Tensor, total: Tensor) -> None:
-        """Where no caption ended, take the best open beam as it is."""
-        for row in total.argsort(descending=True).tolist():
-            if self.found or float(total[row]) == -float("inf"):
-                break
-            score = self.score(float(total[row]), tokens.shape[1])
-            words, each = tuple(tokens[row].tolist()), tuple(steps[row].tolist())
-            self.found.append(Hypothesis(words, each, float(total[row]), score, False))
 
-    def ranked(self) -> list[Hypothesis]:
-        return sorted(self.found, key=lambda hypothesis: -hypothesis.score)
+def _allowed(log_probs: Tensor, empty: bool, full: bool = False) -> Tensor:
+    """Log-probabilities (.., V) without the words that are never said, nor an end where nothing is said yet.
 
-
-def _allowed(log_probs: Tensor, empty: bool) -> Tensor:
-    """Log-probabilities without the words that are never said, nor an end where nothing is said yet."""
-    log_probs = log_probs.clone()
-    log_probs[:, [*_NEVER, END] if empty else _NEVER] = -torch.inf
-    return log_probs
+    Where a caption is `full`, of the end alone.
+    """
+    barred = torch.full_like(log_probs[0], full, dtype=torch.bool)
+    barred[_NEVER] = True
+    barred[END] = empty
+    return log_probs.masked_fill(barred, -torch.inf)
 
 
 @torch.no_grad()
 def sample(
     model: CaptionModel,
-    features: Tensor,
-    count: int = 5,
-    max_length: int = MAX_LENGTH,
-    temperature: float = 1.0,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Captions drawn word by word, (B * count, L): an image's samples stand together, 0 after the end."""
-    if temperature <= 0:
-        raise UserError(f"the temperature is above 0; received {temperature}")
-    return sample_from(model, model.start(features), count, max_length, temperature, generator)
-
-
-@torch.no_grad()
-def sample_from(
-    model: CaptionModel,
     state: State,
     count: int,
     max_length: int = MAX_LENGTH,
-    temperature: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """`sample` from the state after the image. A caption that doesn't end has no end token."""
+    """Captions drawn word by word, (B * count, L): an image's samples stand together, 0 after the end.
+
+    `state` is the decoder's after the images. A caption that doesn't end has no end token.
+    """
     rows = torch.arange(state.h.shape[0], device=state.h.device).repeat_interleave(count)
     state = state.select(rows)
     words = torch.full((len(rows),), START, device=rows.device)
@@ -163,7 +127,7 @@ def sample_from(
     drawn = []
     for length in range(max_length):
         log_probs, state = model.step(state, words)
-        probabilities = (_allowed(log_probs, empty=length == 0) / temperature).softmax(-1)
+        probabilities = _allowed(log_probs, empty=length == 0).softmax(-1)
         # One uniform number a row and a running sum: `multinomial` draws one for each word of the vocabulary.
         sums = probabilities.cumsum(-1)
         drawn_at = torch.rand(len(rows), 1, generator=generator, device=rows.device) * sums[:, -1:]

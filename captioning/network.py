@@ -101,7 +101,7 @@ class LstmNetwork:
         return self.module.features(images)
 
     def decode(self, features: Tensor, beam: int, count: int, max_length: int) -> list[list[Caption]]:
-        found = decoding.beam(self.module, features, beam, max_length, self.length_penalty)
+        found = decoding.beam(self.module, self.module.start(features), beam, max_length, self.length_penalty)
         return [[self._caption(hypothesis) for hypothesis in each[:count]] for each in found]
 
     def head(self, features: Tensor, query: Tensor) -> TextOutput:

@@ -135,7 +135,7 @@ def test_the_rewards_gradient_raises_what_scores_above_the_other_samples(trainin
     good, bad = training.corpus.train[0].tokens[0], ["paper", "paper"]
     drawn = [training.model.vocabulary.encode(w) + [END] for w in (good, bad) * 2]
     tokens = torch.tensor([row + [0] * (12 - len(row)) for row in drawn])
-    monkeypatch.setattr(stages.decoding, "sample_from", lambda *_: tokens)
+    monkeypatch.setattr(stages.decoding, "sample", lambda *_: tokens)
     loss, numbers = training.reward_loss(batch)
     (gradient,) = torch.autograd.grad(loss, training.model.decoder.bias)
     assert training.reward(drawn[0], 0) > 1 > training.reward(drawn[1], 0)

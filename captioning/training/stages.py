@@ -154,7 +154,7 @@ class Training(stages.Training):
         with torch.no_grad(), half(self.device):
             pooled, evidence = self.summary(batch.features)
             state: State = self.model.decoder.begin(pooled, evidence)
-            tokens = decoding.sample_from(self.model, state, count, self.settings.longest - 2)
+            tokens = decoding.sample(self.model, state, count, self.settings.longest - 2)
         rewards = torch.tensor(
             [self.reward(row, batch.numbers[i // count]) for i, row in enumerate(tokens.tolist())]
         ).view(-1, count)
@@ -207,7 +207,7 @@ class Training(stages.Training):
         for batch in self.val_loader.plain():
             with half(self.device, fast):
                 state = self.model.decoder.begin(*self.summary(batch.features))
-                found = decoding.beam_from(self.model, state, beam, length_penalty=length_penalty)
+                found = decoding.beam(self.model, state, beam, length_penalty=length_penalty)
             captions.extend(self.model.vocabulary.decode(f[0].tokens) for f in found)
         scores = metrics.evaluate(captions, [image.tokens for image in self.corpus.val])
         scores["length"] = float(np.mean([len(c) for c in captions]))
