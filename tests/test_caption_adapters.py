@@ -7,13 +7,11 @@ import time
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 
-transformers = pytest.importorskip("transformers")
-tokenizers = pytest.importorskip("tokenizers")
-
-from captioning import adapters  # noqa: E402
-from common.errors import UserError  # noqa: E402
+from captioning import adapters
+from common.errors import UserError
 
 CORPUS = [
     "a dog runs on the green grass",

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from PIL import Image
 
 import classification
@@ -13,8 +14,6 @@ from common.errors import UserError
 from common.gradcam import gradcam
 from common.images import Preprocessing
 from common.networks.loading import load_network
-
-transformers = pytest.importorskip("transformers")
 
 SIDE = 64
 VIT: dict[str, Any] = {

@@ -131,7 +131,6 @@ def test_a_server_that_answers_is_reachable_and_one_that_hangs_is_not(
 
 @pytest.mark.parametrize("name", ["timm:convnext_tiny", "hf:microsoft/resnet-50"])
 def test_hub_weights_out_of_reach_fail_at_once(name: str) -> None:
-    pytest.importorskip("transformers")
     load_network("timm:test_convnext", random_weights=True)  # imports are slow, the answer is not
     started = time.monotonic()
     with pytest.raises(UserError, match=r"model\.safetensors"):

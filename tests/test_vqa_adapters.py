@@ -3,13 +3,11 @@
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 
-transformers = pytest.importorskip("transformers")
-tokenizers = pytest.importorskip("tokenizers")
-
-import vqa  # noqa: E402
-from common.errors import UserError  # noqa: E402
+import vqa
+from common.errors import UserError
 
 SIDE, PATCH = 32, 8
 CORPUS = [

@@ -202,8 +202,6 @@ def _torchvision_record(name: str) -> dict[str, str]:
 
 
 def _timm_records(search: str) -> list[dict[str, str]]:
-    if importlib.util.find_spec("timm") is None:
-        return [_record("timm:NAME", "timm", "needs pip install timm")]
     names = hub.library("timm").list_models()
     if not search:
         count = f"timm, {len(names)} models (--search WORD lists those that match)"
@@ -218,14 +216,9 @@ def _timm_records(search: str) -> list[dict[str, str]]:
 
 
 def _transformers_records(search: str) -> list[dict[str, str]]:
-    if importlib.util.find_spec("transformers") is None:
-        kinds, status = "transformers", "needs pip install transformers"
-    else:
-        kinds, status = (
-            "transformers: ResNet, ConvNeXt, ViT, DeiT, BEiT, Swin, ...",
-            "ready for a local folder",
-        )
-    return [_record("hf:FOLDER_OR_NAME", kinds, status)] if search in f"hf: {kinds}".lower() else []
+    kinds = "transformers: ResNet, ConvNeXt, ViT, DeiT, BEiT, Swin, ..."
+    record = _record("hf:FOLDER_OR_NAME", kinds, "ready for a local folder")
+    return [record] if search in f"hf: {kinds}".lower() else []
 
 
 def _lite_package(name: str) -> str:
