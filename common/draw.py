@@ -10,7 +10,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from common.explanation import Explanation
@@ -49,25 +49,20 @@ def gradient_picture(image: Image.Image, gradient: Tensor) -> Image.Image:
     return Image.fromarray(pixels).resize(image.size, Image.Resampling.BILINEAR)
 
 
-# How each kind of map is drawn.
-_DRAWN: dict[str, Callable[[Image.Image, Tensor], Image.Image]] = {
-    "evidence": heat_overlay,
-    "against": heat_overlay,
-    "signed": signed_overlay,
-    "gradient": gradient_picture,
-}
-
-_LEGENDS = {
-    "evidence": ("turbo", "weak", "strong evidence; each map is scaled to its own maximum"),
-    "against": ("turbo", "weak", "strong evidence; in the counterfactual: against the target"),
-    "signed": ("RdBu_r", "lowers", "raises the target's score"),
-    "gradient": ("gray", "darker pixels lower", "brighter pixels raise the score; grey does nothing"),
-}
+# How each kind of map is drawn, its colours, and what their ends mean.
+_KINDS: dict[str, tuple[Callable[[Image.Image, Tensor], Image.Image], str, str, str]] = {
+    "evidence": (heat_overlay, "turbo", "weak", "strong evidence; each map is scaled to its own maximum"),
+    "against": (heat_overlay, "turbo", "weak", "strong evidence; in the counterfactual: against the target"),
+    "signed": (signed_overlay, "RdBu_r", "lowers", "raises the target's score"),
+    "gradient": (
+        gradient_picture, "gray", "darker pixels lower", "brighter pixels raise the score; grey does nothing"
+    ),
+}  # fmt: skip
 
 
 def draw_map(method: str, image: Image.Image, values: Tensor) -> Image.Image:
     """One map of a method, (h, w) or (3, H, W), drawn on the image."""
-    return _DRAWN["gradient" if values.dim() == 3 else kind(method)](image, values)
+    return _KINDS["gradient" if values.dim() == 3 else kind(method)][0](image, values)
 
 
 def legends_of(methods: Sequence[str]) -> list[str]:
@@ -106,7 +101,7 @@ def panel(
     for start in range(0, len(tiles), columns):
         blocks.append(_row([_tile(tile, width) for tile in tiles[start : start + columns]]))
     blocks += [_legend(name, total) for name in legends]
-    return _padded(_column(blocks))
+    return ImageOps.expand(_column(blocks), MARGIN, PAPER)
 
 
 def tile_row(tiles: Sequence[Tile], width: int = 280) -> Image.Image:
@@ -189,7 +184,7 @@ def _tile(tile: Tile, width: int) -> Image.Image:
 
 
 def _legend(name: str, width: int) -> Image.Image:
-    colour_map, low, high = _LEGENDS[name]
+    _, colour_map, low, high = _KINDS[name]
     ramp = np.repeat(np.linspace(0, 1, 150)[None], 14, 0)
     bar = Image.fromarray(_colours(colour_map, ramp).astype(np.uint8))
     before = _text(low, 13, width, MUTED)
@@ -215,9 +210,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
     lines = [""]
     for word in text.split():
         while font.getlength(word) > width:  # a word longer than the line is broken
-            cut = max(
-                1, next(n for n in range(len(word), 0, -1) if n == 1 or font.getlength(word[:n]) <= width)
-            )
+            cut = next(n for n in range(len(word), 0, -1) if n == 1 or font.getlength(word[:n]) <= width)
             lines += [word[:cut]]
             word = word[cut:]
         joined = f"{lines[-1]} {word}".strip()
@@ -254,12 +247,6 @@ def _column(pictures: Sequence[Image.Image], gap: int = GAP) -> Image.Image:
         column.paste(picture, (0, y))
         y += picture.height + gap
     return column
-
-
-def _padded(picture: Image.Image) -> Image.Image:
-    page = Image.new("RGB", (picture.width + 2 * MARGIN, picture.height + 2 * MARGIN), PAPER)
-    page.paste(picture, (MARGIN, MARGIN))
-    return page
 
 
 def explanation_tiles(

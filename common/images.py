@@ -174,8 +174,7 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """A dict that JSON can hold; `from_dict` reads it back."""
-        values = asdict(self)
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
@@ -183,9 +182,7 @@ class Preprocessing:
         if unknown:
             allowed = ", ".join(cls.__dataclass_fields__)
             raise UserError(f"unknown preprocessing entry '{sorted(unknown)[0]}'; allowed: {allowed}")
-        entries: dict[str, Any] = {
-            key: tuple(item) if isinstance(item, list) else item for key, item in values.items()
-        }
+        entries: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**entries)
 
 
@@ -232,9 +229,8 @@ def _decode(image: Image.Image, max_side: int | None) -> Image.Image:
         raise UserError("EPS is a program, not an image; convert it to PNG")
     _check_pixels(image)
     original = image.size
-    if max_side and max(original) > max_side:
-        scale = max_side / max(original)
-        image.draft("RGB", (max(1, int(original[0] * scale)), max(1, int(original[1] * scale))))
+    if _within(original, max_side) != original:
+        image.draft("RGB", _within(original, max_side))
     image.seek(0)
     image.load()
     upright = _upright(_reduce(image, max_side))
@@ -266,11 +262,15 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
+def _within(size: tuple[int, int], max_side: int | None) -> tuple[int, int]:
+    scale = min(1.0, max_side / max(size)) if max_side else 1.0
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
 def _reduce(image: Image.Image, max_side: int | None) -> Image.Image:
-    if not max_side or max(image.size) <= max_side:
+    size = _within(image.size, max_side)
+    if size == image.size:
         return image
-    scale = max_side / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     orientation = _orientation(image)
     if image.mode in ("P", "PA", "1"):  # these can only be resampled after conversion
         image = image.convert("RGBA" if image.has_transparency_data else "RGB" if image.mode != "1" else "L")

@@ -8,9 +8,8 @@ N images, K units (channels of a feature map), C concepts, h,w feature map, H,W 
 from __future__ import annotations
 
 import csv
-import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.formulas import upsample
+from common.images import PathLike
 
 QUANTILE_SHARE = 0.005  # of all positions at which a unit counts as firing (Bau et al., section 2.2)
 LEAST_OVERLAP = 0.05  # intersection over union that a name needs
@@ -58,11 +58,13 @@ class Overlaps:
     """
 
     thresholds: Tensor  # (K,)
-    concepts: list[str] = field(default_factory=list)
-    images: int = 0
-    fires: Tensor = field(default_factory=lambda: torch.zeros(0))
-    covers: list[int] = field(default_factory=list)
-    shared: list[Tensor] = field(default_factory=list)
+    fires: Tensor = field(default_factory=lambda: torch.zeros(()))  # (K,) once there is an image
+    covers: dict[str, int] = field(default_factory=dict)
+    shared: dict[str, Tensor] = field(default_factory=dict)  # (K,) each
+
+    @property
+    def concepts(self) -> list[str]:
+        return list(self.shared)
 
     def add(self, activations: Tensor, masks: Mapping[str, Tensor], size: tuple[int, int]) -> None:
         """Count one image: its activations (K, h, w), upsampled to `size` (H, W), and its masks (H, W) by
@@ -73,36 +75,26 @@ class Overlaps:
             activations.amax((-2, -1))[:, None, None] > 0
         )  # a silent unit fires nowhere, whatever its threshold
         rows = firing.flatten(1).float()
-        self.fires = rows.sum(1) + (self.fires if len(self.fires) else 0)
-        self.images += 1
+        self.fires = self.fires + rows.sum(1)
         for concept, mask in masks.items():
-            place = self._place(concept, len(rows))
             flat = mask.flatten().float()
-            self.covers[place] += int(flat.sum())
-            self.shared[place] += rows @ flat
-
-    def _place(self, concept: str, units: int) -> int:
-        if concept not in self.concepts:
-            self.concepts.append(concept)
-            self.covers.append(0)
-            self.shared.append(torch.zeros(units))
-        return self.concepts.index(concept)
+            self.covers[concept] = self.covers.get(concept, 0) + int(flat.sum())
+            self.shared[concept] = self.shared.get(concept, 0) + rows @ flat
 
     def overlaps(self) -> Tensor:
         """Intersection over union of units and concepts over all images: (K, C)."""
-        if not self.concepts:
+        if not self.shared:
             return torch.zeros(len(self.thresholds), 0, dtype=torch.float64)
-        shared = torch.stack(self.shared, 1).double()
-        union = self.fires.double()[:, None] + torch.tensor(self.covers, dtype=torch.float64) - shared
+        shared = torch.stack(list(self.shared.values()), 1).double()
+        covers = torch.tensor(list(self.covers.values()), dtype=torch.float64)
+        union = self.fires.double()[:, None] + covers - shared
         return shared / union.clamp(min=1)
 
 
 def name_units(
     overlaps: Tensor, concepts: Sequence[str], least: float = LEAST_OVERLAP
 ) -> dict[int, NeuronName]:
-    """The best concept of each unit (K, C) whose overlap is at least `least`; other units go without a
-    name.
-    """
+    """The best concept of each unit (K, C) whose overlap is at least `least`; other units go without a name."""
     if not len(concepts):
         return {}
     best = overlaps.max(1)
@@ -115,9 +107,7 @@ def name_units(
 
 @dataclass(frozen=True)
 class Reasons:
-    """The units that speak most for a decision and most against it, by importance; only named ones are
-    listed.
-    """
+    """The units that speak most for a decision and most against it, by importance; only named ones are listed."""
 
     for_it: tuple[tuple[NeuronName, float], ...]
     against_it: tuple[tuple[NeuronName, float], ...]
@@ -148,9 +138,7 @@ def reasons(alpha: Tensor, names: Mapping[int, NeuronName], count: int = 5) -> R
     return Reasons(top, bottom)
 
 
-def read_names(
-    path: str | os.PathLike[str], layer: str | None = None, least: float | None = None
-) -> dict[int, NeuronName]:
+def read_names(path: PathLike, layer: str | None = None, least: float | None = None) -> dict[int, NeuronName]:
     """Names of units from a published CSV: NetDissect's `<layer>-result.csv` or CLIP-Dissect's
     `descriptions.csv`.
 
@@ -161,7 +149,7 @@ def read_names(
     rows = _rows(Path(path))
     columns = set(rows[0]) if rows else set()
     if {"unit", "category", "label", "score"} <= columns:
-        found = [_netdissect(row, path, line) for line, row in enumerate(rows, 2)]
+        found = [_netdissect(path, line, row) for line, row in enumerate(rows, 2)]
         least = LEAST_OVERLAP if least is None else least
     elif {"layer", "unit", "description", "similarity"} <= columns:
         known = list(dict.fromkeys(row["layer"] for row in rows))
@@ -169,8 +157,11 @@ def read_names(
             raise UserError(
                 f"{path} names units of the layers {', '.join(known)}, not '{layer}'; name one of them"
             )
-        kept = [(line, row) for line, row in enumerate(rows, 2) if layer in (None, row["layer"])]
-        found = [_clip_dissect(row, path, line) for line, row in kept]
+        found = [
+            _neuron(path, line, row["unit"], 0, row["similarity"], row["description"])
+            for line, row in enumerate(rows, 2)
+            if layer in (None, row["layer"])
+        ]
     else:
         raise UserError(
             f"{path} has the columns {', '.join(sorted(columns)[:6]) or 'of no table'}; expected unit,"
@@ -190,27 +181,26 @@ def _rows(path: Path) -> list[dict[str, str]]:
         ) from error
 
 
-def _netdissect(row: dict[str, str], path: str | os.PathLike[str], line: int) -> NeuronName:
-    unit, score = _numbers(row, ("unit", "score"), path, line)
+def _netdissect(path: PathLike, line: int, row: dict[str, str]) -> NeuronName:
     # Scenes end in -s, colours in -c; words are joined by underscores.
     concept = re.sub(r"-[sc]$", "", row["label"] or "").replace("_", " ")
-    return NeuronName(int(unit) - 1, concept, score, row["category"] or "")
+    return _neuron(path, line, row["unit"], 1, row["score"], concept, row["category"])
 
 
-def _clip_dissect(row: dict[str, str], path: str | os.PathLike[str], line: int) -> NeuronName:
-    unit, score = _numbers(row, ("unit", "similarity"), path, line)
-    return NeuronName(int(unit), row["description"] or "", score)
-
-
-def _numbers(
-    row: dict[str, str], keys: Iterable[str], path: str | os.PathLike[str], line: int
-) -> tuple[float, ...]:
+def _neuron(
+    path: PathLike,
+    line: int,
+    unit: str,
+    first: int,
+    score: str,
+    concept: str | None,
+    category: str | None = "",
+) -> NeuronName:
     try:
-        return tuple(float(row[key]) for key in keys)
+        number, value = int(float(unit)) - first, float(score)
     except (TypeError, ValueError):
-        raise UserError(
-            f"{path}:{line}: unit and score are {[row.get(key) for key in keys]}; expected numbers"
-        ) from None
+        raise UserError(f"{path}:{line}: unit and score are {[unit, score]}; expected numbers") from None
+    return NeuronName(number, concept or "", value, category or "")
 
 
 def _words(pairs: Sequence[tuple[NeuronName, float]]) -> list[str]:

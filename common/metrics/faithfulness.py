@@ -101,7 +101,7 @@ BASELINES: dict[str, Callable[[Tensor], Tensor]] = {"blur": blurred, "grey": gre
 
 def _curve(score: ScoreFunction, start: Tensor, end: Tensor, maps: Tensor, steps: int, batch: int) -> Tensor:
     _check(start, end, maps, steps)
-    rank = _ranks(maps, (start.shape[-2], start.shape[-1]))  # (B, H, W), 0 for the largest
+    rank = _ranks(maps, (start.shape[-2], start.shape[-1]))
     pixels = start.shape[-2] * start.shape[-1]
     changed = torch.linspace(0, 1, steps + 1, dtype=torch.float64).mul(pixels).round().to(rank.device)
     jobs = [(b, s) for b in range(len(start)) for s in range(steps + 1)]
@@ -118,12 +118,9 @@ def _curve(score: ScoreFunction, start: Tensor, end: Tensor, maps: Tensor, steps
 
 
 def _ranks(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    order = (
-        upsample(maps[:, None].float(), size)[:, 0].flatten(1).argsort(dim=1, descending=True, stable=True)
-    )
-    ranks = torch.empty_like(order)
-    ranks.scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
-    return ranks.reshape(len(maps), *size)
+    """(B, H, W): each pixel's place among those of its map, 0 for the largest."""
+    order = upsample(maps[:, None].float(), size).flatten(1).argsort(dim=1, descending=True, stable=True)
+    return order.argsort(dim=1).reshape(len(maps), *size)
 
 
 def _check(start: Tensor, end: Tensor, maps: Tensor, steps: int) -> None:

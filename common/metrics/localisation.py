@@ -38,7 +38,8 @@ def segment_boxes(maps: Tensor, size: tuple[int, int] = SIZE, share: float = SHA
 
     Pixels that touch by a corner belong together. NaN for a map without a positive value.
     """
-    _check_share(share)
+    if not 0 < share <= 1:
+        raise UserError(f"a share of the maximum is in (0, 1], not {share}; the paper's is {SHARE}")
     found = [_segment_box(values, share) for values in _sized(maps, size).cpu().numpy()]
     return torch.tensor(found, dtype=torch.float64).reshape(-1, 4)
 
@@ -196,8 +197,3 @@ def _own_cells(cells: Sequence[int], side: int) -> list[list[list[float]]]:
             f"cell {bad[0]} is not in a grid of {side} by {side}; cells are 0 to {len(boxes) - 1}"
         )
     return [[boxes[cell]] for cell in cells]
-
-
-def _check_share(share: float) -> None:
-    if not 0 < share <= 1:
-        raise UserError(f"a share of the maximum is in (0, 1], not {share}; the paper's is {SHARE}")
