@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from common import gradcam
 from common.metrics import grounding as metrics
 from common.request import Encoded
 from common.targets import Target
-from common.text import OtherWordLogLikelihood, Text, TextLogLikelihood, padded, scored
+from common.text import OtherWordLogLikelihood, Place, Text, TextLogLikelihood, marks, padded, scored
 from data.records import Box, GroundedCaption
 from data.words.english import singular
 
@@ -146,13 +147,13 @@ def measure(
     rows = torch.tensor([case.image for case in cases], device=encoded.pixels.device)
     explainable = captioner.network.explainable(captioner.layer)
     query = _query([case.text for case in cases], captioner.network.end).to(rows)
-    targets, places = _targets(cases, captioner.network)
+    targets, found = _targets(cases, captioner.network, query.shape)
     shown = encoded[rows.tolist()]
     explanation = gradcam.explain(
         explainable, shown.pixels, scored(targets, score), query=query, features=shown.features
     )
     A, _ = explainable.split(shown.pixels, query, shown.features)
-    return _records(cases, explanation.heatmaps.cpu(), places, metrics.activation_energy(A.detach()).cpu())
+    return _records(cases, explanation.heatmaps.cpu(), metrics.activation_energy(A.detach()).cpu(), found)
 
 
 def phrase_ratios(
@@ -171,9 +172,12 @@ def phrase_ratios(
         explainable, shown.pixels, targets, query=query, methods=methods, features=shown.features
     ).maps
     boxes = [span.boxes for span in spans]
-    maps = {method: (m.abs().sum(2) if m.dim() == 5 else m)[:, 0].cpu() for method, m in found.items()}
-    ratios = {method: metrics.inside_outside(values, boxes).tolist() for method, values in maps.items()}
-    return [{method: ratios[method][i] for method in methods} for i in range(len(spans))]
+    maps = [
+        (found[method].abs().sum(2) if found[method].dim() == 5 else found[method])[:, 0].cpu()
+        for method in methods
+    ]
+    ratios = [metrics.inside_outside(values, boxes).tolist() for values in maps]
+    return [dict(zip(methods, each, strict=True)) for each in zip(*ratios, strict=True)]
 
 
 def table(
@@ -225,91 +229,80 @@ def _query(texts: Sequence[Text], end: int) -> Tensor:
     return padded([(*text.tokens, end) for text in texts])[None]
 
 
-Places = dict[str, list[tuple[int, int, int]]]  # kind of map -> (target, case, number of the head or phrase)
+Key = tuple[int, int]  # of a case, and of one of its heads or phrases
+Found = dict[str, dict[Key, int]]  # heads, phrases or wrong words -> the target that explains each
 
 
-def _targets(cases: Sequence[Case], network: Any) -> tuple[list[Target], Places]:
-    """Targets for all the cases at once: target t explains the t-th head (phrase, wrong word) of every
-    case.
+def _targets(cases: Sequence[Case], network: Any, shape: torch.Size) -> tuple[list[Target], Found]:
+    """Targets for all the cases at once, read as a query of `shape` (1, B, L).
+
+    Target t explains the t-th head (phrase, wrong word) of every case.
     """
     targets: list[Target] = []
-    places: Places = {"word": [], "phrase": [], "wrong": []}
-    longest = max(len(case.text.tokens) for case in cases) + 1
-    for kind, spans_of in (("word", lambda c: c.heads), ("phrase", lambda c: c.phrases)):
-        for number in range(max(len(spans_of(case)) for case in cases)):
-            marks = torch.zeros(1, len(cases), longest, dtype=torch.bool)
-            for row, case in enumerate(cases):
-                if number < len(spans_of(case)):
-                    marks[0, row, slice(*_tokens(case.text, spans_of(case)[number]))] = True
-                    places[kind].append((len(targets), row, number))
-            targets.append(TextLogLikelihood(marks, f"{kind} {number}"))
-    for number in range(max(len(case.wrong) for case in cases)):
-        positions, words = torch.zeros(2, len(cases), dtype=torch.long)
-        for row, case in enumerate(cases):
-            if number < len(case.wrong) and case.wrong[number]:
-                positions[row] = _tokens(case.text, case.heads[number])[0]
-                words[row] = network.read([case.wrong[number]]).tokens[0]
-                places["wrong"].append((len(targets), row, number))
-        targets.append(OtherWordLogLikelihood(positions, words, f"wrong {number}"))
-    return targets, places
+    found: Found = {"heads": {}, "phrases": {}, "wrong": {}}
+    for kind in ("heads", "phrases"):
+        for number, spans in enumerate(zip_longest(*(getattr(case, kind) for case in cases))):
+            found[kind].update({(row, number): len(targets) for row, span in enumerate(spans) if span})
+            places = [
+                Place(0, *_tokens(case.text, span)) if span else None
+                for case, span in zip(cases, spans, strict=True)
+            ]
+            targets.append(TextLogLikelihood(marks(places, shape), f"{kind} {number}"))
+    for number, words in enumerate(zip_longest(*(case.wrong for case in cases))):
+        positions, numbers = torch.zeros(2, len(cases), dtype=torch.long)
+        for row, word in enumerate(words):
+            if word:
+                positions[row] = _tokens(cases[row].text, cases[row].heads[number])[0]
+                numbers[row] = network.read([word]).tokens[0]
+                found["wrong"][row, number] = len(targets)
+        targets.append(OtherWordLogLikelihood(positions, numbers, f"wrong {number}"))
+    return targets, found
 
 
 def _tokens(text: Text, span: Span) -> tuple[int, int]:
     return text.span(span.start, span.stop - span.start)
 
 
-def _records(cases: Sequence[Case], maps: Tensor, places: Places, energy: Tensor) -> list[Record]:
-    records: dict[tuple[str, int, int], Record] = {}
-    at = {(row, number): target for target, row, number in places["word"]}
-    others = {key: _other(cases[key[0]], key[1]) for key in at}
-    other = {key: at[key[0], number] for key, number in others.items() if number is not None}
-    wrong = {(row, number): target for target, row, number in places["wrong"]}
-    phrase = {(row, number): target for target, row, number in places["phrase"]}
-    for kind, mine in (("word", at), ("phrase", phrase)):
-        spans = {
-            key: (cases[key[0]].heads if kind == "word" else cases[key[0]].phrases)[key[1]] for key in mine
+def _records(cases: Sequence[Case], maps: Tensor, energy: Tensor, found: Found) -> list[Record]:
+    """Records of all that was `found`, from maps (T, B, h, w) and the activation energy (B, h, w)."""
+    centre = metrics.centre_map(1, *maps.shape[-2:])[0]
+    records: list[Record] = []
+    for kind in ("heads", "phrases"):
+        own = {key: maps[target, key[0]] for key, target in found[kind].items()}
+        sources = {
+            "gradcam": own,
+            "energy": {key: energy[key[0]] for key in own},
+            "centre": dict.fromkeys(own, centre),
         }
-        sources: dict[str, dict[tuple[int, int], Tensor]] = {
-            "gradcam": {key: maps[target, key[0]] for key, target in mine.items()},
-            "energy": {key: energy[key[0]] for key in mine},
-            "centre": {key: metrics.centre_map(1, *maps.shape[-2:])[0] for key in mine},
-        }
-        if kind == "word":
-            sources["other word"] = {key: maps[target, key[0]] for key, target in other.items()}
-            sources["wrong word"] = {key: maps[target, key[0]] for key, target in wrong.items()}
-        for key, span in spans.items():
-            records[(kind, *key)] = Record(cases[key[0]].image, span.word, span.kind, kind == "phrase")
-        for name, found in sources.items():
-            _measured(kind, name, found, spans, records)
-        for key, covered in zip(spans, _covered(spans), strict=True):
-            records[(kind, *key)].pointing["random"] = covered
-    return list(records.values())
+        if kind == "heads":
+            others = {(row, number): (row, _other(cases[row], number)) for row, number in own}
+            sources["other word"] = {key: own[other] for key, other in others.items() if other in own}
+            sources["wrong word"] = {key: maps[target, key[0]] for key, target in found["wrong"].items()}
+        spans = {(row, number): getattr(cases[row], kind)[number] for row, number in own}
+        records += _measured(cases, spans, sources, kind == "phrases")
+    return records
 
 
 def _measured(
-    kind: str,
-    name: str,
-    found: dict[tuple[int, int], Tensor],
-    spans: dict[tuple[int, int], Span],
-    records: dict,
-) -> None:
-    if not found:
-        return
-    stacked = torch.stack(list(found.values())).float()
-    boxes = [spans[key].boxes for key in found]
-    values = zip(
-        metrics.pointing(stacked, boxes).tolist(),
-        metrics.inside_outside(stacked, boxes).tolist(),
-        metrics.energy_inside(stacked, boxes).tolist(),
-        strict=True,
-    )
-    for key, (hit, ratio, energy) in zip(found, values, strict=True):
-        record = records[(kind, *key)]
-        record.pointing[name], record.ratio[name], record.energy[name] = hit, ratio, energy
-
-
-def _covered(spans: dict[tuple[int, int], Span]) -> list[float]:
-    return metrics.random_hit([span.boxes for span in spans.values()]).tolist()
+    cases: Sequence[Case], spans: dict[Key, Span], sources: dict[str, dict[Key, Tensor]], is_phrase: bool
+) -> list[Record]:
+    """A record of each word or phrase, with what is measured of its maps (h, w) by source."""
+    records = {key: Record(cases[key[0]].image, s.word, s.kind, is_phrase) for key, s in spans.items()}
+    measures = {
+        "pointing": metrics.pointing,
+        "ratio": metrics.inside_outside,
+        "energy": metrics.energy_inside,
+    }
+    for name, maps in sources.items():
+        boxes = [spans[key].boxes for key in maps]
+        for kept, measured in measures.items() if maps else ():
+            values = measured(torch.stack(list(maps.values())).float(), boxes).tolist()
+            for key, value in zip(maps, values, strict=True):
+                getattr(records[key], kept)[name] = value
+    hits = metrics.random_hit([span.boxes for span in spans.values()]).tolist()
+    for record, hit in zip(records.values(), hits, strict=True):
+        record.pointing["random"] = hit
+    return list(records.values())
 
 
 def _other(case: Case, number: int) -> int | None:
