@@ -19,7 +19,7 @@ from torch import Tensor
 from common.errors import UserError
 from common.networks.pooling import log_mean_exp, pooled_importance
 from common.networks.trunk import feature_map
-from common.text import TextOutput
+from common.text import TextOutput, check_tokens
 from data.words.vocabulary import PAD, START, Vocabulary
 
 
@@ -159,7 +159,7 @@ class CaptionModel(nn.Module):
         Tokens (S,B,L) are S captions of each image; one map (B=1) may be given for several captions. `summary`
         (B,K+E) is all that the decoder sees of the images. Raises `UserError` for tokens outside the vocabulary.
         """
-        self._check(tokens)
+        check_tokens(tokens, len(self.vocabulary), dimensions=(2, 3))
         summary = torch.cat(self.decoder.summary(features), 1)
         *several, B, L = tokens.shape
         S = several[0] if several else 1
@@ -168,17 +168,6 @@ class CaptionModel(nn.Module):
         hidden = self.hidden(pooled, evidence, tokens.reshape(S * B, L))
         logits = self.decoder.logits(hidden, evidence).transpose(0, 1)
         return TextOutput.of(logits.reshape(*tokens.shape, -1), tokens, tokens != PAD, summary)
-
-    def _check(self, tokens: Tensor) -> None:
-        if tokens.ndim not in (2, 3) or tokens.shape[-1] == 0:
-            raise UserError(
-                f"tokens are (images, words) with at least one word; received {tuple(tokens.shape)}"
-            )
-        if int(tokens.max()) >= len(self.vocabulary) or int(tokens.min()) < 0:
-            raise UserError(
-                f"token {int(tokens.max())} is outside the vocabulary of {len(self.vocabulary)} words;"
-                " encode the caption with the model's own vocabulary"
-            )
 
     def hidden(self, pooled: Tensor, evidence: Tensor, tokens: Tensor) -> Tensor:
         """Hidden states (L,B,D) from which each token is predicted, given the ones before it."""

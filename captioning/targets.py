@@ -1,7 +1,7 @@
 """What to explain of a caption: sums of word log-probabilities, read off a `common.text.TextOutput`.
 
 The paper explains a caption by its log-likelihood, the sum over its words without the end token, and a word
-by its log-probability given the words before it. Phrases and other words are scored as all text is, by
+by its log-probability given the words before it. Words, phrases and other words are scored as all text is, by
 `common.text.TextLogLikelihood` and `OtherWordLogLikelihood`. Letters: S sequences, B images, L tokens.
 
 Where several sequences were read for each image (a caption and what it is contrasted with), the targets here
@@ -15,7 +15,6 @@ from typing import Any
 
 from torch import Tensor
 
-from common.errors import UserError
 from data.words.vocabulary import END
 
 
@@ -29,22 +28,6 @@ class CaptionLogLikelihood:
     def __call__(self, output: Any) -> Tensor:
         first = output.first()
         return (first.log_probs * (first.mask & (first.tokens != self.end))).sum(-1)
-
-
-@dataclass(frozen=True)
-class WordLogLikelihood:
-    """log p(word | the words before it, image) of the token at `position`, counted from 0; 0 where padded."""
-
-    position: int
-    name: str = ""
-
-    def __call__(self, output: Any) -> Tensor:
-        first = output.first()
-        if not 0 <= self.position < first.log_probs.shape[-1]:
-            raise UserError(
-                f"word {self.position} of a caption of {first.log_probs.shape[-1]} tokens; count from 0"
-            )
-        return first.log_probs[:, self.position] * first.mask[:, self.position]
 
 
 @dataclass(frozen=True)

@@ -192,6 +192,18 @@ def padded(sequences: Sequence[Sequence[int]], device: Any = None, fill: int = 0
     return torch.tensor(rows, device=device)
 
 
+def check_tokens(tokens: Tensor, vocabulary: int, dimensions: Sequence[int] = (2,)) -> None:
+    """Raises `UserError` unless `tokens` are (B, at least 1), or (S, B, at least 1), with numbers in the vocabulary."""
+    if tokens.dim() not in dimensions or tokens.shape[-1] == 0:
+        raise UserError(f"tokens are (texts, words) with at least one word; received {tuple(tokens.shape)}")
+    least, most = int(tokens.min()), int(tokens.max())
+    if least < 0 or most >= vocabulary:
+        raise UserError(
+            f"token {least if least < 0 else most} is outside the vocabulary of {vocabulary} words;"
+            " encode texts with the model's own vocabulary"
+        )
+
+
 class Sequences:
     """The token sequences read for each of B images, the image's own text first; each distinct one is read once."""
 

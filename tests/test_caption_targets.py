@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from captioning.targets import CaptionLogLikelihood, EndLogLikelihood, WordLogLikelihood
+from captioning.targets import CaptionLogLikelihood, EndLogLikelihood
 from common import gradcam
 from common.errors import UserError
 from common.explainable import HookedModel
@@ -42,9 +42,9 @@ def test_scores_are_sums_of_the_words_without_the_end(model):
     ]
     np.testing.assert_allclose(CaptionLogLikelihood()(output).detach(), [sum(each[0][:3]), sum(each[1][:2])])
     np.testing.assert_allclose(EndLogLikelihood()(output).detach(), [each[0][3], each[1][2]])
-    np.testing.assert_allclose(WordLogLikelihood(1)(output).detach(), [each[0][1], each[1][1]])
+    np.testing.assert_allclose(TextLogLikelihood([1])(output).detach(), [each[0][1], each[1][1]])
     np.testing.assert_allclose(
-        WordLogLikelihood(3)(output).detach(), [each[0][3], 0.0]
+        TextLogLikelihood([3])(output).detach(), [each[0][3], 0.0]
     )  # the second is shorter
     np.testing.assert_allclose(
         TextLogLikelihood([0, 1])(output).detach(), [sum(each[0][:2]), sum(each[1][:2])]
@@ -61,7 +61,7 @@ def test_another_word_in_the_same_place_has_that_words_probability(model):
 
 
 def test_the_captions_gradient_is_the_sum_of_its_words(model):
-    targets = [CaptionLogLikelihood(), *(WordLogLikelihood(i) for i in range(3))]
+    targets = [CaptionLogLikelihood(), *(TextLogLikelihood([i]) for i in range(3))]
     A, output = HookedModel(model, "trunk.last").split(IMAGES, TOKENS)
     slopes = gradients(torch.stack([target(output) for target in targets]), A)
     np.testing.assert_allclose(slopes[0, 0], slopes[1:, 0].sum(0), rtol=1e-9, atol=1e-13)
@@ -71,7 +71,7 @@ def test_the_captions_gradient_is_the_sum_of_its_words(model):
 
 def test_word_maps_from_one_pass_are_those_of_one_pass_for_each_word(model):
     maps = gradcam.gradcam(
-        model, IMAGES, [WordLogLikelihood(i) for i in range(2)], layer="trunk.last", query=TOKENS
+        model, IMAGES, [TextLogLikelihood([i]) for i in range(2)], layer="trunk.last", query=TOKENS
     )
     kept = []
 
@@ -105,7 +105,7 @@ def test_several_sequences_of_an_image_score_as_they_do_alone(model):
 def test_what_does_not_fit_is_an_error(model):
     output = model(IMAGES, TOKENS)
     with pytest.raises(UserError, match="4 tokens"):
-        WordLogLikelihood(4)(output)
+        TextLogLikelihood([4])(output)
     with pytest.raises(UserError, match="at least one word"):
         TextLogLikelihood([])(output)
     with pytest.raises(UserError, match="do not fit"):
@@ -116,7 +116,7 @@ def test_what_does_not_fit_is_an_error(model):
 def test_maps_on_cuda_agree_with_the_cpu_and_cudnn_stays_as_it_was():
     model = small(dtype=torch.float32)
     flags = (torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic)
-    targets = [CaptionLogLikelihood(), WordLogLikelihood(0)]
+    targets = [CaptionLogLikelihood(), TextLogLikelihood([0])]
     here = gradcam.gradcam(model, IMAGES.float(), targets, layer="trunk.last", query=TOKENS)
     there = gradcam.gradcam(
         model.cuda(), IMAGES.float().cuda(), targets, layer="trunk.last", query=TOKENS.cuda()
@@ -136,7 +136,7 @@ def test_a_centred_target_reads_logits_and_not_what_other_words_do(model):
     logits = model.decoder.logits(model.hidden(pooled, evidence, TOKENS[:1]), evidence)[:, 0]
     wanted = sum(float(logits[i, int(TOKENS[0, i])] - logits[i].mean()) for i in range(3))
     assert Centred(CaptionLogLikelihood())(model(IMAGES[:1], TOKENS[:1])).item() == pytest.approx(wanted)
-    assert target_name(Centred(WordLogLikelihood(0, "dog"))) == "dog"
+    assert target_name(Centred(TextLogLikelihood([0], "dog"))) == "dog"
     assert scored([CaptionLogLikelihood()], "log_probability") == [CaptionLogLikelihood()]
     with pytest.raises(UserError, match=r"'softmax'.*log_probability, logit"):
         scored([], "softmax")

@@ -106,6 +106,9 @@ def test_a_checkpoint_whose_answers_do_not_fit_is_refused(run, tmp_path):
     (tmp_path / "vqa.json").write_text(json.dumps({**config, "kind": "captioner"}))
     with pytest.raises(UserError, match="no checkpoint of a vqa model, but of a captioner one"):
         load_model(tmp_path)
+    (tmp_path / "vqa.json").write_text(json.dumps({k: v for k, v in config.items() if k != "joint"}))
+    with pytest.raises(UserError, match="no checkpoint of a vqa model: it lacks 'joint'"):
+        load_model(tmp_path)
 
 
 def test_no_question_about_a_validation_image_is_trained_on(shared_datasets):

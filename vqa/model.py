@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.networks.pooling import log_mean_exp, pooled_importance
 from common.networks.trunk import feature_map
+from common.text import check_tokens
 from data.records import MAX_QUESTION_WORDS
 from data.words.vocabulary import PAD, Vocabulary, tokenize
 
@@ -204,7 +205,6 @@ class VqaModel(nn.Module):
         word_dropout: float = 0.1,
         image_dropout: float = 0.5,
         layer: str | None = None,
-        config: dict[str, Any] | None = None,
     ):
         super().__init__()
         self.trunk, self.vocabulary, self.answers = trunk, vocabulary, tuple(answers)
@@ -221,7 +221,7 @@ class VqaModel(nn.Module):
             nn.init.constant_(self.trust.bias, 0.3)
         self.classifier = nn.Linear(joint, len(self.answers))
         self.dropout = dropout
-        self.layer, self.config = layer, config or {}
+        self.layer = layer
 
     def features(self, images: Tensor) -> Tensor:
         """The last feature map A (B,K,h,w) of images (B,3,H,W), after its activation."""
@@ -281,16 +281,3 @@ def question_words(question: str) -> list[str]:
     if len(words) > MAX_QUESTION_WORDS:
         raise UserError(f"the question has {len(words)} words; at most {MAX_QUESTION_WORDS} are read")
     return words
-
-
-def check_tokens(tokens: Tensor, vocabulary: int) -> None:
-    """Raises `UserError` unless `tokens` is (B, at least 1) with numbers inside the vocabulary."""
-    if tokens.ndim != 2 or tokens.shape[1] == 0:
-        raise UserError(
-            f"tokens are (questions, words) with at least one word; received {tuple(tokens.shape)}"
-        )
-    if int(tokens.max()) >= vocabulary or int(tokens.min()) < 0:
-        raise UserError(
-            f"token {int(tokens.max())} is outside this model's vocabulary of {vocabulary} words; "
-            "encode the question with the model's own vocabulary"
-        )

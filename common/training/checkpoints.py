@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.files import atomic_path, write_json
+from common.images import Preprocessing
+from common.networks.trunk import Trunk, load_trunk
 
 _FULL_PRECISION = ("running_mean", "running_var")
 
@@ -64,31 +66,46 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
     return {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}, config
 
 
-def load_task(
-    path: str | os.PathLike[str], kind: str, needed: Sequence[str], vocabularies: Mapping[str, str]
-) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
-    """(stem, tensors, configuration) of a checkpoint of one `kind` of model; `path` may be a training run's folder.
+def load_model(
+    path: str | os.PathLike[str],
+    kind: str,
+    vocabularies: Mapping[str, str],
+    build: Callable[[Mapping[str, Any], Trunk], nn.Module],
+) -> tuple[Any, Preprocessing, dict[str, Any]]:
+    """(model in eval mode, its preprocessing, configuration) of a checkpoint of one `kind` of model.
 
-    `needed` are keys that the configuration has to have; `vocabularies` the lists in it (key -> the tensor with a
-    row for each entry). Raises `UserError` for a checkpoint of something else, and for a list that doesn't fit.
+    `path` is the checkpoint's stem, or either of its files, or the folder of a training run; `build` makes the model
+    from the configuration; `vocabularies` are the lists in it (key -> the tensor with a row for each entry). Raises
+    `UserError` for a checkpoint of something else, and for a list that doesn't fit the weights.
     """
     path = Path(path)
     path = stem_of(path / kind if path.is_dir() else path)
     tensors, config = load_checkpoint(path)
-    absent = [key for key in needed if key not in config]
     if config.get("kind") != kind:
         raise UserError(
             f"'{path}' is no checkpoint of a {kind} model, but of a {config.get('kind', 'unknown')} one"
         )
-    if absent:
-        raise UserError(f"'{path}' is no checkpoint of a {kind} model: it lacks '{absent[0]}'")
+    config = _Config(config, lacking=f"'{path}' is no checkpoint of a {kind} model: it lacks")
     for key, name in vocabularies.items():
         if name in tensors and len(tensors[name]) != len(config[key]):
             raise UserError(
                 f"'{key}' in '{path}.json' doesn't fit the checkpoint: it has {len(config[key])} entries, the weights "
                 f"know {len(tensors[name])}; copy both files from the same training"
             )
-    return str(path), tensors, config
+    model = build(config, load_trunk(config["trunk"], random_weights=True))
+    load_weights(model, tensors, str(path))
+    return model.eval().requires_grad_(False), Preprocessing.from_dict(config["preprocessing"]), config
+
+
+class _Config(dict[str, Any]):
+    """A configuration that says what it is `lacking`."""
+
+    def __init__(self, config: Mapping[str, Any], lacking: str) -> None:
+        super().__init__(config)
+        self.lacking = lacking
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(f"{self.lacking} '{key}'")
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
