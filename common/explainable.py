@@ -39,6 +39,7 @@ from common.layers import (
     layers,
     not_a_feature_map,
     submodule,
+    tensors,
     unknown_layer,
 )
 from common.relu import guided_relus
@@ -168,7 +169,7 @@ class HookedModel(Unsplit):
     def split(self, images: Tensor, query: Any = None, features: Tensor | None = None) -> tuple[Tensor, Any]:
         with torch.no_grad():
             leaves, output = self._split(images, query)
-        if not _has_graph(output):
+        if not any(tensor.requires_grad for tensor in tensors(output)):
             # The network turns gradients off again behind the layer (a frozen backbone in `no_grad`, say):
             # then the whole pass has to be recorded; the leaf still cuts it.
             with torch.enable_grad():
@@ -237,25 +238,10 @@ class HookedModel(Unsplit):
 def _with_first_tensor(output: Any, replacement: Tensor) -> Any:
     if isinstance(output, Tensor):
         return replacement
-    if hasattr(output, "to_tuple"):  # a transformers ModelOutput: an ordered dict of its fields
-        fields = dict(output.items())
-        fields[next(name for name, part in fields.items() if isinstance(part, Tensor))] = replacement
-        return type(output)(**fields)
     if isinstance(output, dict):
-        return {
-            **output,
-            next(name for name, part in output.items() if isinstance(part, Tensor)): replacement,
-        }
+        name = next(name for name, part in output.items() if isinstance(part, Tensor))
+        fields = {**output, name: replacement}
+        return type(output)(**fields) if hasattr(output, "to_tuple") else fields  # a ModelOutput, or a dict
     parts = list(output)
     parts[next(i for i, part in enumerate(parts) if isinstance(part, Tensor))] = replacement
     return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
-
-
-def _has_graph(output: Any) -> bool:
-    if isinstance(output, Tensor):
-        return output.requires_grad
-    if isinstance(output, dict):
-        return any(_has_graph(part) for part in output.values())
-    if isinstance(output, (tuple, list)):
-        return any(_has_graph(part) for part in output)
-    return any(_has_graph(part) for part in vars(output).values()) if hasattr(output, "__dict__") else False

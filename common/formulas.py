@@ -7,7 +7,8 @@
 B images, T targets, K channels, h,w feature map, H,W image.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -63,11 +64,9 @@ def gradients(scores: Tensor, inputs: Tensor) -> Tensor:
     Raises `UserError` when the scores do not depend on the inputs.
     """
     if scores.requires_grad and len(scores) > 1:
-        rows = torch.eye(len(scores), dtype=scores.dtype, device=scores.device)[:, :, None].expand(
-            -1, -1, scores.shape[1]
-        )
+        rows = torch.eye(len(scores)).to(scores)[:, :, None].expand(-1, -1, scores.shape[1])
         try:
-            return _present(_grad(scores, inputs, rows))
+            return _grad(scores, inputs, rows)
         except RuntimeError as error:
             if not cannot_be_batched(error):
                 raise
@@ -77,23 +76,26 @@ def gradients(scores: Tensor, inputs: Tensor) -> Tensor:
 
 def gradient_of(row: Tensor, inputs: Tensor, retain: bool = True) -> Tensor:
     """d sum(row (B,)) / d inputs (B, ...): one target's pass; without `retain` the graph goes with it."""
-    if not row.requires_grad:
-        return _present((None,))
-    return _present(_grad(row.sum(), inputs, retain=retain))
+    return _grad(row.sum(), inputs, retain=retain)
 
 
-def _grad(
-    scores: Tensor, inputs: Tensor, rows: Tensor | None = None, retain: bool = True
-) -> tuple[Tensor | None, ...]:
-    batched = rows is not None
+def _grad(scores: Tensor, inputs: Tensor, rows: Tensor | None = None, retain: bool = True) -> Tensor:
+    options: dict[str, Any] = {
+        "retain_graph": retain,
+        "allow_unused": True,
+        "is_grads_batched": rows is not None,
+    }
     try:
-        return torch.autograd.grad(
-            scores, inputs, rows, retain_graph=retain, allow_unused=True, is_grads_batched=batched
-        )
+        found = torch.autograd.grad(scores, inputs, rows, **options)[0] if scores.requires_grad else None
     except RuntimeError as error:
         if "use_reentrant" in str(error):
             raise UserError(f"the network is checkpointed; {_REENTRANT}") from error
         raise
+    if found is None:
+        raise UserError(
+            f"a target does not depend on the explained layer; name a layer on its way to the output ({_REENTRANT})"
+        )
+    return found
 
 
 _REENTRANT = "checkpoint(..., use_reentrant=True) gives layers no gradients; set it to False, or turn it off"
@@ -105,10 +107,13 @@ def cannot_be_batched(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error).lower() for word in words)
 
 
-def _present(found: tuple[Tensor | None, ...]) -> Tensor:
-    if found[0] is None:
-        raise UserError(
-            "a target does not depend on the explained layer; name a layer on its way to the output"
-            f" ({_REENTRANT})"
-        )
-    return found[0]
+def graph_nodes(tensors: Iterable[Tensor]) -> list[Any]:
+    """The nodes of autograd's graph behind some tensors, each once."""
+    nodes: dict[Any, None] = {}
+    waiting = [tensor.grad_fn for tensor in tensors]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in nodes:
+            nodes[node] = None
+            waiting += [following for following, _ in node.next_functions]
+    return list(nodes)

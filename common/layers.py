@@ -199,7 +199,7 @@ def _widths(module: nn.Module) -> tuple[set[int], set[int], set[int]]:
     """How many channels the convolutions (and batch norms) in a module make, its linear layers, its layer norms."""
     convolved, linear, normed = set(), set(), set()
     for part in module.modules():
-        if isinstance(part, (nn.Conv2d, nn.ConvTranspose2d)):
+        if isinstance(part, CONVOLUTIONS):
             convolved.add(part.out_channels)
         elif isinstance(part, nn.modules.batchnorm._NormBase):
             convolved.add(part.num_features)
@@ -219,6 +219,19 @@ def first_tensor(output: Any) -> Tensor | None:
     if isinstance(output, (tuple, list)):
         return next((part for part in output if isinstance(part, Tensor)), None)
     return None
+
+
+def tensors(output: Any) -> Iterator[Tensor]:
+    """All tensors in what a module returned, however deep."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, (list, tuple)):
+        for part in output:
+            yield from tensors(part)
+    elif isinstance(output, dict):
+        yield from tensors(list(output.values()))
+    elif hasattr(output, "__dict__") and not isinstance(output, nn.Module):
+        yield from tensors(list(vars(output).values()))
 
 
 def unknown_layer(name: str, network: nn.Module) -> LayerError:

@@ -18,6 +18,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from common.errors import MethodError
+from common.formulas import graph_nodes
+from common.layers import tensors
 
 aten = torch.ops.aten
 INFINITY = float("inf")
@@ -246,16 +248,10 @@ def guided_relus(rule: str | None, network: nn.Module | None = None) -> Iterator
 
 def _checked(output: Any) -> Any:
     """`output`, whose graph has no gate that went past the mode."""
-    nodes, waiting = set(), [tensor.grad_fn for tensor in _tensors(output)]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in nodes:
-            continue
-        nodes.add(node)
+    for node in graph_nodes(tensors(output)):
         what = _out_of_reach(node)
         if what is not None:
             raise _refusal(f"{what} where activations can't be ruled")
-        waiting += [following for following, _ in node.next_functions]
     return output
 
 
@@ -274,15 +270,3 @@ def _out_of_reach(node: Any) -> str | None:
 
 # Ours; and what modules with full backward hooks put around themselves.
 _HARMLESS = ("_RuledReLU", "BackwardHookFunction")
-
-
-def _tensors(output: Any) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, (list, tuple)):
-        for part in output:
-            yield from _tensors(part)
-    elif isinstance(output, dict):
-        yield from _tensors(list(output.values()))
-    elif hasattr(output, "__dict__") and not isinstance(output, nn.Module):
-        yield from _tensors(vars(output))

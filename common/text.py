@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
+from common.formulas import wide
 from common.targets import Target, target_name
 
 
@@ -89,9 +90,7 @@ class TextOutput:
     @staticmethod
     def of(logits: Tensor, tokens: Tensor, mask: Tensor, summary: Tensor | None = None) -> TextOutput:
         """From the logits (..., L, V) of what follows: those at each place belong to the token there."""
-        distributions = (
-            logits.float().log_softmax(-1) if logits.dtype.itemsize < 4 else logits.log_softmax(-1)
-        )
+        distributions = wide(logits).log_softmax(-1)
         chosen = distributions.gather(-1, tokens[..., None])[..., 0].masked_fill(~mask, 0.0)
         return TextOutput(chosen, distributions, tokens, mask, summary)
 

@@ -4,13 +4,11 @@ Zhou et al., Learning Deep Features for Discriminative Localization (CVPR 2016),
 T targets, B images, K channels, h,w feature map.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from common.errors import MethodError
-from common.formulas import gradients, weighted, wide
+from common.formulas import gradients, graph_nodes, weighted, wide
 
 # What may stand between the feature map and the score: averaging, one linear layer, and reshaping.
 _AVERAGES = ("MeanBackward", "AdaptiveAvgPool2DBackward", "AvgPool2DBackward")
@@ -29,7 +27,7 @@ def class_activation(scores: Tensor, A: Tensor) -> Tensor:
     `scores` (T, B) have a graph from A (B, K, h, w). Not rectified, as in the CAM paper; where positive it is
     h*w times Grad-CAM. Raises `MethodError` when the head is anything else.
     """
-    operations = _operations(scores.grad_fn)
+    operations = [type(node).__name__ for node in graph_nodes([scores])]
     others = [name for name in operations if not name.startswith(_AVERAGES + _LINEAR + _SHAPES)]
     linear = sum(name.startswith(_LINEAR) for name in operations)
     averages = sum(name.startswith(_AVERAGES) for name in operations)
@@ -51,19 +49,3 @@ def class_activation(scores: Tensor, A: Tensor) -> Tensor:
             " apart; use the method 'gradcam', or 'hirescam', which keeps them apart as well"
         )
     return weighted(A, weights)
-
-
-def _operations(start: Any) -> list[str]:
-    """Names of all autograd nodes from `start` to the leaves, each once."""
-    seen, names, waiting = {start}, [], [start]
-    while waiting:
-        node = waiting.pop()
-        names.append(type(node).__name__)
-        new = [
-            following
-            for following, _ in node.next_functions
-            if following is not None and following not in seen
-        ]
-        seen.update(new)
-        waiting.extend(new)
-    return names

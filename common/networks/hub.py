@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.images import Preprocessing
+from common.images import INTERPOLATIONS, Preprocessing
 from common.networks.weights import check_finite, reachable
 
 
@@ -178,18 +178,18 @@ def _from_processor(values: dict[str, Any]) -> Preprocessing:
     size = dict(size or values.get("size") or {})
     side = size.get("shortest_edge") or 224
     scale = 255 * (values.get("rescale_factor") or 1 / 255) if values.get("do_rescale", True) else 255.0
-    normalised = values.get("do_normalize", True)
-    mean = values.get("image_mean") if normalised else None
-    std = values.get("image_std") if normalised else None
-    mean, std = mean or (0.0, 0.0, 0.0), std or (1.0, 1.0, 1.0)
+    normalised = values if values.get("do_normalize", True) else {}
+    mean, std = (
+        normalised.get("image_mean") or (0.0, 0.0, 0.0),
+        normalised.get("image_std") or (1.0, 1.0, 1.0),
+    )
     resample = values.get("resample")
-    known = {"bilinear", "bicubic", "nearest", "lanczos", "box"}
-    interpolation = Image.Resampling(int(resample)).name.lower() if resample is not None else "bilinear"
+    interpolation = "bilinear" if resample is None else Image.Resampling(int(resample)).name.lower()
     return Preprocessing(
         (int(size.get("height") or side), int(size.get("width") or side)),
         tuple(float(m) / scale for m in mean),
         tuple(float(s) / scale for s in std),
-        interpolation if interpolation in known else "bilinear",
+        interpolation if interpolation in INTERPOLATIONS else "bilinear",
     )
 
 

