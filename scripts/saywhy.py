@@ -7,7 +7,6 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from typing import Any
-from typing import Any
 
 from common.errors import UserError
 from scripts import console as cli
