@@ -150,10 +150,14 @@ def measure(
     targets, found = _targets(cases, captioner.network, query.shape)
     shown = encoded[rows.tolist()]
     explanation = gradcam.explain(
-        explainable, shown.pixels, scored(targets, score), query=query, features=shown.features
+        explainable,
+        shown.pixels,
+        scored(targets, score),
+        query=query,
+        methods="gradcam,activation",
+        features=shown.features,
     )
-    A, _ = explainable.split(shown.pixels, query, shown.features)
-    return _records(cases, explanation.heatmaps.cpu(), metrics.activation_energy(A.detach()).cpu(), found)
+    return _records(cases, explanation.heatmaps.cpu(), explanation.activation[0].cpu(), found)
 
 
 def phrase_ratios(

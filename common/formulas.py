@@ -27,6 +27,11 @@ def importance(scores: Tensor, A: Tensor) -> Tensor:
     return torch.cat([part.mean((-2, -1)) for part in gradient_parts(scores, A)])
 
 
+def activation_energy(A: Tensor) -> Tensor:
+    """(B, h, w): the sum over channels of the squared map (B, K, h, w): what the trunk fires at, whatever is asked."""
+    return A.square().sum(1)
+
+
 def weighted(A: Tensor, alpha: Tensor) -> Tensor:
     """sum_k alpha_k A_k (T, B, h, w), signed, of A (B, K, h, w) and alpha (T, B, K)."""
     return torch.einsum("tbk,bkhw->tbhw", wide(alpha), wide(A))

@@ -32,6 +32,7 @@ from common.errors import MethodError, UserError
 from common.explainable import Explainable, HookedModel, TokenGrid
 from common.explanation import Explanation, versions
 from common.formulas import (
+    activation_energy,
     gradient_of,
     gradient_parts,
     guided_localisation,
@@ -260,6 +261,9 @@ METHODS: dict[str, _Way] = {
     "gradcam": lambda run: localisation(run.split[0].detach(), run.alpha),
     "counterfactual": lambda run: localisation(run.split[0].detach(), -run.alpha),  # paper, section 3.4
     "cam": lambda run: class_activation(run.split[2], run.split[0]),
+    "activation": lambda run: activation_energy(wide(run.split[0].detach())).expand(
+        len(run.scores), -1, -1, -1
+    ),
     "guided": lambda run: run.image_gradients("guided"),
     "deconv": lambda run: run.image_gradients("deconv"),
     "gradient": lambda run: run.image_gradients(None),
@@ -274,7 +278,7 @@ METHODS: dict[str, _Way] = {
 # What is asked for like a map but is none: it cannot be drawn.
 _NO_MAPS: dict[str, _Way] = {"importance": lambda run: run.alpha}
 # Methods that look at scores only, for targets and networks without gradients as well.
-GRADIENT_FREE = frozenset({"occlusion", "ablation_cam"})
+GRADIENT_FREE = frozenset({"occlusion", "ablation_cam", "activation"})
 
 
 def _known() -> dict[str, _Way]:

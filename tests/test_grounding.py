@@ -12,6 +12,7 @@ from captioning.captioner import Captioner
 from captioning.network import LstmNetwork
 from common.errors import UserError
 from common.images import Preprocessing
+from common.formulas import activation_energy
 from common.metrics import grounding as metrics
 from data.readers.entities import parse
 from data.records import GroundedCaption, Phrase
@@ -118,7 +119,7 @@ def test_baselines_are_what_they_say():
     x, y = metrics.peak(metrics.centre_map(1, 7, 7))[0].tolist()
     assert abs(x - 0.5) < 0.01 and abs(y - 0.5) < 0.01
     A = torch.tensor([[[[1.0, -2.0]], [[3.0, 0.0]]]])
-    assert metrics.activation_energy(A).tolist() == [[[10.0, 4.0]]]
+    assert activation_energy(A).tolist() == [[[10.0, 4.0]]]
 
 
 def test_what_does_not_fit_is_an_error():

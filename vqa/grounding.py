@@ -17,7 +17,7 @@ from torch import Tensor
 
 from common.methods.occlusion import OcclusionOptions
 from common.metrics.faithfulness import on_grid, rank_correlation
-from common.metrics.grounding import Summary, activation_energy, centre_hit, pointing, random_hit, summary
+from common.metrics.grounding import Summary, centre_hit, pointing, random_hit, summary
 from common.request import Encoded
 from data.records import Question
 from vqa.answerer import Answerer
@@ -52,19 +52,17 @@ def occlusion_correlation(
     Gradient images are absolute values, largest over channels, averaged onto the occlusion grid. `activation`
     is the gradient-free map: what the trunk fires at, whatever was asked. Errors are clustered by image.
     """
-    methods = ("gradcam", "guided", "guided_gradcam", "occlusion")
+    methods = ("guided", "guided_gradcam", "gradcam", "activation", "occlusion")
     values: dict[str, list[float]] = defaultdict(list)
     images: list[str] = []
     for question, encoded in looked_at(answerer, questions):
         maps = answerer.explain(encoded, question.text, methods=methods, occlusion_options=options).maps
-        reference = maps["occlusion"][:, 0]
-        for name in ("guided", "guided_gradcam"):
-            values[name].append(_correlation(maps[name][:, 0].abs().amax(1), reference))
-        values["gradcam"].append(_correlation(maps["gradcam"][:, 0], reference))
-        values["activation"].append(_correlation(_energy(answerer, encoded), reference))
+        for name in methods[:-1]:
+            found = maps[name][:, 0].abs().amax(1) if name.startswith("guided") else maps[name][:, 0]
+            values[name].append(_correlation(found, maps["occlusion"][:, 0]))
         images.append(question.image_id)
         progress()
-    return {name: summary(found, _groups(images)) for name, found in values.items()}
+    return {name: summary(found, images) for name, found in values.items()}
 
 
 def pointing_accuracy(
@@ -78,26 +76,26 @@ def pointing_accuracy(
     """
     rows: list[tuple[str, bool, dict[str, float]]] = []
     for question, encoded in looked_at(answerer, [q for q in questions if q.boxes]):
-        boxes = [[list(box) for box in question.boxes]]
+        boxes = [question.boxes]
         answer = answerer.answer(encoded, question.text, top=1)
-        own = answerer.explain(encoded, question.text, answer.text).heatmaps[:, 0]
+        own = answerer.explain(encoded, question.text, answer.text, methods="gradcam,activation")
         found = {
-            "own answer": float(pointing(own, boxes)),
+            "own answer": float(pointing(own.heatmaps[:, 0], boxes)),
             "centre": float(centre_hit(boxes)),
-            "random": float(random_hit(boxes)),  # type: ignore[arg-type]
-            "activation": float(pointing(_energy(answerer, encoded), boxes)),
-        }  # type: ignore[arg-type]
+            "random": float(random_hit(boxes)),
+            "activation": float(pointing(own.activation[:, 0], boxes)),
+        }
         known = getattr(answerer.network.module, "answer_index", {})
         if question.answer in known:
-            right = answerer.explain(encoded, question.text, question.answer).heatmaps[:, 0]
-            found["right answer"] = float(pointing(right, boxes))  # type: ignore[arg-type]
+            right = _map(answerer, encoded, question.text, question.answer)
+            found["right answer"] = float(pointing(right, boxes))
         rows.append((question.image_id, bool(exact_match(answer.text, question)), found))
         progress()
     names = ("own answer", "right answer", "centre", "random", "activation")
     kept = {"all": rows, "answered rightly": [row for row in rows if row[1]]}
     return {
         which: {
-            name: summary([row[2].get(name, float("nan")) for row in some], _groups([row[0] for row in some]))
+            name: summary([row[2].get(name, float("nan")) for row in some], [row[0] for row in some])
             for name in names
         }
         for which, some in kept.items()
@@ -117,30 +115,25 @@ def question_swap(
     for question in questions:
         groups[question.image_id].append(question)
     values: dict[str, list[tuple[float, str]]] = defaultdict(list)
-    for image_id in sorted(groups):
-        asked = [q for q in groups[image_id] if paraphrase(q.text)]
-        if not asked:
+    for image_id, asked in sorted(groups.items()):
+        first = next((q for q in asked if paraphrase(q.text)), None)
+        if first is None:
             continue
-        encoded = answerer.encode(asked[0].image)
-        first = asked[0]
+        encoded = answerer.encode(first.image)
         own = _map(answerer, encoded, first.text)
         found = {"other words": _map(answerer, encoded, paraphrase(first.text))}
-        others = [q for q in groups[image_id] if q.text not in (first.text, paraphrase(first.text))]
-        if others:
-            found["other question"] = _map(answerer, encoded, others[0].text)
+        others = [q for q in asked if q.text not in (first.text, paraphrase(first.text))]
         apart = [q for q in others if q.kind != first.kind]
-        if apart:
-            found["other kind"] = _map(answerer, encoded, apart[0].text)
+        for name, these in (("other question", others), ("other kind", apart)):
+            if these:
+                found[name] = _map(answerer, encoded, these[0].text)
         second = answerer.answer(encoded, first.text, top=2).runners_up
         if second:
             found["other answer"] = _map(answerer, encoded, first.text, second[0].text)
         for name, other in found.items():
             values[name].append((_correlation(own, other), image_id))
         progress()
-    return {
-        name: summary([value for value, _ in found], _groups([i for _, i in found]))
-        for name, found in values.items()
-    }
+    return {name: summary(*zip(*found, strict=True)) for name, found in values.items()}
 
 
 _PARAPHRASES = (
@@ -177,8 +170,9 @@ def attention_correlation(
     for question, attention in pairs:
         encoded = answerer.encode(question.image)
         reference = torch.as_tensor(attention, dtype=torch.float32)[None]
-        values["gradcam"].append(_correlation(_map(answerer, encoded, question.text), reference))
-        values["activation"].append(_correlation(_energy(answerer, encoded), reference))
+        maps = answerer.explain(encoded, question.text, methods="gradcam,activation").maps
+        for name, found in maps.items():
+            values[name].append(_correlation(found[:, 0], reference))
         progress()
     return {name: summary(found) for name, found in values.items()}
 
@@ -187,21 +181,7 @@ def _map(answerer: Answerer, encoded: Encoded, question: str, answer: str | None
     return answerer.explain(encoded, question, answer).heatmaps[:, 0]
 
 
-def _energy(answerer: Answerer, encoded: Encoded) -> Tensor:
-    features = encoded.features
-    return (
-        activation_energy(features)
-        if features.dim() == 4 and features.shape[1] > 3
-        else features.abs().mean(1)
-    )
-
-
 def _correlation(maps: Tensor, references: Tensor) -> float:
     """The mean over maps of their rank correlation with a reference; 0 where a map is the same everywhere."""
     found = rank_correlation(on_grid(maps, (references.shape[-2], references.shape[-1])), references)
     return float(found.nan_to_num(0.0).mean())
-
-
-def _groups(names: Sequence[str]) -> list[int]:
-    number: dict[str, int] = {}
-    return [number.setdefault(name, len(number)) for name in names]

@@ -7,6 +7,7 @@ METHOD_NAMES: dict[str, tuple[str, str]] = {
     "gradcam": ("Grad-CAM", "evidence"),
     "counterfactual": ("Counterfactual", "against"),
     "cam": ("CAM", "signed"),
+    "activation": ("Activation energy", "evidence"),  # the same for every target: what maps have to beat
     "guided": ("Guided Backprop", "gradient"),
     "deconv": ("Deconvolution", "gradient"),
     "gradient": ("Gradient", "gradient"),

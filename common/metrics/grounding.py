@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -113,13 +114,6 @@ def centre_map(count: int, h: int, w: int, sigma: float = 0.25) -> Tensor:
     return bump.expand(count, h, w)
 
 
-def activation_energy(A: Tensor) -> Tensor:
-    """(B, h, w): the sum over channels of the squared feature map (B, K, h, w): what the trunk fires at,
-    whatever was said.
-    """
-    return A.square().sum(1)
-
-
 @dataclass(frozen=True)
 class Summary:
     """Mean, its standard error and the median of `n` finite values; `left_out` were undefined or infinite."""
@@ -134,10 +128,10 @@ class Summary:
         return f"{self.mean:.3f} +- {self.error:.3f} (n = {self.n})"
 
 
-def summary(values: Tensor | Sequence[float], groups: Sequence[int] | None = None) -> Summary:
+def summary(values: Tensor | Sequence[float], groups: Sequence[int | str] | None = None) -> Summary:
     """Mean, standard error and count of the finite values; NaN where there are too few.
 
-    `groups` says which values belong together (words of one image): these are not independent, so the
+    `groups` says by number or name which values belong together (words of one image): these are not independent, so the
     error is that of the groups' sums of deviations (the cluster-robust one), which for groups of one is
     the usual one.
     """
@@ -147,8 +141,8 @@ def summary(values: Tensor | Sequence[float], groups: Sequence[int] | None = Non
     if not n:
         return Summary(math.nan, math.nan, 0, len(tensor))
     mean = float(tensor[kept].mean())
-    of = torch.arange(len(tensor)) if groups is None else torch.as_tensor(groups)
-    _, number = of[kept].unique(return_inverse=True)
+    of = np.arange(len(tensor)) if groups is None else np.asarray(groups)
+    number = torch.from_numpy(np.unique(of[kept.numpy()], return_inverse=True)[1])
     count = int(number.max()) + 1
     sums = torch.zeros(count, dtype=torch.float64).index_add_(0, number, tensor[kept] - mean)
     error = math.sqrt(float(sums.square().sum()) * count / (count - 1)) / n if count > 1 else math.nan
