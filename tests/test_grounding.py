@@ -11,8 +11,8 @@ from captioning import grounding
 from captioning.captioner import Captioner
 from captioning.network import LstmNetwork
 from common.errors import UserError
-from common.images import Preprocessing
 from common.formulas import activation_energy
+from common.images import Preprocessing
 from common.metrics import grounding as metrics
 from data.readers.entities import parse
 from data.records import GroundedCaption, Phrase

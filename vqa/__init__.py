@@ -48,5 +48,7 @@ def load(
 
     model, preprocessing, config = load_model(checkpoint)
     source = str(checkpoint or f"shipped checkpoint {SHIPPED.name}")
-    network = LstmNetwork(model.to(device), preprocessing, "vqa", source, config["layer"])
-    return Answerer(network, layer)
+    known = config.get("baselines")
+    return Answerer(
+        LstmNetwork(model.to(device), preprocessing, "vqa", source, config["layer"], known), layer
+    )

@@ -5,7 +5,7 @@ Letters: B images, K channels, h,w map, L words, N answers, T targets.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -64,7 +64,10 @@ class AnswerNetwork(request.Network, Protocol):
 
 
 class LstmNetwork:
-    """A `VqaModel` behind an `Answerer`; a query is the tokens (B, L)."""
+    """A `VqaModel` behind an `Answerer`; a query is the tokens (B, L).
+
+    `baselines` are the figures that its checkpoint has of models that don't look, by name and set.
+    """
 
     embedding = "question.embedding"
 
@@ -75,9 +78,10 @@ class LstmNetwork:
         name: str = "vqa",
         source: str = "the caller's",
         layer: str = "trunk",
+        baselines: Mapping[str, Any] | None = None,
     ):
         self.module, self.preprocessing, self.name, self.source = module, preprocessing, name, source
-        self.layer = layer
+        self.layer, self.baselines = layer, baselines or {}
 
     def read(self, question: str) -> Text:
         words = question_words(question)

@@ -281,8 +281,7 @@ def _set_figures(answerer: Any, one: Any, args: argparse.Namespace) -> dict[str,
         for name, make in (("commonest", commonest_answer), ("commonest_of_type", commonest_per_kind)):
             say = make(train)
             found[name] = by_kind([say(question) for question in some], some)
-        known = getattr(answerer.network.module, "config", None) or {}
-        blind = known.get("baselines", {}).get("without_image", {})
+        blind = getattr(answerer.network, "baselines", {}).get("without_image", {})
         if some and some[0].source in blind:
             found["without_image"] = blind[some[0].source]
     if args.maps:
