@@ -5,8 +5,6 @@ transformers: the last block's patch tokens, put back on their grid, are the fea
 Letters: S sequences, B images, N image tokens, L tokens, V vocabulary.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -7,8 +7,6 @@
 Letters: B images, h,w map, L tokens, T targets.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, overload
 

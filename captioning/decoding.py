@@ -3,8 +3,6 @@
 Letters: B images, W beam width, V vocabulary, L tokens.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -7,8 +7,6 @@ wrong word, one that nobody said of the image, in the same place. Letters: B cap
 channels, h,w map, L tokens.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ through the optional package `pycocoevalcap`, which needs Java. Higher is better
 A hypothesis is a list of words, its references are lists of words (`data.words.vocabulary.tokenize`).
 """
 
-from __future__ import annotations
-
 import math
 import shutil
 from collections import Counter, defaultdict

@@ -5,8 +5,6 @@ caption (always the first), a phrase that is not in the caption, the caption's b
 phrase behind it. All of them go through the decoder in one batch, and all targets come from that one pass.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -8,8 +8,6 @@ Where several sequences were read for each image (a caption and what it is contr
 read the first.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -3,8 +3,6 @@
 B images, C classes, T targets, K channels, h,w feature map, H,W the network's input.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, overload

@@ -8,8 +8,6 @@ labels only, no boxes or masks. Batch normalisation keeps its statistics.
 B images, C classes.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import json

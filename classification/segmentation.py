@@ -6,8 +6,6 @@ Koltun 2011) finds in the photograph.
 B images, C classes without the background, which is class 0, h,w grid of the network's output, n = h*w.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -6,8 +6,6 @@ normalisation keeps its statistics.
 B images, C classes without the background, h,w grid of the network's output, H,W a photograph.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace

@@ -5,8 +5,6 @@ answer can be scored). Letters: S answers of each image, B images, M question to
 T targets, h,w patches, D hidden.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

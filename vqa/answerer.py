@@ -7,8 +7,6 @@
 Letters: B images, h,w map, L words, N answers, T targets.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any

@@ -3,8 +3,6 @@
 Letters: B images, L words of a question, M tokens, T targets.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace

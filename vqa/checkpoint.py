@@ -1,7 +1,5 @@
 """A trained VQA model from its two files."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

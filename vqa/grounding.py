@@ -4,8 +4,6 @@ Every function takes an `Answerer` and questions, and returns plain rows or a ta
 Source of the measures: the paper, sections 5.3 and 8.2. Letters: B images, T maps, h,w map.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections import defaultdict

@@ -4,8 +4,6 @@ Source: Antol et al., VQA, ICCV 2015, section 4 and the rules at visualqa.org/ev
 All accuracies: higher is better, in [0, 1].
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter, defaultdict

@@ -8,8 +8,6 @@ Source: Lu, Lin, Batra and Parikh, github.com/GT-Vision-Lab/VQA_LSTM_CNN, 2015; 
 Letters: B images, K channels, h,w map, L tokens, V vocabulary, D hidden, E evidence words, N answers.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

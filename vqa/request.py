@@ -3,8 +3,6 @@
 Letters: B images, L tokens, N answers, T targets.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any

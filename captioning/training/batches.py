@@ -1,7 +1,5 @@
 """Batches for training a captioner: images as stored features, with all their captions as numbers of words."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import torch

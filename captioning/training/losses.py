@@ -4,8 +4,6 @@ Letters: B images, S samples of each, N captions, L tokens, P places that hold o
 E evidence words.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """What a training of the captioner depends on besides the data."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from common.training.settings import TrainingSettings, epochs, rate, setting, whole

@@ -7,8 +7,6 @@ decoder on CIDEr-D, Rennie et al. 2017). Weights are averaged over steps. The la
 chosen by the dev split.
 """
 
-from __future__ import annotations
-
 import os
 from dataclasses import asdict
 from functools import cached_property

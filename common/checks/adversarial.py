@@ -4,8 +4,6 @@ Kurakin et al., Adversarial Examples in the Physical World (2017): targeted iter
 start, PGD (Madry et al. 2018). B images, C classes; pixels in [0, 1].
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -5,8 +5,6 @@ Bau et al., Network Dissection (CVPR 2017), for the names; Selvaraju et al., sec
 N images, K units (channels of a feature map), C concepts, h,w feature map, H,W mask.
 """
 
-from __future__ import annotations
-
 import csv
 import re
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ first.
 Adebayo et al., Sanity Checks for Saliency Maps (NeurIPS 2018). T targets, B images, S stages.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 

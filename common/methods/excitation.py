@@ -11,8 +11,6 @@ module is touched: a `TorchFunctionMode` sees every call.
 T targets, B images, K channels, h,w feature map.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -3,8 +3,6 @@
 T maps, B images, S steps, h,w map, H,W image. Rank correlation and insertion are better high, deletion low.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -7,8 +7,6 @@ and height, a list of them with one entry for each map. For all measures higher 
 does not define (no boxes, boxes that cover all or nothing) is NaN, which `summary` leaves out and counts.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ low, everything else high; what a measure does not define is NaN, which `groundi
 counts.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Hashable, Sequence
 

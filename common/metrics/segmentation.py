@@ -3,8 +3,6 @@
 C classes, h,w map, H,W image. Labels are integers (H, W): 0 background, 1..C classes, 255 undecided.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

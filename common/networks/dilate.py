@@ -3,8 +3,6 @@
 Chen et al., DeepLab (ICLR 2015), the hole algorithm. H,W input, h,w map.
 """
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A small convolutional network for drawn images of 64x64 pixels (easy-VQA): four layers, last map 8x8x96."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 

@@ -7,8 +7,6 @@
 Letters: B images, K channels, h,w map.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass

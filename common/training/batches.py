@@ -3,8 +3,6 @@
 Letters: B images, N texts of the batch, L tokens, E evidence words.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar

@@ -3,8 +3,6 @@
 Weights are stored as float16 (batch-norm statistics as float32), which halves the file.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Mapping

@@ -3,8 +3,6 @@
 Letters: I images of a data set, B of a batch, E evidence words.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 

@@ -3,8 +3,6 @@
 Every epoch starts from seeds made of (seed, stage, epoch), so a resumed run ends where an uninterrupted one does.
 """
 
-from __future__ import annotations
-
 import math
 import random
 import time

@@ -1,7 +1,5 @@
 """A training's folder: `log.jsonl` (one record an epoch), `state.pt` (to go on from) and `curve.png`."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

@@ -1,7 +1,5 @@
 """The settings of a training: what each is, its default and the values it takes. The options are made of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any

@@ -3,8 +3,6 @@
 Letters: B images, C channels that the front gives, K the map's, h,w map.
 """
 
-from __future__ import annotations
-
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Views of photographs that a trunk's front is run on once, before training: plain, mirrored, crops."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -7,8 +7,6 @@ nobody was asked them. Boxes are the answers' (of a no, none). The same seed giv
 Source of the idea: Ren et al., NIPS 2015; Goyal et al., CVPR 2017.
 """
 
-from __future__ import annotations
-
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -15,8 +15,6 @@ of work a photograph. They are *derived*: nobody was asked them, and what a capt
 The same seed gives the same questions. Source: Ren et al., NIPS 2015, section 3.3; Goyal et al., CVPR 2017.
 """
 
-from __future__ import annotations
-
 import argparse
 import random
 import sys

@@ -4,8 +4,6 @@ Every function yields `(question, frame)`: the frame is the template with its no
 answers are balanced. Answers are canonical nouns, colours ('black and white'), digits, scenes, yes and no.
 """
 
-from __future__ import annotations
-
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Derived yes/no questions: pairs with the same text, yes on one photograph and no on another."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence

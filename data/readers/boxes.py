@@ -4,8 +4,6 @@
 `{"cat.jpg": {"cat": [[left, top, right, bottom], ...]}}`, edges as shares of width and height.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ where a copy has its own division, `splits/{train,val}_image_ids.txt`.
 Sources: Lin et al., Microsoft COCO, ECCV 2014; Chen et al., Microsoft COCO Captions, 2015.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from functools import lru_cache

@@ -3,8 +3,6 @@
 Source: Ren, Kiros and Zemel, Exploring Models and Data for Image Question Answering, NIPS 2015.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from common.errors import UserError

@@ -3,8 +3,6 @@
 The package carries its 5,000 images of 64x64 pixels. Source: Victor Zhou, easy-VQA, 2019.
 """
 
-from __future__ import annotations
-
 import re
 from importlib.util import find_spec
 from pathlib import Path

@@ -4,8 +4,6 @@
 `Annotations/<image>.xml` the boxes of each id, in pixels of the original photograph.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

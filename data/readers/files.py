@@ -1,7 +1,5 @@
 """Reading the files of a data set, with errors that say which file, where in it and what to do."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,5 @@
 """The captions of Flickr30k, `results_20130124.token`, without the photographs (Young et al. 2014)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from data.readers import flickr8k

@@ -4,8 +4,6 @@ Hodosh, Young and Hockenmaier 2013. A line of `Flickr8k.token.txt` is `<image>#<
 `Flickr_8k.{train,dev,test}Images.txt` list one image a line.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from common.errors import UserError

@@ -5,8 +5,6 @@ Photographs `ILSVRC2012_val_00000001.JPEG`, in one folder or in one for each cla
 Source: Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge (IJCV 2015).
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Karpathy and Fei-Fei 2015. Each image has a file name, a split (train, restval, val, test) and its sentences.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from common.errors import UserError

@@ -3,8 +3,6 @@
 Lin et al., Microsoft COCO (ECCV 2014). H,W image in pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """PASCAL's XML, in which VOC, ILSVRC and Flickr30k Entities write down their boxes, in pixels."""
 
-from __future__ import annotations
-
 import xml.etree.ElementTree as ElementTree
 
 from common.errors import UserError

@@ -4,8 +4,6 @@
 JSONL are objects; blank lines are skipped.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 from collections import Counter

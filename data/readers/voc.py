@@ -4,8 +4,6 @@
 `ImageSets/Segmentation/val.txt`, `SegmentationClass/2007_000027.png`. Everingham et al. (IJCV 2010, 2015).
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

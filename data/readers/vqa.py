@@ -5,8 +5,6 @@ A folder holds `[v2_]OpenEnded_mscoco_SPLIT_questions.json` and `[v2_]mscoco_SPL
 Source: Antol et al., VQA, ICCV 2015; Goyal et al., Making the V in VQA Matter, CVPR 2017.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

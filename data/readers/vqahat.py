@@ -4,8 +4,6 @@ Files are named `QUESTIONID.png` or `QUESTIONID_N.png` (N the annotator: the thr
 Source: Das et al., Human Attention in Visual Question Answering, EMNLP 2016.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

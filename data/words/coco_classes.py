@@ -5,8 +5,6 @@ It says which objects a caption names (CHAIR; Rohrbach et al., Object Hallucinat
 not means something else is left out: 'glasses', 'baseball' (the game), 'ski' (a slope, a lift), 'computer'.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from data.words.english import COLORS, singular

@@ -3,8 +3,6 @@
 Rules and short word lists, no tagger: they are made for the noun phrases of image captions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 
 COLORS = frozenset("red blue green yellow black white brown orange pink purple gray tan gold silver".split())

@@ -1,7 +1,5 @@
 """The thousand classes of ImageNet-1k (ILSVRC 2012): their WordNet ids and names, in the order of networks' outputs."""
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 

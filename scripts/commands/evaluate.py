@@ -6,8 +6,6 @@ saywhy evaluate vqa --data vqa2:PATH --split val
 saywhy evaluate vqa --data derived:FLICKR8K --split val --maps 250 --baselines
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import warnings

@@ -19,8 +19,6 @@ a photograph has boxes of several. With another library's maps:
 `boxes.json` is {"cat.jpg": {"cat": [[left, top, right, bottom], ...]}, ...}, in shares of width and height.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

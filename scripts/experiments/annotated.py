@@ -3,8 +3,6 @@
 H,W a photograph's own size in pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial

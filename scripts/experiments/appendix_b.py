@@ -3,8 +3,6 @@
 python -m scripts.experiments.appendix_b --samples PATH
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

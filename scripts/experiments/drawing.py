@@ -1,7 +1,5 @@
 """What figures share: the bundled photographs, a row of maps for each class, a chart of lines, their arguments."""
 
-from __future__ import annotations
-
 import argparse
 import io
 from collections.abc import Callable, Mapping, Sequence

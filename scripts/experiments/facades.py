@@ -4,8 +4,6 @@
 B images, K channels, h,w feature map.
 """
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

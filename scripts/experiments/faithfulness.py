@@ -3,8 +3,6 @@
 python -m scripts.experiments.faithfulness --samples PATH
 """
 
-from __future__ import annotations
-
 import contextlib
 from typing import Any
 

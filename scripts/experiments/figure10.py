@@ -9,8 +9,6 @@ people's captions), with standard errors over images, beside the paper's values,
 data (neuraltalk2, COCO, region captions): uniform 1.0, Guided Backprop 2.32, Grad-CAM 3.27, Guided Grad-CAM 6.38.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial

@@ -9,8 +9,6 @@ COCO (the published layout: PATH/annotations/instances_SET.json, PATH/SET) by th
 COCO images. Writes a bar chart and, beside it, a JSON file with all figures.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections import defaultdict
 from collections.abc import Callable, Sequence

@@ -7,8 +7,6 @@ Part (a): the map moves with the answer. Part (b): the same answer explained at 
 early layers show edges, late ones the object. To expect: the shipped model's cup and cat of the sample.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -8,8 +8,6 @@ neither has seen. The whole of VOC's train split takes hours on a CPU: give `--d
 Without VOC the same runs on Flickr8k: labels are nouns of the captions, and what is measured against are boxes.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import partial

@@ -3,8 +3,6 @@
 python -m scripts.experiments.figure6 --samples PATH
 """
 
-from __future__ import annotations
-
 from PIL import Image
 
 from common.draw import Tile, draw_map, fitted, legends_of, panel

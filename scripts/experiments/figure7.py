@@ -3,8 +3,6 @@
 python -m scripts.experiments.figure7 --samples PATH
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -18,8 +18,6 @@ photographs explained by both. A few hundred photographs take a minute on two CP
 N photographs, K channels, h,w feature map, H,W masks.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import random

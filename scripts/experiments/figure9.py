@@ -3,8 +3,6 @@
 python -m scripts.experiments.figure9 --flickr8k PATH
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Collection

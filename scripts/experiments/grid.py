@@ -4,8 +4,6 @@ The stand-in for Table 1 where ILSVRC's boxes are not at hand, and a machine's p
 people: a method that discriminates classes puts its map on the right photograph. Böhle et al. (CVPR 2021).
 """
 
-from __future__ import annotations
-
 import random
 from functools import partial
 from typing import Any

@@ -3,8 +3,6 @@
 Shared by figures 10 and 11 and by `saywhy evaluate`.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

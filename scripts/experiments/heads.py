@@ -3,8 +3,6 @@
 N photographs, K channels, h,w feature map.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 T targets, B images, h,w map, H,W image.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -7,8 +7,6 @@ photograph's own resolution, within 15 pixels of an object of the class; all cla
 the difficult ones; the mean over classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """The report of `saywhy reproduce`: sections with tables and pictures, as one HTML file and as JSON."""
 
-from __future__ import annotations
-
 import base64
 import html
 import math

@@ -3,8 +3,6 @@
 python -m scripts.experiments.figure7 --samples PATH        # one experiment by itself, as `alone` runs it
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time

@@ -3,8 +3,6 @@
 Files are named `n01440764_tench.JPEG`: the WordNet id, then the class's name.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

@@ -7,8 +7,6 @@ Weights: layers are shuffled, the last first. Labels: the linear head of figure 
 its place are compared.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """Photographs of Flickr8k with the boxes that people drew for the nouns of their captions (Flickr30k Entities)."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

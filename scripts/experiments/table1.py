@@ -8,8 +8,6 @@ photograph with its shorter side at 8/7 of the network's input (256 for 224), it
 and the mirror images of these. The maps are of the whole photograph either way.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any

@@ -7,8 +7,6 @@ To expect: Grad-CAM above Guided Backprop and above the gradient-free map. Publi
 Grad-CAM 0.60 ± 0.038, Guided Backprop 0.42 ± 0.038; with human attention 0.136 over 1374 pairs.
 """
 
-from __future__ import annotations
-
 import argparse
 import warnings
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What the VQA model is compared with: the commonest answers, and the same head without the image."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

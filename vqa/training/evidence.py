@@ -1,7 +1,5 @@
 """Where the evidence words start: at what pretraining knew of them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import cast
 

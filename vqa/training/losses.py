@@ -3,8 +3,6 @@
 Letters: B images, Q questions, L tokens, N answers, K channels, E evidence words.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 """What a training of the VQA model depends on besides the data, and the recipe of each kind of data."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

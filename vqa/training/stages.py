@@ -9,8 +9,6 @@ validation questions, and no question about one of their images is trained on. T
 image as well: the language-only baseline.
 """
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
