@@ -250,23 +250,25 @@ def _column(pictures: Sequence[Image.Image], gap: int = GAP) -> Image.Image:
 
 
 def explanation_tiles(
-    image: Image.Image, explanation: Explanation, unit: str, names: Sequence[str] = ()
-) -> list[Tile]:
-    """One tile for each target and method of one image's explanation, targets first; see `score_notes`.
+    photograph: Tile, explanation: Explanation, unit: str, names: Sequence[str] = ()
+) -> tuple[list[Tile], int]:
+    """(tiles, columns): the photograph and one tile for each target and method of one image's explanation.
 
-    `names` are shown instead of the targets' own.
+    Several methods, up to five, give each target a row of its own beside the photograph. `unit` is what scores are,
+    see `score_notes`; `names` are shown instead of the targets' own.
     """
-    shown = fitted(image)
-    tiles = []
-    for index, (name, note) in enumerate(
-        zip(names or explanation.names, score_notes(explanation, unit), strict=True)
-    ):
+    methods, tiles = list(explanation.maps), [photograph]
+    in_rows = 1 < len(methods) <= 5
+    titles = zip(names or explanation.names, score_notes(explanation, unit), strict=True)
+    for index, (name, note) in enumerate(titles):
+        if in_rows and index:
+            tiles.append(photograph)
         for method, values in explanation.maps.items():
-            title = f"{label(method)}: {name}" if len(explanation.maps) > 1 else name
+            title = f"{label(method)}: {name}" if len(methods) > 1 else name
             map_ = values[index, 0]
             full_note = note if bool(map_.any()) else f"{note}; nothing raises this score here"
-            tiles.append(Tile(draw_map(method, shown, map_), title, full_note))
-    return tiles
+            tiles.append(Tile(draw_map(method, photograph.picture, map_), title, full_note))
+    return tiles, len(methods) + 1 if in_rows else min(4, len(tiles))
 
 
 def score_notes(explanation: Explanation, unit: str) -> list[str]:

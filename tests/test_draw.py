@@ -72,8 +72,17 @@ def test_panels_have_their_tiles_in_rows() -> None:
 
 def test_a_map_without_evidence_says_so() -> None:
     explanation = Explanation(("cat",), torch.ones(1, 1), {"gradcam": torch.zeros(1, 1, 7, 7)})
-    tiles = explanation_tiles(GREY, explanation, "logit")
-    assert tiles[0].note == "logit 1.00; nothing raises this score here"
+    tiles, columns = explanation_tiles(Tile(GREY, "Photograph"), explanation, "logit")
+    assert tiles[1].note == "logit 1.00; nothing raises this score here" and columns == 2
+
+
+def test_several_methods_give_each_target_a_row_beside_the_photograph() -> None:
+    maps = {method: torch.ones(2, 1, 7, 7) for method in ("gradcam", "hirescam", "layercam")}
+    tiles, columns = explanation_tiles(
+        Tile(GREY, "Photograph"), Explanation(("cat", "dog"), torch.ones(2, 1), maps), "logit"
+    )
+    assert columns == 4 and [tile.title for tile in tiles[::columns]] == ["Photograph"] * 2
+    assert [tile.title for tile in tiles[5:]] == ["Grad-CAM: dog", "HiResCAM: dog", "LayerCAM: dog"]
 
 
 def test_words_are_shaded_by_their_weight_and_wrapped() -> None:

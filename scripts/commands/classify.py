@@ -91,13 +91,12 @@ def draw(image: Any, classifier: Any, predictions: list[Any], explanation: Any) 
     names = [", ".join(name.split(", ")[:2]) for name in explanation.names]
     best = predictions[0]
     likely = "; ".join(f"{p.label.split(',')[0]} {p.probability:.0%}" for p in predictions[:3])
-    tiles = [Tile(fitted(seen), "Photograph", likely), *explanation_tiles(seen, explanation, "logit", names)]
-    methods = list(explanation.maps)
-    columns = len(methods) + 1 if len(methods) > 2 and len(names) == 1 else 4
+    photograph = Tile(fitted(seen), "Photograph", likely)
+    tiles, columns = explanation_tiles(photograph, explanation, "logit", names)
     return panel(
         f"{best.label.split(',')[0]}: {best.probability:.0%}",
         tiles,
-        columns=min(columns, 5),
-        legends=legends_of(methods),
+        columns=columns,
+        legends=legends_of(list(explanation.maps)),
         note=f"{classifier.network.name}, explained at layer {explanation.provenance['layer']}",
     )

@@ -79,11 +79,12 @@ def draw(image: Any, record: dict[str, Any], explanation: Any) -> Any:
     from common.draw import Tile, attributed_words, explanation_tiles, fitted, legends_of, panel
 
     likely = "; ".join(f"{a['answer']} {a['probability']:.0%}" for a in record["predictions"][:3])
-    tiles = [Tile(fitted(image), "Photograph", likely), *explanation_tiles(image, explanation, "score")]
+    photograph = Tile(fitted(image), "Photograph", likely)
+    tiles, columns = explanation_tiles(photograph, explanation, "score")
     where = f"{record['model']}, explained at layer {record['layer']}"
     weights = explanation.word_gradients.tolist()
     return panel(
-        f"{record['question']} {record['prediction']}", tiles, columns=min(4, len(tiles)),
+        f"{record['question']} {record['prediction']}", tiles, columns=columns,
         legends=legends_of(list(explanation.maps)),
         note=f"{where}; words: gradient times embedding; score: pre-softmax",
         above=lambda width: attributed_words(explanation.words, explanation.names, weights, width),

@@ -63,14 +63,11 @@ def class_rows(
     likely = "; ".join(
         f"{p.label.split(',')[0]} {p.probability:.0%}" for p in classifier.predict(image, top=3)
     )
-    drawn = explanation_tiles(image, found, "logit", [name.split(",")[0] for name in found.names])
-    tiles = []
-    for row in range(len(found.names)):
-        tiles.append(Tile(fitted(image), "Photograph", likely))
-        tiles += drawn[row * len(methods) : (row + 1) * len(methods)]
+    names = [name.split(",")[0] for name in found.names]
+    tiles, columns = explanation_tiles(Tile(fitted(image), "Photograph", likely), found, "logit", names)
     what, _, about = title.partition(": ")
     note = f"{classifier.network.name}, layer {classifier.layer}; after {what.lower()} of Selvaraju et al."
-    return panel(about.capitalize(), tiles, len(methods) + 1, legends_of(methods), note=note)
+    return panel(about.capitalize(), tiles, columns, legends_of(methods), note=note)
 
 
 def line_chart(
