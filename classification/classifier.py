@@ -68,7 +68,7 @@ class Classifier:
 
         A tensor (B, 3, H, W) is taken to be normalised already.
         """
-        return encode(_Pixels(self.network), images)
+        return encode(self.network, images)
 
     def images(self, images: Images) -> Tensor:
         """The pixels of `encode`."""
@@ -174,24 +174,6 @@ class Classifier:
             "preprocessing": self.preprocessing.to_dict(),
             **({"changes": self.changes} if self.changes else {}),
         }
-
-
-@dataclass(frozen=True)
-class _Pixels:
-    """A network whose features are the images themselves: what is behind the split is not run on its own."""
-
-    network: LoadedNetwork
-
-    @property
-    def module(self) -> nn.Module:
-        return self.network.module
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        return self.network.preprocessing
-
-    def encode(self, images: Tensor) -> Tensor:
-        return images
 
 
 class _Top:

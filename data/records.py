@@ -91,9 +91,7 @@ class CaptionedText:
     captions: tuple[str, ...]
     labels: tuple[str, ...] = ()
 
-    @property
-    def tokens(self) -> list[list[str]]:
-        return [tokenize(caption) for caption in self.captions]
+    tokens = CaptionedImage.tokens
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 
+from common.metrics.grounding import summary
 from data.records import Question
 
 ARTICLES = frozenset({"a", "an", "the"})
@@ -106,14 +107,9 @@ def accuracy_scores(answers: Sequence[str]) -> dict[str, float]:
 
 
 def mean_and_error(values: Sequence[float]) -> dict[str, float | int]:
-    """Mean, standard error of the mean and n of the values that are not NaN (mean NaN when there are none)."""
-    kept = [value for value in values if not math.isnan(value)]
-    count = len(kept)
-    if not count:
-        return {"accuracy": math.nan, "se": math.nan, "n": 0}
-    mean = sum(kept) / count
-    variance = sum((value - mean) ** 2 for value in kept) / max(count - 1, 1)
-    return {"accuracy": mean, "se": math.sqrt(variance / count), "n": count}
+    """Mean, standard error of the mean and n of the values that are not NaN; NaN where there are too few."""
+    found = summary(values)
+    return {"accuracy": found.mean, "se": found.error, "n": found.n}
 
 
 def by_kind(predictions: Sequence[str], questions: Sequence[Question]) -> dict[str, dict[str, float | int]]:

@@ -57,6 +57,10 @@ class LoadedNetwork:
         """(B, 3, H, W), preprocessed -> (B, classes), with whatever gradient mode the caller has set."""
         return self.module(images) if self.forward is None else self.forward(images, None)
 
+    def encode(self, images: Tensor) -> Tensor:
+        """The images themselves: what lies before the split is not run on its own."""
+        return images
+
     def blank(self) -> Tensor:
         """An empty input (1, 3, H, W) on the network's device and of its type, to see shapes with."""
         like = next(self.module.parameters(), torch.empty(0))

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from data.derived.yesno import PRESENT, weighted_sample
 from data.readers import coco
 from data.records import Box, Question
 from data.words.english import article, countable, is_plural, plural
 
 SMALLEST = 0.004  # share of the photograph that the largest box of a thing covers for it to be asked about
 MOST = 4  # the largest count asked for
-PRESENCE = ("is there {a} in the picture?", "is there {a}?", "can you see {a} here?", "do you see {a}?")
 PRESENCE_MANY = ("are there {many} in the picture?", "are there any {many}?", "do you see any {many}?")
 COUNT = ("how many {many} are there?", "how many {many} are in the picture?", "how many {many} do you see?")
 CHOICE = ("is there {a} or {b}?", "is that {a} or {b}?", "do you see {a} or {b}?")
@@ -83,10 +83,10 @@ def _presence(
             if name not in other.boxes and asked[other.image_id] < 2 * per_image
         }
         absent = {photograph.image_id: photograph for photograph in photographs}
-        chosen = _weighted(weights, len(there), rng)
+        chosen = weighted_sample(weights, len(there), rng)
         for yes, no in zip(there, chosen, strict=False):
             asked[no] += 1
-            forms = PRESENCE_MANY if is_plural(name) or len(yes.boxes[name]) > 2 else PRESENCE
+            forms = PRESENCE_MANY if is_plural(name) or len(yes.boxes[name]) > 2 else PRESENT
             text = rng.choice(forms).format(a=_a(name), many=plural(name))
             yield [
                 _question(yes, text, "yes", "presence", yes.boxes[name]),
@@ -121,7 +121,7 @@ def _choices(photographs: Sequence[Boxed], rng: random.Random) -> Iterator[list[
         rivals = [other for other in single if other > name and not is_plural(name) and not is_plural(other)]
         weights = {other: together[name][other] + 0.02 for other in rivals}
         for yes in there:
-            for other in _weighted({r: w for r, w in weights.items() if r not in yes.boxes}, 1, rng):
+            for other in weighted_sample({r: w for r, w in weights.items() if r not in yes.boxes}, 1, rng):
                 partner = next(
                     (p for p in rng.sample(single[other], len(single[other])) if name not in p.boxes), None
                 )
@@ -194,7 +194,7 @@ def _by_class(photographs: Sequence[Boxed], rng: random.Random, per_image: int) 
     found: dict[str, list[Boxed]] = {}
     for photograph in photographs:
         clear = sorted(name for name in photograph.boxes if photograph.clear(name))
-        for name in _weighted({n: 1 / frequency[n] for n in clear}, per_image, rng):
+        for name in weighted_sample({n: 1 / frequency[n] for n in clear}, per_image, rng):
             found.setdefault(name, []).append(photograph)
     return {name: found[name] for name in sorted(found, key=lambda n: (frequency[n], n))}
 
@@ -204,9 +204,3 @@ def _cooccurrence(photographs: Sequence[Boxed]) -> dict[str, dict[str, float]]:
     frequency = Counter(name for photograph in photographs for name in photograph.boxes)
     pairs = Counter((a, b) for photograph in photographs for a in photograph.boxes for b in photograph.boxes)
     return {a: defaultdict(float, {b: pairs[a, b] / frequency[a] for b in frequency}) for a in frequency}
-
-
-def _weighted(weights: Mapping[str, float], count: int, rng: random.Random) -> list[str]:
-    """Up to `count` names without replacement, likelier with greater weight (Efraimidis and Spirakis 2006)."""
-    keys = {name: rng.random() ** (1 / weight) for name, weight in weights.items()}
-    return sorted(weights, key=lambda name: (-keys[name], name))[:count]

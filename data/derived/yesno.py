@@ -2,13 +2,15 @@
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from data.derived.facts import Entity, Facts
 from data.derived.templates import DEEDS, Asked, templated, to_be
 from data.records import Box
 from data.words.english import article, countable, is_plural, plural, singular
 
+Key = TypeVar("Key", int, str)
 Pair = tuple[Asked, Asked]
 Named = tuple[Facts, Entity]  # a thing in a photograph
 PRESENT = ("is there {a} in the picture?", "is there {a}?", "can you see {a} here?", "do you see {a}?")
@@ -91,7 +93,7 @@ def _presence(described: Sequence[Facts], rng: random.Random, per_image: int = 2
             for i, facts in enumerate(described)
             if load[i] <= per_image and not _maybe(noun, telling, facts)
         }
-        chosen = _weighted_sample(weights, len(positives[noun]), rng)
+        chosen = weighted_sample(weights, len(positives[noun]), rng)
         for yes, no in zip(rng.sample(positives[noun], len(chosen)), chosen, strict=True):
             load[no] += 1
             entity = present[yes][noun]
@@ -151,7 +153,7 @@ def _cooccurrence(sets: Iterable[Collection[str]]) -> dict[str, Counter[str]]:
     return together
 
 
-def _weighted_sample(weights: dict[int, float], count: int, rng: random.Random) -> list[int]:
+def weighted_sample(weights: Mapping[Key, float], count: int, rng: random.Random) -> list[Key]:
     """`count` keys without replacement, likelier with greater weight (Efraimidis and Spirakis 2006)."""
     keys = {item: rng.random() ** (1 / weight) if weight < 50 else 1.0 for item, weight in weights.items()}
     return sorted(weights, key=lambda item: (-keys[item], item))[:count]

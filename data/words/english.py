@@ -83,14 +83,11 @@ def color_of(words: Sequence[str]) -> str:
 def modified_nouns(words: Sequence[str]) -> list[str]:
     """The words of a phrase that belong to its head: all up to an 'of' that does not count or measure."""
     words = list(words)
-    if "of" in words[1:-1]:
-        place = words.index("of", 1)
-        if words[place - 1] in _COLLECTIVE or (
-            words[place - 1].endswith("s") and words[place - 1][:-1] in _COLLECTIVE
-        ):
-            return words[place + 1 :]
-        return words[:place]
-    return words
+    if "of" not in words[1:-1]:
+        return words
+    place = words.index("of", 1)
+    collective = {words[place - 1], words[place - 1].removesuffix("s")} & _COLLECTIVE
+    return words[place + 1 :] if collective else words[:place]
 
 
 def head_noun(words: Sequence[str]) -> str:
@@ -103,13 +100,9 @@ def head_noun(words: Sequence[str]) -> str:
     if not inner:
         return ""
     head = inner[-1]
-    if (
-        not head.replace("-", "").isalpha()
-        or head in VAGUE
-        or head in COLORS
-        or head in _COLOR_SPELLINGS
-        or len(head) < 2
-    ):
+    if len(head) < 2 or not head.replace("-", "").isalpha():
+        return ""
+    if any(head in known for known in (VAGUE, COLORS, _COLOR_SPELLINGS)):
         return ""
     if is_plural(head) and singular(head) in SYNONYMS:
         return plural(SYNONYMS[singular(head)])
@@ -192,22 +185,11 @@ def gerund(verb: str, known: Collection[str]) -> str:
     """
     if verb in known:
         return verb
-    stems = [verb]
-    if verb.endswith("ies"):
-        stems.append(verb[:-3] + "y")
-    if verb.endswith("es"):
-        stems.append(verb[:-2])
-    if verb.endswith("s") and not verb.endswith("ss"):
-        stems.append(verb[:-1])
-    for stem in reversed(stems):
-        if len(stem) < 2:
-            continue
-        forms = [stem + "ing", stem + stem[-1] + "ing"]
-        if stem.endswith("ie"):
-            forms.append(stem[:-2] + "ying")
-        if stem.endswith("e"):
-            forms.insert(0, stem[:-1] + "ing")
-        for form in forms:
+    third = () if verb.endswith("ss") else (("s", ""), ("es", ""), ("ies", "y"))
+    stems = [verb[: -len(end)] + new for end, new in third if verb.endswith(end)]
+    for stem in (stem for stem in (*stems, verb) if len(stem) > 1):
+        ends = (("e", "ing"), ("", "ing"), ("", f"{stem[-1]}ing"), ("ie", "ying"))
+        for form in (stem.removesuffix(end) + ing for end, ing in ends if stem.endswith(end)):
             if form in known:
                 return form
     return ""

@@ -22,7 +22,7 @@ a photograph has boxes of several. With another library's maps:
 import argparse
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,43 +112,28 @@ def score(maps: Sequence[Any], boxes: Sequence[Any]) -> dict[str, Any]:
     """A `Summary` for each measure of maps (h, w), with a list of boxes each; all are better high."""
     import torch
 
-    from common.metrics.grounding import summary
+    from common.metrics.grounding import energy_inside, inside_outside, pointing, summary
 
-    def measured(measure: Callable[[Any, Any], Any]) -> Any:
-        rows = [measure(values[None], [these]) for values, these in zip(maps, boxes, strict=True)]
-        return summary(torch.cat(rows))
-
-    return {name: measured(measure) for name, measure in _measures().items()}
-
-
-def _measures() -> dict[str, Callable[[Any, Any], Any]]:
-    from common.metrics import grounding
-
-    return {
-        "pointing": grounding.pointing,
-        "energy": grounding.energy_inside,
-        "inside_outside": grounding.inside_outside,
+    measures = {
+        "pointing": pointing, "energy": energy_inside, "inside_outside": inside_outside,
         "box_overlap": _best_overlap,
-        "localised": lambda maps, boxes: _at_least(_best_overlap(maps, boxes), 0.5),
-    }
+    }  # fmt: skip
+    pairs = [(values[None], [these]) for values, these in zip(maps, boxes, strict=True)]
+    found = {name: torch.cat([measure(*pair) for pair in pairs]) for name, measure in measures.items()}
+    overlap = found["box_overlap"]
+    found["localised"] = (overlap >= 0.5).double().where(~overlap.isnan(), overlap)
+    return {name: summary(values) for name, values in found.items()}
 
 
 def _best_overlap(maps: Any, boxes: Sequence[Any]) -> Any:
-    """IoU of each map's box with the best of its boxes; 0 for a map without a box."""
+    """IoU (1,) of the box of one map (1, h, w) with the best of its boxes; 0 for a map without a box."""
     import torch
 
     from common.metrics.localisation import box_overlap, segment_boxes
 
-    found = segment_boxes(maps)
-    rows = [
-        box_overlap(found[n : n + 1], these).nan_to_num(0).max() if len(these) else torch.tensor(torch.nan)
-        for n, these in enumerate(boxes)
-    ]
-    return torch.stack([row.double() for row in rows])
-
-
-def _at_least(values: Any, least: float) -> Any:
-    return (values >= least).double().where(~values.isnan(), values)
+    if not len(boxes[0]):
+        return torch.full((1,), torch.nan, dtype=torch.float64)
+    return box_overlap(segment_boxes(maps), boxes[0]).nan_to_num(0).max()[None].double()
 
 
 def agreement(maps: Sequence[Map], references: Sequence[Map]) -> Any:

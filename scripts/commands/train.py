@@ -46,13 +46,11 @@ def add_parser(subparsers: Any) -> None:
         "vqa2, vqa, okvqa or cocoqa:PATH, derived:FLICKR8K, boxes:COCO, file:QUESTIONS, easyvqa; repeatable"
     )
     vqa.add_argument("--data", required=True, action="append", metavar="KIND:PATH", help=data)
-    _add_run_arguments(captioner, CaptionerSettings(), run_captioner)
-    _add_run_arguments(vqa, VqaSettings(), run_vqa)
+    _add_run_arguments(captioner, CaptionerSettings())
+    _add_run_arguments(vqa, VqaSettings())
 
 
-def _add_run_arguments(
-    parser: argparse.ArgumentParser, settings: TrainingSettings, run: Callable[..., int]
-) -> None:
+def _add_run_arguments(parser: argparse.ArgumentParser, settings: TrainingSettings) -> None:
     """The arguments that every training has, and one for each of its settings."""
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="folder for checkpoint, log and learning curve"
@@ -84,36 +82,26 @@ def _number(text: str) -> int | float:
         return float(text)
 
 
-def run_captioner(args: argparse.Namespace) -> int:
-    """Train; writes `captioner.safetensors`, `.json`, `log.jsonl`, `curve.png`. Returns the exit status."""
-    from captioning.training.stages import train_captioner
-
-    return _run(args, train_captioner, CaptionerSettings())
-
-
-def run_vqa(args: argparse.Namespace) -> int:
-    """Train; writes `vqa.safetensors`, `.json`, `log.jsonl` and `curve.png`. Returns the exit status."""
-    from vqa.training.stages import train_vqa
-
-    return _run(args, train_vqa, settings_for(args.data))
-
-
-def _run(args: argparse.Namespace, train: Callable[..., Path], settings: TrainingSettings) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Train; writes `<model>.safetensors`, `.json`, `log.jsonl` and `curve.png`. Returns the exit status."""
     import torch
 
+    train: Callable[..., Path]
+    settings: TrainingSettings
+    if args.train_model == "captioner":
+        from captioning.training.stages import train_captioner as train
+
+        settings = CaptionerSettings()
+    else:
+        from vqa.training.stages import train_vqa as train
+
+        settings = settings_for(args.data)
     given = {name: getattr(args, name) for name in settings.described() if getattr(args, name) is not None}
     if args.freeze_trunk:
         given["train_blocks"] = None
     if args.threads:
         torch.set_num_threads(args.threads)
-    path = train(
-        args.data,
-        args.out,
-        replace(settings, **given),
-        device=device_of(args),
-        restart=args.restart,
-        limit=args.limit,
-        features=args.features,
-    )
+    kept = {name: getattr(args, name) for name in ("restart", "limit", "features")}
+    path = train(args.data, args.out, replace(settings, **given), device=device_of(args), **kept)
     print(f"checkpoint: {path}")
     return 0
