@@ -71,11 +71,11 @@ class Explanation:
     def select(self, rows: Sequence[int]) -> Explanation:
         """The explanation of some of the targets, by number."""
         index = torch.tensor(list(rows), device=self.scores.device, dtype=torch.long)
-        gradients, drops = (None if each is None else each[index] for each in self._word_arrays().values())
+        arrays = self._word_arrays().items()
+        words: dict[str, Any] = {name: None if each is None else each[index] for name, each in arrays}
         maps = {method: values[index.to(values.device)] for method, values in self.maps.items()}
         names = tuple(self.names[row] for row in rows)
-        kept = replace(self, names=names, scores=self.scores[index], maps=maps)
-        return replace(kept, word_gradients=gradients, word_drops=drops)
+        return replace(self, names=names, scores=self.scores[index], maps=maps, **words)
 
     def _word_arrays(self) -> dict[str, Tensor | None]:
         return {"word_gradients": self.word_gradients, "word_drops": self.word_drops}
@@ -85,12 +85,10 @@ class Explanation:
 
         Where there are words, `word_gradients` and `word_drops` (T, L) as well.
         """
-        maps = {
-            _ARRAY_NAMES.get(method, method): _without_single_batch(values)
-            for method, values in self.maps.items()
-        }
-        word = {name: values.detach() for name, values in self._word_arrays().items() if values is not None}
-        return {name: values.float().cpu().numpy() for name, values in {**maps, **word}.items()}
+        single = self.scores.shape[1] == 1
+        maps = {_ARRAY_NAMES.get(m, m): values[:, 0] if single else values for m, values in self.maps.items()}
+        word = {name: values for name, values in self._word_arrays().items() if values is not None}
+        return {name: values.detach().float().cpu().numpy() for name, values in {**maps, **word}.items()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write an NPZ of `arrays()`, scores, names, words and provenance; never leaves half a file."""
@@ -123,10 +121,6 @@ class Explanation:
             for name, values in arrays.items()
         }
         return Explanation(names, scores, maps, about["provenance"], tuple(about.get("words", ())), **word)
-
-
-def _without_single_batch(values: Tensor) -> Tensor:
-    return values.detach()[:, 0] if values.shape[1] == 1 else values.detach()
 
 
 @cache

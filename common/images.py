@@ -227,7 +227,12 @@ def _reason(error: Exception) -> str:
 def _decode(image: Image.Image, max_side: int | None) -> Image.Image:
     if image.format == "EPS":  # would run an interpreter on the file
         raise UserError("EPS is a program, not an image; convert it to PNG")
-    _check_pixels(image)
+    if 0 in image.size:
+        raise UserError(f"the image has {image.width}x{image.height} pixels; get it again")
+    if image.width * image.height > 2 * (
+        Image.MAX_IMAGE_PIXELS or 2**62
+    ):  # Pillow checks most formats, but not all
+        raise Image.DecompressionBombError
     original = image.size
     if _within(original, max_side) != original:
         image.draft("RGB", _within(original, max_side))
@@ -238,14 +243,6 @@ def _decode(image: Image.Image, max_side: int | None) -> Image.Image:
     swapped = _orientation(image) in (5, 6, 7, 8)
     rgb.info = {"original_size": original[::-1] if swapped else original}
     return rgb
-
-
-def _check_pixels(image: Image.Image) -> None:
-    if 0 in image.size:
-        raise UserError(f"the image has {image.width}x{image.height} pixels; get it again")
-    limit = 2 * (Image.MAX_IMAGE_PIXELS or 2**62)
-    if image.width * image.height > limit:  # Pillow checks most formats on opening, but not all
-        raise Image.DecompressionBombError
 
 
 def _orientation(image: Image.Image) -> int:

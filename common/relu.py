@@ -211,9 +211,8 @@ class _GuidedReLUs(TorchFunctionMode):
 
 
 def _in_place(func: Any, args: Any, kwargs: Any) -> bool:
-    name = getattr(
-        func, "__name__", ""
-    )  # relu_ and __imul__, not __mul__; or inplace=True, or F.relu(x, True)
+    # `relu_` and `__imul__`, not `__mul__`; or inplace=True, or F.relu(x, True).
+    name = getattr(func, "__name__", "")
     by_name = name.startswith("__i") or (name.endswith("_") and not name.startswith("_"))
     return by_name or kwargs.get("inplace", args[-1] if args else False) is True
 

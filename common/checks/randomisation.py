@@ -6,6 +6,7 @@ Adebayo et al., Sanity Checks for Saliency Maps (NeurIPS 2018). T targets, B ima
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,8 @@ def trainable_layers(network: nn.Module) -> list[str]:
     """Names of the modules with weights of their own, those next to the output first (as they were
     defined).
     """
-    own = [
-        name
-        for name, module in network.named_modules()
-        if name and any(True for _ in module.parameters(False))
-    ]
-    return own[::-1]
+    modules = dict(network.named_modules())
+    return [name for name in reversed(modules) if name and any(True for _ in modules[name].parameters(False))]
 
 
 @contextlib.contextmanager
@@ -57,11 +54,7 @@ def randomised(
 
 
 def _redraw(module: nn.Module) -> None:
-    reset = getattr(module, "reset_parameters", None)
-    if reset is None:
-        _shuffle(module)
-    else:
-        reset()
+    getattr(module, "reset_parameters", partial(_shuffle, module))()
 
 
 def _shuffle(module: nn.Module) -> None:

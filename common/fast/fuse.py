@@ -9,7 +9,7 @@ shows that it alone takes the convolution's output; occlusion compares scores wi
 """
 
 from collections import Counter
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -64,10 +64,13 @@ def fuse(network: nn.Module, calls: list[Call]) -> nn.Module:
     runs = Counter(call.module for call in every)
     names = {module: name for name, module in network.named_modules()}
     for conv in every:
-        if is_plain_convolution(conv.module) and runs[conv.module] == 1 and _padded_with_zeros(conv.module):
+        module: Any = conv.module
+        if not is_plain_convolution(module) or runs[module] > 1:
+            continue
+        if module.padding_mode == "zeros" and not isinstance(module.padding, str):
             activation = _activation(conv, every, runs)
             kind, limits = _ACTIVATIONS[type(activation)] if activation is not None else ("none", [])
-            replace(network, names[conv.module], FusedConv(cast(nn.Conv2d, conv.module), kind, limits))
+            replace(network, names[module], FusedConv(module, kind, limits))
             if activation is not None:
                 replace(network, names[activation], nn.Identity())
     return network
@@ -79,10 +82,6 @@ def _activation(conv: Call, calls: list[Call], runs: Counter[nn.Module]) -> nn.M
     leaves = {leaf for leaf in leaves if not isinstance(leaf, nn.Identity)}
     leaf = leaves.pop() if len(leaves) == 1 else None
     return leaf if leaf is not None and type(leaf) in _ACTIVATIONS and runs[leaf] == 1 else None
-
-
-def _padded_with_zeros(conv: Any) -> bool:
-    return conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
 
 
 def _available(network: nn.Module) -> bool:

@@ -25,7 +25,7 @@ from common.formulas import gradients
 from common.gradcam import Targets, as_explainable
 from common.relu import gate_name, relu_call
 from common.state import ordinary, untouched
-from common.targets import Target, as_targets, score_table
+from common.targets import as_targets, score_table
 
 
 def excitation(
@@ -59,17 +59,13 @@ def excitation(
                 "excitation backprop found no linear layer or convolution behind the explained layer;"
                 " name an earlier layer"
             )
-        return _winners(wanted, output, leaf), mode.linears
+        with torch.enable_grad():
+            scores = score_table(wanted, output, len(leaf), differentiable=True)
+        return gradients(scores, leaf).sum(2), mode.linears
 
     with untouched(explainable.network):
         maps, linears = probabilities()
         return (maps - probabilities(dual=linears)[0]).clamp(min=0) if contrastive else maps
-
-
-def _winners(targets: tuple[Target, ...], output: Any, leaf: Tensor) -> Tensor:
-    with torch.enable_grad():
-        scores = score_table(targets, output, len(leaf), differentiable=True)
-    return gradients(scores, leaf).sum(2)
 
 
 class _Excitation(TorchFunctionMode):

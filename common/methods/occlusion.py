@@ -247,9 +247,9 @@ def _quicker_ways(task: _Task, shown: int) -> Iterator[_Batched]:
 def _spine(task: _Task, rows: Rows, shown: int, end: str | None) -> Spine | None:
     image = task.images[shown : shown + 1].clone()
     query = rows(task.query, [shown], len(task.images))
-    run = lambda: task.explainable.forward(image, query)  # noqa: E731
+    model = task.explainable
     try:
-        return Spine.build(task.explainable.network, image, run, task.windows, end)
+        return Spine.build(model.network, image, lambda: model.forward(image, query), task.windows, end)
     except _CANNOT:
         return None
 

@@ -56,7 +56,7 @@ def inside_outside(maps: Tensor, boxes: Sequence[Boxes], size: tuple[int, int] =
     ratios = []
     for values, each in zip(sized, boxes, strict=True):
         inside = box_mask(each, size).to(values.device)
-        ratios.append(float(values[inside].mean() / values[~inside].mean()) if _splits(inside) else math.nan)
+        ratios.append(float(values[inside].mean() / values[~inside].mean()))  # the mean of nothing is NaN
     return torch.tensor(ratios, dtype=torch.float64)
 
 
@@ -172,10 +172,6 @@ def _in_any(point: Tensor, boxes: Tensor) -> float:
     return float(
         any(left <= x <= right and top <= y <= bottom for left, top, right, bottom in boxes.tolist())
     )
-
-
-def _splits(inside: Tensor) -> bool:
-    return bool(inside.any()) and not bool(inside.all())
 
 
 def _check(maps: Tensor, boxes: Sequence[Boxes]) -> None:

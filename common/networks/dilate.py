@@ -43,7 +43,7 @@ def dilated(module: nn.Module, layer: str | None, blank: Tensor, stride: int = 8
 def _spread(part: Any, factor: int) -> None:
     """Stride 1, and `factor` times as far between the inputs of one output."""
     if not isinstance(part, nn.Conv2d):
-        if _pair(part.stride) != (1, 1):
+        if part.stride not in (1, (1, 1)):
             part.kernel_size, part.stride, part.padding = 3, 1, 1
         return
     part.stride = (1, 1)
@@ -51,7 +51,3 @@ def _spread(part: Any, factor: int) -> None:
         part.dilation = tuple(factor * d for d in part.dilation)
         if not isinstance(part.padding, str):
             part.padding = tuple(factor * p for p in part.padding)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)

@@ -320,11 +320,10 @@ def _timm(name: str, weights: PathLike | None, random_weights: bool) -> LoadedNe
 
 def _transformers(name: str, weights: PathLike | None, random_weights: bool) -> LoadedNetwork:
     module, preprocessing, source = hub.transformers_classifier(name, random_weights)
-    if weights is not None:
-        fit_state(module, read_state(weights), str(weights))
-        source = str(weights)
-    loaded = replace(_own_module(module, None), name=f"hf:{name}", source=source)
-    return replace(loaded, preprocessing=preprocessing)
+    source = source if weights is None else str(weights)
+    return replace(
+        _own_module(module, weights), name=f"hf:{name}", source=source, preprocessing=preprocessing
+    )
 
 
 PREFIXED: dict[str, Callable[[str, PathLike | None, bool], LoadedNetwork]] = {
