@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from classification.labels import Labels, imagenet
-from classification.targets import ClassLogit
+from classification.targets import ClassLogit, TopLogit
 from common.errors import UserError
 from common.explainable import Explainable
 from common.explanation import Explanation
 from common.fast.fold import fold
-from common.gradcam import Methods, method_names
+from common.gradcam import Methods
 from common.grid import TokenGrid
 from common.images import ImageLike, Preprocessing
 from common.layers import Layer
@@ -26,7 +26,7 @@ from common.networks.loading import LoadedNetwork, load_network
 from common.networks.weights import PathLike
 from common.request import Batch, Encoded, Images, Request, contrasted, encode, explain_each, listed
 from common.state import untouched
-from common.targets import Index, Target, logits, target_name
+from common.targets import Target, logits, target_name
 
 ClassTarget = str | int | Target
 ClassTargets = ClassTarget | Iterable[ClassTarget]
@@ -155,7 +155,7 @@ class Classifier:
         encoded = self.encode(images)
         explainable = self.explainable if layer is None else self.network.explainable(layer)
         top = _Top()
-        wanted = self.targets(targets) if targets is not None else [top.target(self, encoded, methods)]
+        wanted = self.targets(targets) if targets is not None else [top]
         others = self.targets(contrast) if contrast is not None else []
         asked = [*wanted, *(contrasted(wanted, others) if others else [])]
         names = [[target_name(target) for target in asked]] * len(encoded)
@@ -176,30 +176,16 @@ class Classifier:
         }
 
 
-class _Top:
-    """The class that each image gets first, decided by the first pass of one explanation and kept for the others."""
+class _Top(TopLogit):
+    """The class that each image gets first, remembered when an explanation has decided it."""
 
-    name = "top prediction"
-
-    def __init__(self) -> None:
-        self.indices: Tensor | None = None
-
-    def target(self, classifier: Classifier, encoded: Encoded, methods: Methods) -> Target:
-        """Itself; for occlusion decided beforehand: covered images must not decide what they are asked about."""
-        if "occlusion" not in method_names(methods):
-            return self
-        self.indices = classifier.logits(encoded).argmax(1)
-        return ClassLogit(self.indices, self.name)
-
-    def __call__(self, output: Any) -> Tensor:
-        if self.indices is None:
-            self.indices = logits(output).detach().argmax(1)
-        return Index(self.indices)(output)
+    def decided(self, output: Any) -> ClassLogit:
+        self.found = super().decided(output)
+        return self.found
 
     def named(self, explanation: Explanation, image: int, labels: Labels) -> Explanation:
         """The explanation of one image, with the class's name for 'top prediction'."""
-        assert self.indices is not None  # every explanation calls its targets
-        label = labels[int(self.indices[image])]
+        label = labels[int(self.found.index[image])]  # type: ignore[index]
         return replace(explanation, names=tuple(name.replace(self.name, label) for name in explanation.names))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from common.targets import Index, Target, Undecided, logits
+from common.targets import Index, Undecided, logits
 
 
 class ClassLogit(Index):
@@ -20,8 +20,8 @@ class TopLogit(Undecided):
 
     name = "top prediction"
 
-    def decided(self, output: Any) -> Target:
+    def decided(self, output: Any) -> ClassLogit:
         return ClassLogit(logits(output).detach().argmax(1), self.name)
 
     def __call__(self, output: Any) -> Tensor:
-        return Index(logits(output).detach().argmax(1))(output)
+        return self.decided(output)(output)

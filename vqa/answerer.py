@@ -20,7 +20,7 @@ from common.request import Encoded, Facade, Images, Request, Texts, explain_each
 from common.state import untouched
 from common.text import Text
 from vqa.attribution import with_words
-from vqa.network import AnswerNetwork
+from vqa.network import Answer, AnswerNetwork
 from vqa.request import answer_request
 
 Questions = str | Text | Iterable[str | Text]
@@ -51,10 +51,13 @@ class Answerer(Facade):
         if top < 1:
             raise UserError(f"top is {top}; ask for at least 1 answer")
         encoded, texts = self._paired(images, questions)
+        best = self._answers(encoded, texts, top)
+        return best[0] if encoded.single else best
+
+    def _answers(self, encoded: Encoded, texts: Sequence[Text], top: int) -> list[Answer]:
         with untouched(self.network.module), torch.no_grad():
             found = self.network.answers(encoded.features, texts, top)
-        best = [replace(first, runners_up=tuple(others)) for first, *others in found]
-        return best[0] if encoded.single else best
+        return [replace(first, runners_up=tuple(others)) for first, *others in found]
 
     def explain(
         self,
@@ -75,7 +78,9 @@ class Answerer(Facade):
         """
         encoded, texts = self._paired(images, questions)
         given = listed(answers)
-        own = [given] * len(texts) if given else [[a.text] for a in self._best(encoded, texts)]
+        own = (
+            [given] * len(texts) if given else [[answer.text] for answer in self._answers(encoded, texts, 1)]
+        )
         others = listed(contrast)
 
         def ask(questions: Sequence[Text], numbers: Sequence[int]) -> Request:
@@ -92,10 +97,6 @@ class Answerer(Facade):
         ]
         explained = with_words(self.network, encoded, texts, ask, found)
         return explained[0] if encoded.single else explained
-
-    def _best(self, encoded: Encoded, texts: Sequence[Text]) -> list[Any]:
-        found = self.answer(encoded, texts[0] if encoded.single else texts, top=1)
-        return [found] if encoded.single else found
 
     def _paired(self, images: Images, questions: Questions) -> tuple[Encoded, list[Text]]:
         """As many images as questions: one of either stands for all."""
