@@ -31,7 +31,6 @@ from common.training.batches import parts
 from common.training.loop import Stage, parameter_groups, seed_of, train
 from common.training.run import Run
 
-Item = TypeVar("Item")
 Joined = TypeVar("Joined")
 
 
@@ -72,7 +71,12 @@ def fine_tuned(
         torch.manual_seed(tuning.seed)
         module, head = _pooled(base, len(names)) if pooled else with_classes(base.network.module, len(names))
     module.to(base.network.blank().device)
-    batches = ReadableBatches(images, tuning.batch, _labels_reader(base, images, len(names)), _stacked)
+
+    def join(numbers: Sequence[int], items: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        pixels = torch.cat(list(items))
+        return pixels, class_marks(images, numbers, len(names)).float().to(pixels.device)
+
+    batches = ReadableBatches(images, tuning.batch, lambda number: base.images(images[number].path), join)
 
     def loss(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, float]]:
         return F.binary_cross_entropy_with_logits(module(batch[0]), batch[1]), {}
@@ -138,18 +142,18 @@ def _pooled(base: Classifier, count: int) -> tuple[nn.Module, nn.Module]:
     return module, module.fc
 
 
-class ReadableBatches(Generic[Item, Joined]):
+class ReadableBatches(Generic[Joined]):
     """Shuffled batches of photographs; those that cannot be read are left out, and each of them noted once.
 
-    `read(n)` gives photograph n or raises `UserError`; `join` makes a batch of several.
+    `read(n)` gives photograph n or raises `UserError`; `join` makes a batch of several, given with their numbers.
     """
 
     def __init__(
         self,
         images: Sequence[Labelled],
         size: int,
-        read: Callable[[int], Item],
-        join: Callable[[list[Item]], Joined],
+        read: Callable[[int], Tensor],
+        join: Callable[[Sequence[int], Sequence[Tensor]], Joined],
     ):
         self.count, self.size, self.read, self.join = len(images), size, read, join
         self.problems: dict[int, str] = {}
@@ -163,20 +167,18 @@ class ReadableBatches(Generic[Item, Joined]):
     def __call__(self, seed: int) -> Iterator[Joined]:
         order = torch.randperm(self.count, generator=torch.Generator().manual_seed(seed)).tolist()
         for numbers in parts(order, self.size):
-            known = [item for number in numbers for item in self._readable(number)]
+            known = {number: item for number in numbers if (item := self._readable(number)) is not None}
             if known:
-                yield self.join(known)
+                yield self.join(list(known), list(known.values()))
         if len(self.problems) == self.count:
             raise UserError(next(iter(self.problems.values())))
 
-    def _readable(self, number: int) -> list[Item]:
-        if number in self.problems:
-            return []
+    def _readable(self, number: int) -> Tensor | None:
         try:
-            return [self.read(number)]
+            return None if number in self.problems else self.read(number)
         except UserError as problem:
             self.problems[number] = str(problem)
-            return []
+            return None
 
     def tell(self, run: str | os.PathLike[str]) -> None:
         """Say what was left out."""
@@ -200,20 +202,9 @@ def photographs_mark(images: Sequence[Labelled]) -> int:
     return seed_of(*(f"{item.path.name}:{sorted(item.classes)}" for item in images))
 
 
-def _labels_reader(
-    base: Classifier, images: Sequence[Labelled], classes: int
-) -> Callable[[int], tuple[Tensor, Tensor]]:
-    """Number -> (the photograph (1, 3, H, W), its labels (C,) of 0 and 1)."""
-
-    def read(number: int) -> tuple[Tensor, Tensor]:
-        image = base.images(images[number].path)
-        label = torch.zeros(classes, device=image.device)
-        label[sorted(images[number].classes)] = 1
-        return image, label
-
-    return read
-
-
-def _stacked(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, H, W) and labels (B, C)."""
-    return torch.cat([image for image, _ in pairs]), torch.stack([label for _, label in pairs])
+def class_marks(images: Sequence[Labelled], numbers: Sequence[int], classes: int) -> Tensor:
+    """(B, C), true for the classes that are in each of these photographs."""
+    marks = torch.zeros(len(numbers), classes, dtype=torch.bool)
+    for row, number in enumerate(numbers):
+        marks[row, sorted(images[number].classes)] = True
+    return marks

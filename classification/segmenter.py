@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from classification.classifier import Classifier
-from classification.finetuning import Labelled, ReadableBatches, photographs_mark, train_once
+from classification.finetuning import Labelled, ReadableBatches, class_marks, photographs_mark, train_once
 from classification.segmentation import (
     CRF_SCALE,
     boundary_loss,
@@ -170,15 +170,6 @@ def losses(network: Segmenter, batch: Batch) -> tuple[Tensor, dict[str, float]]:
     return torch.stack(list(parts.values())).sum(), {key: float(part.detach()) for key, part in parts.items()}
 
 
-@dataclass(frozen=True)
-class _Seeded:
-    """What is kept of a photograph once it was seen: seeds, pixels on the grid and, with `keep`, its map."""
-
-    cues: Tensor
-    pixels: np.ndarray
-    features: Tensor | None
-
-
 class _Reader:
     """Photographs as batches need them; what a photograph's seeds are is found when it is first seen."""
 
@@ -193,37 +184,35 @@ class _Reader:
         self.network, self.preprocessing, self.images = network, preprocessing, images
         self.cues, self.keep = cues, keep
         self.device = next(network.parameters()).device
-        self.known: dict[int, _Seeded] = {}
+        self.known: dict[int, tuple[Tensor, np.ndarray]] = {}  # seeds and pixels on the grid
+        self.maps: dict[int, Tensor] = {}
 
-    def read(self, number: int) -> tuple[int, Tensor]:
-        """A photograph's number, and itself or its map (1, ...), on the CPU."""
-        kept = self.known[number].features if number in self.known else None
-        if kept is not None:
-            return number, kept
+    def read(self, number: int) -> Tensor:
+        """A photograph, or its map where maps are kept (1, ...), on the CPU."""
+        if number in self.maps:
+            return self.maps[number]
         image = open_image(self.images[number].path)
         inputs = self.preprocessing(image)
         if number not in self.known:
-            self.known[number] = self._seeded(number, image, inputs)
-        kept = self.known[number].features
-        return number, inputs if kept is None else kept
+            self._see(number, image, inputs)
+        return self.maps.get(number, inputs)
 
-    def _seeded(self, number: int, image: Image.Image, inputs: Tensor) -> _Seeded:
+    def _see(self, number: int, image: Image.Image, inputs: Tensor) -> None:
         with torch.no_grad():
             features = self.network.features(inputs.to(self.device))
         size = (features.shape[-2], features.shape[-1])
         pixels = np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR))
-        cues = self.cues(image, sorted(self.images[number].classes), size)
-        return _Seeded(cues, pixels, features.half().cpu() if self.keep else None)
+        self.known[number] = self.cues(image, sorted(self.images[number].classes), size), pixels
+        if self.keep:
+            self.maps[number] = features.half().cpu()
 
-    def join(self, items: list[tuple[int, Tensor]]) -> Batch:
-        present = torch.zeros(len(items), self.network.head[1].out_channels - 1, dtype=torch.bool)  # type: ignore
-        for row, (number, _) in enumerate(items):
-            present[row, sorted(self.images[number].classes)] = True
-        seeded = [self.known[number] for number, _ in items]
+    def join(self, numbers: Sequence[int], items: Sequence[Tensor]) -> Batch:
+        present = class_marks(self.images, numbers, self.network.head[1].out_channels - 1)  # type: ignore
+        cues, pixels = zip(*(self.known[number] for number in numbers), strict=True)
         return Batch(
-            torch.cat([values.float() for _, values in items]).to(self.device),
+            torch.cat([values.float() for values in items]).to(self.device),
             self.keep,
-            torch.stack([each.cues for each in seeded]).to(self.device),
+            torch.stack(cues).to(self.device),
             present.to(self.device),
-            np.stack([each.pixels for each in seeded]),
+            np.stack(pixels),
         )
