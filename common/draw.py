@@ -137,13 +137,8 @@ def attributed_words(
     words: Sequence[str], names: Sequence[str], weights: Sequence[Sequence[float]], width: int
 ) -> Image.Image:
     """The words once for each target, shaded by how much each raises its score (T, L), with the target's name."""
-    return _column(
-        [
-            shaded_words([*words, f"({name})"], [*values, 0.0], width)
-            for name, values in zip(names, weights, strict=True)
-        ],
-        4,
-    )
+    rows = zip(names, weights, strict=True)
+    return _column([shaded_words([*words, f"({name})"], [*each, 0.0], width) for name, each in rows], 4)
 
 
 def save_picture(picture: Image.Image, path: str | Path) -> None:

@@ -209,11 +209,8 @@ def contrasted(targets: Sequence[Target], others: Sequence[Target]) -> list[Targ
     """Why each target rather than the other: one other for all targets, or one for each; none against itself."""
     check_contrasts(len(others), len(targets), "targets")
     several = list(others) * (len(targets) if len(others) == 1 else 1)
-    return [
-        Contrast(this, other)
-        for this, other in zip(targets, several, strict=True)
-        if target_name(this) != target_name(other)
-    ]
+    pairs = zip(targets, several, strict=True)
+    return [Contrast(this, other) for this, other in pairs if target_name(this) != target_name(other)]
 
 
 def check_contrasts(contrasts: int, asked: int, what: str) -> None:

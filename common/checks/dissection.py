@@ -1,5 +1,4 @@
-"""Words for neurons: which concept each unit of a layer fires at, and what the important ones say of a
-decision.
+"""Words for neurons: which concept each unit of a layer fires at, and what the important ones say of a decision.
 
 Bau et al., Network Dissection (CVPR 2017), for the names; Selvaraju et al., section 7, for the explanation.
 N images, K units (channels of a feature map), C concepts, h,w feature map, H,W mask.
@@ -51,8 +50,7 @@ def firing_thresholds(activations: Tensor, share: float = QUANTILE_SHARE) -> Ten
 class Overlaps:
     """Counts of pixels over images: where each unit fires, where each concept is, and where both are.
 
-    Add images one by one; concepts may come in any order. Every image is taken to be annotated with all
-    concepts.
+    Add images one by one; concepts may come in any order. Every image is taken to be annotated with all concepts.
     """
 
     thresholds: Tensor  # (K,)
@@ -65,9 +63,7 @@ class Overlaps:
         return list(self.shared)
 
     def add(self, activations: Tensor, masks: Mapping[str, Tensor], size: tuple[int, int]) -> None:
-        """Count one image: its activations (K, h, w), upsampled to `size` (H, W), and its masks (H, W) by
-        concept.
-        """
+        """Count one image: its activations (K, h, w), upsampled to `size` (H, W), and its masks (H, W) by concept."""
         firing = upsample(activations[None].float(), size)[0] >= self.thresholds[:, None, None]
         firing &= (
             activations.amax((-2, -1))[:, None, None] > 0
@@ -111,9 +107,7 @@ class Reasons:
     against_it: tuple[tuple[NeuronName, float], ...]
 
     def sentence(self, decision: str) -> str:
-        """The textual explanation, such as: 'bedroom' because of bed and lamp; against it speak grass and
-        sky.
-        """
+        """The textual explanation, such as: 'bedroom' because of bed and lamp; against it speak grass and sky."""
         text = f"'{decision}'"
         if self.for_it:
             text += f" because of {_listed(self.for_it)}"
@@ -137,8 +131,7 @@ def reasons(alpha: Tensor, names: Mapping[int, NeuronName], count: int = 5) -> R
 
 
 def read_names(path: PathLike, layer: str | None = None, least: float | None = None) -> dict[int, NeuronName]:
-    """Names of units from a published CSV: NetDissect's `<layer>-result.csv` or CLIP-Dissect's
-    `descriptions.csv`.
+    """Names of units from a published CSV: NetDissect's `<layer>-result.csv` or CLIP-Dissect's `descriptions.csv`.
 
     NetDissect counts units from 1, CLIP-Dissect from 0; here they count from 0. `layer` picks one of
     CLIP-Dissect's. `least` defaults to 0.05 for NetDissect and to none for CLIP-Dissect, whose scores are

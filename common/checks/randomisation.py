@@ -1,5 +1,4 @@
-"""Do maps depend on what the network has learnt? Its layers are randomised one after the other, the last
-first.
+"""Do maps depend on what the network has learnt? Its layers are randomised one after the other, the last first.
 
 Adebayo et al., Sanity Checks for Saliency Maps (NeurIPS 2018). T targets, B images, S stages.
 """
@@ -16,9 +15,7 @@ from common.metrics.faithfulness import rank_correlation
 
 
 def trainable_layers(network: nn.Module) -> list[str]:
-    """Names of the modules with weights of their own, those next to the output first (as they were
-    defined).
-    """
+    """Names of the modules with weights of their own, those next to the output first (as they were defined)."""
     modules = dict(network.named_modules())
     return [name for name in reversed(modules) if name and any(True for _ in modules[name].parameters(False))]
 
@@ -27,8 +24,7 @@ def trainable_layers(network: nn.Module) -> list[str]:
 def randomised(
     network: nn.Module, layers: Sequence[str], rule: str = "redraw", seed: int = 0
 ) -> Iterator[None]:
-    """The named layers with random weights inside the block; the learnt ones are back after it, come what
-    may.
+    """The named layers with random weights inside the block; the learnt ones are back after it, come what may.
 
     `rule` 'redraw' draws weights as the layer's own `reset_parameters` does (and forgets what a norm has
     counted); 'shuffle' permutes each tensor's values, which keeps their scale. The caller's random state is

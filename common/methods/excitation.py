@@ -38,11 +38,10 @@ def excitation(
 ) -> Tensor:
     """Marginal winning probabilities (T, B, h, w) at the layer, summed over its channels: not negative.
 
-    `contrastive` (c-MWP) subtracts those of the unit's dual, whose last weights are negated, and keeps what
-    is positive (their section 3.3). Targets are single units of the output (logits), not functions of
-    several. Fold batch normalisation first (`classification.load(fast=True)`): its gain has a sign, and left
-    alone it passes probabilities on as they are. Raises `MethodError` for gates that excitation is not
-    defined for (GELU, ...).
+    `contrastive` (c-MWP) subtracts those of the unit's dual, whose last weights are negated, and keeps what is positive
+    (their section 3.3). Targets are single units of the output (logits), not functions of several. Fold batch
+    normalisation first (`classification.load(fast=True)`): its gain has a sign, and left alone it passes probabilities
+    on as they are. Raises `MethodError` for gates that excitation is not defined for (GELU, ...).
 
     >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
     >>> excitation(network, torch.rand(1, 3, 16, 16), [4, 0], contrastive=True).shape

@@ -40,12 +40,11 @@ Position = tuple[int, int]  # row and column of a window
 class OcclusionOptions:
     """What is covered, and how it is computed.
 
-    `window` and `stride` are in pixels of the model's input; windows lie within the image, the first at its
-    top left corner. `fill` is the window's value in the model's input, after normalisation: one number, or
-    one for each channel. 0 is mid-grey for EfficientNet-Lite and the mean colour of ImageNet for models
-    normalised by its statistics. `batch` is how many windows run at once (default: on a CPU, where large
-    batches are slower, 8, or 4 for whole networks; 64 elsewhere). `fast=False` runs the whole network,
-    unchanged, for each window; the maps are the same up to rounding.
+    `window` and `stride` are in pixels of the model's input; windows lie within the image, the first at its top left
+    corner. `fill` is the window's value in the model's input, after normalisation: one number, or one for each channel.
+    0 is mid-grey for EfficientNet-Lite and the mean colour of ImageNet for models normalised by its statistics. `batch`
+    is how many windows run at once (default: on a CPU, where large batches are slower, 8, or 4 for whole networks; 64
+    elsewhere). `fast=False` runs the whole network, unchanged, for each window; the maps are the same up to rounding.
     """
 
     window: int = 32
@@ -64,12 +63,11 @@ def occlusion(
 ) -> Tensor:
     """Drop of each target's score (T, B, h, w) at each window position, negative where the score rises.
 
-    h = (H - window) // stride + 1, and w likewise. The quick ways (a folded copy of the trunk, early maps
-    recomputed only where a window reaches, several windows in one batch) are taken where they agree with
-    running the whole network on the covered images: each part of the trunk is looked at along its borders and
-    all over its map (`common/fast/spine.py`), rows of a batch must not depend on each other, and scores are
-    compared for every image, at windows that change it. Otherwise a slower way is taken. Raises `UserError`
-    for a window that does not fit.
+    h = (H - window) // stride + 1, and w likewise. The quick ways (a folded copy of the trunk, early maps recomputed
+    only where a window reaches, several windows in one batch) are taken where they agree with running the whole network
+    on the covered images: each part of the trunk is looked at along its borders and all over its map
+    (`common/fast/spine.py`), rows of a batch must not depend on each other, and scores are compared for every image, at
+    windows that change it. Otherwise a slower way is taken. Raises `UserError` for a window that does not fit.
     """
     options = options or OcclusionOptions()
     with untouched(explainable.network), torch.no_grad():

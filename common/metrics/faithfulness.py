@@ -52,8 +52,7 @@ def deletion(
 ) -> Tensor:
     """Scores (B, steps + 1) while pixels turn into the baseline's, those with the largest map values first.
 
-    Petsiuk et al., RISE (BMVC 2018). `images` and `baseline` (B, 3, H, W), `maps` (B, h, w) upsampled to
-    them.
+    Petsiuk et al., RISE (BMVC 2018). `images` and `baseline` (B, 3, H, W), `maps` (B, h, w) upsampled to them.
     """
     return _curve(score, images, baseline, maps, steps, batch)
 
@@ -66,9 +65,7 @@ def insertion(
 
 
 def area(curves: Tensor) -> Tensor:
-    """The area under each curve (..., S + 1) over the share of pixels, 0 to 1, by the trapezoidal rule:
-    (...).
-    """
+    """The area under each curve (..., S + 1) over the share of pixels, 0 to 1, by the trapezoidal rule: (...)."""
     return (curves[..., :-1] + curves[..., 1:]).mean(-1) / 2
 
 
@@ -78,9 +75,7 @@ def grey(images: Tensor, value: float | Tensor = 0.0) -> Tensor:
 
 
 def blurred(images: Tensor, sigma: float = 11.0) -> Tensor:
-    """A baseline (B, 3, H, W): the images without detail, by a Gaussian of `sigma` pixels; edges are
-    extended.
-    """
+    """A baseline (B, 3, H, W): the images without detail, by a Gaussian of `sigma` pixels; edges are extended."""
     if not sigma > 0:
         raise UserError(f"the blur's sigma is {sigma}; give a number of pixels above 0")
     radius = max(1, math.ceil(3 * sigma))
@@ -102,14 +97,10 @@ def _curve(score: ScoreFunction, start: Tensor, end: Tensor, maps: Tensor, steps
     rank = _ranks(maps, (start.shape[-2], start.shape[-1]))
     pixels = start.shape[-2] * start.shape[-1]
     changed = torch.linspace(0, 1, steps + 1, dtype=torch.float64).mul(pixels).round().to(rank.device)
-    jobs = [(b, s) for b in range(len(start)) for s in range(steps + 1)]
+    jobs = torch.cartesian_prod(torch.arange(len(start)), torch.arange(steps + 1)).to(rank.device)
     scores = []
     with torch.no_grad():
-        for first in range(0, len(jobs), batch):
-            rows, stages = (
-                torch.tensor(part, device=rank.device)
-                for part in zip(*jobs[first : first + batch], strict=True)
-            )
+        for rows, stages in (part.unbind(1) for part in jobs.split(batch)):
             done = (rank[rows] < changed[stages][:, None, None])[:, None]
             scores.append(score(torch.where(done, end[rows], start[rows]), rows))
     return torch.cat(scores).reshape(len(start), steps + 1)

@@ -1,5 +1,4 @@
-"""Does a map lie on the thing it is said to be of? Pointing, activation inside over outside, energy;
-baselines.
+"""Does a map lie on the thing it is said to be of? Pointing, activation inside over outside, energy; baselines.
 
 Maps are (T, h, w), raw, at any resolution; before anything is measured they are upsampled to `size` (H,
 W) bilinearly, as they are drawn. Boxes are (n, 4) left, top, right, bottom as shares of the image's width
@@ -61,8 +60,7 @@ def inside_outside(maps: Tensor, boxes: Sequence[Boxes], size: tuple[int, int] =
 
 
 def energy_inside(maps: Tensor, boxes: Sequence[Boxes], size: tuple[int, int] = SIZE) -> Tensor:
-    """The share of a map's positive activation that lies in the boxes: (T,) in [0, 1]; NaN for a map of
-    zeros.
+    """The share of a map's positive activation that lies in the boxes: (T,) in [0, 1]; NaN for a map of zeros.
 
     The energy-based pointing game of Wang et al. (Score-CAM, CVPRW 2020).
     """
@@ -130,8 +128,7 @@ def summary(values: Tensor | Sequence[float], groups: Sequence[int | str] | None
     """Mean, standard error and count of the finite values; NaN where there are too few.
 
     `groups` says by number or name which values belong together (words of one image): these are not independent, so the
-    error is that of the groups' sums of deviations (the cluster-robust one), which for groups of one is
-    the usual one.
+    error is that of the groups' sums of deviations (the cluster-robust one), which for groups of one is the usual one.
     """
     tensor = torch.as_tensor(values, dtype=torch.float64).flatten()
     kept = torch.isfinite(tensor)

@@ -1,9 +1,8 @@
 """Finding an object by its map: a box around its largest segment, the error of ILSVRC, pointing games.
 
-Maps are (T, h, w), raw, at any resolution; they are upsampled to `size` (H, W) bilinearly before anything is
-measured. Boxes are left, top, right, bottom as shares of the image's width and height. An error is better
-low, everything else high; what a measure does not define is NaN, which `grounding.summary` leaves out and
-counts.
+Maps are (T, h, w), raw, at any resolution; they are upsampled to `size` (H, W) bilinearly before anything is measured.
+Boxes are left, top, right, bottom as shares of the image's width and height. An error is better low, everything else
+high; what a measure does not define is NaN, which `grounding.summary` leaves out and counts.
 """
 
 import math
@@ -71,9 +70,8 @@ def localisation_errors(
 ) -> Tensor:
     """1 where none of an image's first k guesses is right, else 0: (B, k), errors at 1, 2, ... k guesses.
 
-    `predicted` (B, k) classes, likeliest first, with a box each (B, k, 4); a guess is right when its class
-    is the image's and its box overlaps one of the true boxes by `overlap` or more (ILSVRC; paper, section
-    4.1).
+    `predicted` (B, k) classes, likeliest first, with a box each (B, k, 4); a guess is right when its class is the
+    image's and its box overlaps one of the true boxes by `overlap` or more (ILSVRC; paper, section 4.1).
     """
     right = torch.zeros(predicted.shape, dtype=torch.bool)
     for image, (label, those) in enumerate(zip(truth, true_boxes, strict=True)):
@@ -91,9 +89,8 @@ def cell_boxes(side: int) -> list[list[float]]:
 def cell_share(maps: Tensor, cells: Sequence[int], side: int, size: tuple[int, int] = SIZE) -> Tensor:
     """The share of each map's positive values that lies in its own cell of a grid: (T,) in [0, 1].
 
-    The grid pointing game (Böhle et al. 2021): the image is a mosaic of `side` by `side` photographs,
-    `cells` says which of them a map is to explain. Chance is 1 / side**2; NaN for a map without a positive
-    value.
+    The grid pointing game (Böhle et al. 2021): the image is a mosaic of `side` by `side` photographs, `cells` says
+    which of them a map is to explain. Chance is 1 / side**2; NaN for a map without a positive value.
     """
     return energy_inside(maps, _own_cells(cells, side), size)
 
@@ -114,8 +111,7 @@ def mosaic(images: Tensor) -> Tensor:
 
 
 def pointing_hits(maps: Tensor, regions: Tensor, tolerance: float = TOLERANCE) -> Tensor:
-    """1 where a map is largest within `tolerance` pixels of its region, else 0: (T,); NaN for an empty
-    region.
+    """1 where a map is largest within `tolerance` pixels of its region, else 0: (T,); NaN for an empty region.
 
     The pointing game of Zhang et al. (2016). `regions` (T, H, W) are boolean, at the image's own resolution,
     in whose pixels the tolerance is. A map without a peak misses.
@@ -173,9 +169,8 @@ def class_summary(values: Tensor, classes: Sequence[Hashable]) -> Summary:
 def hits_with_reject(hits: Tensor, strengths: Tensor, present: Tensor, threshold: float) -> Tensor:
     """The pointing game with the option to reject a class (paper, section 4.3): (T,), 1 for a hit.
 
-    A map whose largest value (`strengths`) is below `threshold` rejects its class: right where the class is
-    not `present`. Any other map is right where the class is present and the map hits it (`hits`, else
-    ignored).
+    A map whose largest value (`strengths`) is below `threshold` rejects its class: right where the class is not
+    `present`. Any other map is right where the class is present and the map hits it (`hits`, else ignored).
     """
     rejects = strengths < threshold
     return torch.where(present, ~rejects & (hits == 1), rejects).double()

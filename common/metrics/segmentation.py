@@ -50,8 +50,7 @@ def seeds(
 def confusion(labels: Tensor, truth: Tensor, classes: int) -> Tensor:
     """Counts of pixels (C + 1, C + 1), true labels down, given ones across; a column more for undecided ones.
 
-    Pixels that the truth leaves undecided (255, VOC's contours) are left out. Add up over images, then
-    `overlaps`.
+    Pixels that the truth leaves undecided (255, VOC's contours) are left out. Add up over images, then `overlaps`.
     """
     if labels.shape != truth.shape:
         raise UserError(f"labels {tuple(labels.shape)} and truth {tuple(truth.shape)} differ in size")
@@ -61,9 +60,8 @@ def confusion(labels: Tensor, truth: Tensor, classes: int) -> Tensor:
     if max([0, *decided.unique().tolist(), *true.unique().tolist()]) > classes:
         raise UserError(f"a label is above {classes}, the last class")
     given = torch.where(given == UNDECIDED, torch.full_like(given, classes + 1), given)
-    return torch.bincount(true * (classes + 2) + given, minlength=(classes + 1) * (classes + 2)).reshape(
-        classes + 1, classes + 2
-    )
+    columns = classes + 2
+    return torch.bincount(true * columns + given, minlength=(classes + 1) * columns).reshape(-1, columns)
 
 
 def overlaps(counts: Tensor) -> Tensor:

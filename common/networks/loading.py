@@ -119,12 +119,11 @@ def load_network(
 ) -> LoadedNetwork:
     """A classification network by name, or a module of your own.
 
-    Names: `efficientnet_lite0` (also 1, 2); torchvision's (`resnet50`, `vgg16`, `googlenet`, ...);
-    `timm:NAME`; `hf:FOLDER_OR_NAME` for `transformers` image classifiers. `weights` is a file of your own
-    for the named architecture (`.safetensors`, or a `.pth` that holds weights alone); the number of classes
-    is read from it. `random_weights` asks for untrained weights from `seed`; the caller's random state is
-    left alone. `preprocessing` replaces what the weights ask for; `grid` says how a transformer's tokens lie on
-    the image, where that can't be found.
+    Names: `efficientnet_lite0` (also 1, 2); torchvision's (`resnet50`, `vgg16`, `googlenet`, ...); `timm:NAME`;
+    `hf:FOLDER_OR_NAME` for `transformers` image classifiers. `weights` is a file of your own for the named architecture
+    (`.safetensors`, or a `.pth` that holds weights alone); the number of classes is read from it. `random_weights` asks
+    for untrained weights from `seed`; the caller's random state is left alone. `preprocessing` replaces what the
+    weights ask for; `grid` says how a transformer's tokens lie on the image, where that can't be found.
 
     Raises `UserError` for unknown names and for weights that are missing, broken, unsafe or don't fit.
     """
@@ -270,11 +269,9 @@ def _torchvision(name: str, weights: PathLike | None, random_weights: bool) -> L
                 f" delete {path} if it is there, and put {url} in its place"
             ) from error
     transforms = enum.transforms()
-    side = transforms.crop_size[0]
-    preprocessing = Preprocessing(
-        (side, side), tuple(transforms.mean), tuple(transforms.std), transforms.interpolation.value
-    )
-    return _loaded(module, name, preprocessing, source)
+    mean, std = tuple(transforms.mean), tuple(transforms.std)
+    seen = Preprocessing((transforms.crop_size[0],) * 2, mean, std, transforms.interpolation.value)
+    return _loaded(module, name, seen, source)
 
 
 def _torchvision_bare(name: str, classes: int) -> nn.Module:

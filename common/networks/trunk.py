@@ -31,9 +31,8 @@ _LAST = ("bn2", "norm_head", "final_conv", "body")
 class Trunk:
     """A network without its classifier, and what is known of its last feature map.
 
-    `layer` is the map's layer, None where the module's own `forward_features` ends there; `classifier` the linear
-    layer that the network came with, where it reads the mean of the map. A trunk that isn't `pretrained` is
-    trained whole.
+    `layer` is the map's layer, None where the module's own `forward_features` ends there; `classifier` the linear layer
+    that the network came with, where it reads the mean of the map. A trunk that isn't `pretrained` is trained whole.
     """
 
     module: nn.Module
