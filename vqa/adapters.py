@@ -28,22 +28,15 @@ class TransformersNetwork:
 
     embedding: str  # the name of the question's word embedding
     loader: str
+    layer: str
+    grid: TokenGrid
 
     def __init__(self, found: hub.Pretrained, name: str) -> None:
         self.module: Any = found.module
         self.tokenizer, self.preprocessing = found.tokenizer, found.preprocessing
         self.name, self.source = name, found.source
-        self.longest = int(self.text_config().max_position_embeddings)
-
-    def text_config(self) -> Any:
-        raise NotImplementedError
-
-    @property
-    def layer(self) -> str:
-        raise NotImplementedError
-
-    def grid(self) -> TokenGrid:
-        raise NotImplementedError
+        self.text: Any = getattr(self.module.config, "text_config", self.module.config)
+        self.longest = int(self.text.max_position_embeddings)
 
     def states(self, features: Tensor) -> Tensor:
         raise NotImplementedError
@@ -70,7 +63,7 @@ class TransformersNetwork:
         return images
 
     def explainable(self, layer: str | None) -> Explainable:
-        return HookedModel(self.module, layer or self.layer, self.grid(), self._forward)
+        return HookedModel(self.module, layer or self.layer, self.grid, self._forward)
 
     def _forward(self, images: Tensor, query: Any) -> Any:
         return self.head(self.states(images), query)
@@ -95,20 +88,11 @@ class ViltNetwork(TransformersNetwork):
         names: dict[int, str] = self.module.config.id2label
         self.names = [str(names[i]) for i in sorted(names)]
         self.answer_index = {answer: i for i, answer in reversed(list(enumerate(self.names)))}
-
-    def text_config(self) -> Any:
-        return self.module.config
-
-    @property
-    def layer(self) -> str:
         # The last block's image tokens don't reach the output, which is read off the first text token: the
         # map is what the last block's attention reads.
-        return f"vilt.encoder.layer.{len(self.module.vilt.encoder.layer) - 1}.layernorm_before"
-
-    def grid(self) -> TokenGrid:
-        patch = self.module.config.patch_size
-        h, w = (side // patch for side in self.preprocessing.size)
-        return TokenGrid(None, (h, w))  # behind the question's tokens and the image's class token
+        self.layer = f"vilt.encoder.layer.{len(self.module.vilt.encoder.layer) - 1}.layernorm_before"
+        h, w = (side // self.module.config.patch_size for side in self.preprocessing.size)
+        self.grid = TokenGrid(None, (h, w))  # behind the question's tokens and the image's class token
 
     def states(self, features: Tensor) -> Tensor:
         """(B, 1 + h*w, D): the class token and the patches in reading order, with their positions."""
@@ -146,15 +130,11 @@ class BlipNetwork(TransformersNetwork):
 
     embedding, loader = "text_encoder.embeddings.word_embeddings", "BlipForQuestionAnswering"
 
-    def text_config(self) -> Any:
-        return self.module.config.text_config
+    grid = TokenGrid(1)
 
-    @property
-    def layer(self) -> str:
-        return f"vision_model.encoder.layers.{len(self.module.vision_model.encoder.layers) - 1}"
-
-    def grid(self) -> TokenGrid:
-        return TokenGrid(1)
+    def __init__(self, found: hub.Pretrained, name: str) -> None:
+        super().__init__(found, name)
+        self.layer = f"vision_model.encoder.layers.{len(self.module.vision_model.encoder.layers) - 1}"
 
     def states(self, features: Tensor) -> Tensor:
         return self.module.vision_model(pixel_values=features)[0]
@@ -180,7 +160,7 @@ class BlipNetwork(TransformersNetwork):
         """(S, B, L, V) of what follows at each place of the answers (S, B, L), given encoded questions (B, M, D)."""
         S, B, L = answers.shape
         rows = answers.reshape(S * B, L)
-        first = rows.new_full((S * B, 1), self.text_config().bos_token_id)
+        first = rows.new_full((S * B, 1), self.text.bos_token_id)
         logits = self.module.text_decoder(
             input_ids=torch.cat([first, rows[:, :-1].clamp(min=0)], 1),
             encoder_hidden_states=asked.repeat(S, 1, 1),
@@ -218,7 +198,7 @@ class BlipNetwork(TransformersNetwork):
 
     def request(self, questions: Sequence[Text], answers: Sequence[Sequence[str]]) -> Request:
         """Each answer is a sequence of its own, ended; the places that are scored are all its tokens."""
-        ids = [[(*self._ids(answer), self.text_config().sep_token_id) for answer in each] for each in answers]
+        ids = [[(*self._ids(answer), self.text.sep_token_id) for answer in each] for each in answers]
         sequences = Sequences([each[0] for each in ids])
         places = [[Place(sequences.add(b, row), 0, len(row)) for row in each] for b, each in enumerate(ids)]
         query = sequences.stacked(fill=-1)
