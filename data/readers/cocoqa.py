@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from data.readers.coco import photograph_of, photographs
-from data.readers.files import AnyPath, read_text
+from data.readers.files import AnyPath, find_folder, read_text
 from data.records import Question, checked_answer, checked_text
 
 KINDS = {"0": "object", "1": "number", "2": "color", "3": "location"}
@@ -18,7 +18,9 @@ def read_cocoqa(folder: AnyPath, split: str = "train") -> list[Question]:
 
     Raises `UserError` on a missing file, files of different lengths, an unknown type, an id without an image.
     """
-    place = _split_folder(Path(folder), split)
+    place = find_folder(
+        folder, (split, f"cocoqa/{split}"), f"folder of COCO-QA's split '{split}', with its four text files"
+    )
     columns = {
         name: read_text(place / f"{name}.txt").splitlines()
         for name in ("questions", "answers", "img_ids", "types")
@@ -32,15 +34,6 @@ def read_cocoqa(folder: AnyPath, split: str = "train") -> list[Question]:
     images = photographs(place)
     rows = zip(columns["questions"], columns["answers"], columns["img_ids"], columns["types"], strict=True)
     return [_question(number, row, images, place) for number, row in enumerate(rows)]
-
-
-def _split_folder(folder: Path, split: str) -> Path:
-    for place in (folder / split, folder / "cocoqa" / split):
-        if place.is_dir():
-            return place
-    raise UserError(
-        f"no folder {split!r} in {folder}; COCO-QA keeps each split's four text files in a folder of its own"
-    )
 
 
 def _question(number: int, row: tuple[str, str, str, str], images: dict[int, Path], place: Path) -> Question:

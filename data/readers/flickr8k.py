@@ -7,7 +7,7 @@ Hodosh, Young and Hockenmaier 2013. A line of `Flickr8k.token.txt` is `<image>#<
 from pathlib import Path
 
 from common.errors import UserError
-from data.readers.files import AnyPath, read_text
+from data.readers.files import AnyPath, find_folder, read_text
 from data.records import CaptionedImage
 from data.words.vocabulary import tokenize
 
@@ -31,7 +31,7 @@ def read(folder: AnyPath, split: str, check_images: bool = True) -> list[Caption
     if split not in SPLITS:
         raise UserError(f"no split '{split}' in Flickr8k; choose from {', '.join(SPLITS)}")
     captions = read_captions(folder / "Flickr8k_text" / "Flickr8k.token.txt")
-    photographs = photograph_folder(folder)
+    photographs = find_folder(folder, PHOTOGRAPHS, "photographs of Flickr8k")
     listing = folder / "Flickr8k_text" / SPLITS[split]
     images = []
     for number, name in read_list(listing):
@@ -44,16 +44,6 @@ def read(folder: AnyPath, split: str, check_images: bool = True) -> list[Caption
     if not images:
         raise UserError(f"{listing} lists no image; expected one file name a line")
     return images
-
-
-def photograph_folder(folder: AnyPath) -> Path:
-    """The folder of photographs in a copy of Flickr8k, by either of its published names."""
-    for name in PHOTOGRAPHS:
-        if (Path(folder) / name).is_dir():
-            return Path(folder) / name
-    raise UserError(
-        f"no folder {PHOTOGRAPHS[0]} in '{folder}'; give the folder that holds it and Flickr8k_text"
-    )
 
 
 def read_captions(path: AnyPath) -> dict[str, list[str]]:

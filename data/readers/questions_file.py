@@ -7,7 +7,7 @@ JSONL are objects; blank lines are skipped.
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,28 +32,23 @@ def read_questions_file(path: AnyPath, split: str = "") -> list[Question]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    text = read_text(path)
-    if path.suffix.lower() == ".csv":
-        for number, row in enumerate(csv.DictReader(text.splitlines()), start=2):
-            yield f"{path.name}, line {number}", {k: v for k, v in row.items() if k and v not in (None, "")}
-        return
-    if path.suffix.lower() == ".json":
+    text, kind = read_text(path), path.suffix.lower()
+    rows: Iterable[tuple[int, Any]]
+    if kind == ".csv":
+        rows = enumerate(csv.DictReader(text.splitlines()), 2)
+    elif kind == ".json":
         entries = _parse(text, path.name)
         if not isinstance(entries, list):
             raise UserError(f"{path} is not a list of objects")
-        lines = list(enumerate(entries, start=1))
+        rows = enumerate(entries, 1)
     else:
-        lines = [
-            (number, _parse(line, f"{path.name}, line {number}"))
-            for number, line in enumerate(text.splitlines(), start=1)
-            if line.strip()
-        ]
-    for number, row in lines:
+        lines = ((number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip())
+        rows = ((number, _parse(line, f"{path.name}, line {number}")) for number, line in lines)
+    for number, row in rows:
+        where = f"{path.name}, line {number}"
         if not isinstance(row, dict):
-            raise UserError(
-                f"{path.name}, line {number}: expected an object with image and question, not {str(row)[:60]}"
-            )
-        yield f"{path.name}, line {number}", row
+            raise UserError(f"{where}: expected an object with image and question, not {str(row)[:60]}")
+        yield where, {k: v for k, v in row.items() if k and v not in (None, "")} if kind == ".csv" else row
 
 
 def _parse(text: str, where: str) -> Any:

@@ -51,7 +51,8 @@ def train_blind(model: VqaModel, loader: Loader, settings: Settings, run: Run) -
         warmup=min(100, steps),
         mode=mode,
     )
-    train([stage], _Head(model), run, settings.seed)
+    hearing = {"question": model.question, "query": model.query, "classifier": model.classifier}
+    train([stage], nn.ModuleDict(hearing), run, settings.seed)  # not the trunk: the run's state stays small
 
 
 @torch.no_grad()
@@ -59,11 +60,3 @@ def predict_blind(model: VqaModel, loader: Loader) -> list[str]:
     """The likeliest answer to each of the loader's questions, in their order, without the image."""
     model.eval()
     return likeliest(model, loader, lambda batch: blind_scores(model, batch.tokens), look=False)
-
-
-class _Head(nn.Module):
-    """The parts of a model that hear the question, so that a baseline's state is small."""
-
-    def __init__(self, model: VqaModel):
-        super().__init__()
-        self.question, self.query, self.classifier = model.question, model.query, model.classifier
