@@ -3,7 +3,7 @@
 H,W a photograph's own size in pixels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,11 @@ from torch import Tensor
 
 from classification.finetuning import Labelled
 from common.errors import UserError
-from common.metrics.grounding import box_mask
+from common.metrics.grounding import SIZE, box_mask
 from data.readers import coco, voc
-from data.readers.files import check_image
+from data.readers.files import check_image, read_each
 from data.readers.masks import mask_of, read_masks
-from data.records import Instance, LocalisedImage
+from data.records import Box, Instance, LocalisedImage
 from scripts.experiments.lab import Lab, spread
 
 
@@ -28,6 +28,7 @@ class Annotated:
 
     path: Path
     regions: Callable[[], dict[str, tuple[float, Tensor]]]  # Tensor (H, W), boolean; reads when called
+    unsure: frozenset[str] = frozenset()  # classes that are in it, nobody knows where
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def voc_annotations(lab: Lab, count: int) -> Annotations:
         voc.CLASSES,
         [Annotated(item.path, partial(_boxed, item)) for item in reading.items],
         len(reading.problems),
-        lambda most: voc_training(root, "trainval" if split == "test" else "train", most),
+        partial(voc_training, root, "trainval" if split == "test" else "train"),
     )
 
 
@@ -73,24 +74,18 @@ def coco_annotations(lab: Lab, count: int) -> Annotations:
     notes, photographs = coco.find_instances(folder, "val")
     known, problems = read_masks(notes)
     names = coco.class_names(notes)
-    items: list[Annotated] = []
-    left_out = len(problems)
-    for file, instances in sorted(known.items()):
-        if len(items) >= count:
-            break
-        if not instances:
-            continue
-        try:
-            check_image(photographs / file)
-        except UserError:
-            left_out += 1
-            continue
-        items.append(Annotated(photographs / file, partial(_masked, instances)))
-    if not items:
-        raise UserError(f"no photograph in '{photographs}' goes with '{notes}'")
-    return Annotations(
-        f"COCO {photographs.name}", names, items, left_out, lambda most: coco_training(folder, names, most)
-    )
+
+    def photograph(file: str) -> Annotated:
+        check_image(photographs / file)
+        return Annotated(photographs / file, partial(_masked, known[file]))
+
+    try:
+        reading = read_each([file for file in sorted(known) if known[file]], photograph, count)
+    except UserError as problem:
+        raise UserError(f"no photograph in '{photographs}' goes with '{notes}' ({problem})") from problem
+    left_out = len(problems) + len(reading.problems)
+    training = partial(coco_training, folder, names)
+    return Annotations(f"COCO {photographs.name}", names, reading.items, left_out, training)
 
 
 def coco_training(folder: Path, names: Sequence[str], most: int) -> list[Labelled]:
@@ -107,11 +102,14 @@ def coco_training(folder: Path, names: Sequence[str], most: int) -> list[Labelle
 def _boxed(item: LocalisedImage) -> dict[str, tuple[float, Tensor]]:
     with Image.open(item.path) as image:
         size = (image.height, image.width)
-    found = {}
-    for name in item.classes:
-        boxes = item.boxes(name)
-        found[name] = (sum(box.area for box in boxes), box_mask(boxes, size))
-    return found
+    return boxed_regions({name: item.boxes(name) for name in item.classes}, size)
+
+
+def boxed_regions(
+    boxes: Mapping[str, Sequence[Box]], size: tuple[int, int] = SIZE
+) -> dict[str, tuple[float, Tensor]]:
+    """Of each class the total area of its boxes as a share, and where they are: (H, W) of `size`."""
+    return {name: (sum(box.area for box in these), box_mask(these, size)) for name, these in boxes.items()}
 
 
 def _masked(instances: list[Instance]) -> dict[str, tuple[float, Tensor]]:

@@ -19,10 +19,10 @@ from common.methods.names import label
 from common.metrics.localisation import cell_share, mosaic
 from scripts.experiments.drawing import TWO_CLASS_NAMES, TWO_CLASSES
 from scripts.experiments.grid import mosaics
-from scripts.experiments.lab import Lab, summarised
+from scripts.experiments.lab import Lab, measured
 from scripts.experiments.report import Section, Table, row_of
 from scripts.experiments.run import alone
-from scripts.experiments.samples import NAME, pixels
+from scripts.experiments.samples import NAME, Sample, pixels
 
 # The paper's changes of one thing, then methods published since.
 VARIANTS = (
@@ -40,20 +40,21 @@ def section(lab: Lab) -> Section:
     network = lab.classifier.network
     depths = [layer.name for layer in sweep_layers(network.module, network.blank(), LAYERS)]
     earlier = depths[len(depths) * 2 // 3]
-    tables = []
+    found = {}
     for layer in (lab.classifier.layer, earlier):
         name = f"variants-{layer}"
         cell = lab.cell(name, partial(ablated, lab, layer, VARIANTS, count), count=count, variants=VARIANTS)
         rows = [row_of(label(variant), cell[variant], "", lab.model) for variant in VARIANTS]
-        title = f"Appendix B, variants at layer {layer}"
-        tables.append(Table(title, f"grid pointing game 2 x 2, {NAME}", "share in the cell", rows, True))
-    sweep = {
-        layer: lab.cell(f"sweep-{layer}", partial(ablated, lab, layer, PLAIN, count), count=count)
-        for layer in depths
-    }
-    rows = [row_of(layer, cell["gradcam"], "", lab.model) for layer, cell in sweep.items()]
-    title = "Appendix B, Grad-CAM by layer, first to last"
-    tables.append(Table(title, f"grid pointing game 2 x 2, {NAME}", "share in the cell", rows, True))
+        found[f"variants at layer {layer}"] = rows
+    rows = []
+    for layer in depths:
+        cell = lab.cell(f"sweep-{layer}", partial(ablated, lab, layer, PLAIN, count), count=count)
+        rows.append(row_of(layer, cell["gradcam"], "", lab.model))
+    found["Grad-CAM by layer, first to last"] = rows
+    data = f"grid pointing game 2 x 2, {NAME}"
+    tables = [
+        Table(f"Appendix B, {what}", data, "share in the cell", rows, True) for what, rows in found.items()
+    ]
     picture = lab.picture(
         "layers", "Grad-CAM at layers from the first to the last", lambda: draw(lab, depths)
     )
@@ -88,20 +89,15 @@ def sweep_layers(network: nn.Module, images: Tensor, count: int = LAYERS) -> lis
 def ablated(lab: Lab, layer: str, names: tuple[str, ...], count: int) -> dict[str, Any]:
     """Shares in the cell, by variant, of Grad-CAM at one layer."""
     split = HookedModel(lab.classifier.network.module, layer)
-    found: dict[str, list[torch.Tensor]] = {name: [] for name in names}
-    groups = []
-    for number, parts in enumerate(mosaics(lab, 2, count)):
+
+    def shares(number: int, parts: list[Sample]) -> dict[str, Tensor]:
         image = mosaic(pixels(lab, parts))[None]
-        maps = explain(split, image, [sample.label for sample in parts], methods=names).maps
-        for name in names:
-            values = maps[name][:, 0]
-            if name in ("no_relu", "integrated_gradients"):
-                values = values - values.amin((-2, -1), keepdim=True)
-            found[name].append(cell_share(values, range(len(parts)), 2, (112, 112)))
-        groups += [number] * len(parts)
-    if not groups:
-        return {name: summarised([]) for name in names}
-    return {name: summarised(torch.cat(values), groups) for name, values in found.items()}
+        maps = dict(explain(split, image, [sample.label for sample in parts], methods=names).maps)
+        for name in {"no_relu", "integrated_gradients"} & set(names):
+            maps[name] = maps[name] - maps[name].amin((-2, -1), keepdim=True)
+        return {name: cell_share(maps[name][:, 0], range(len(parts)), 2, (112, 112)) for name in names}
+
+    return measured(mosaics(lab, 2, count), shares, names)
 
 
 def draw(lab: Lab, depths: list[str]) -> Image.Image:

@@ -4,16 +4,16 @@ python -m scripts.experiments.faithfulness --samples PATH
 """
 
 import contextlib
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from common.errors import MethodError
 from common.gradcam import explain
 from common.methods.occlusion import OcclusionOptions
 from common.metrics.faithfulness import rank_correlation
-from scripts.experiments.lab import Lab, summarised
+from scripts.experiments.lab import Lab, measured
 from scripts.experiments.maps import LABELS, WINDOW, method_maps
 from scripts.experiments.report import Section, Table, row_of
 from scripts.experiments.run import alone
@@ -35,7 +35,8 @@ def section(lab: Lab) -> Section:
     """5.3, faithfulness: rank correlation with occlusion maps."""
     lab = lab.on("samples")
     count = lab.count(60, 4)
-    cell = lab.cell("occlusion-ranks", lambda: ranks(lab, right_samples(lab, count)), count=count)
+    chosen = partial(right_samples, lab, count)
+    cell = lab.cell("occlusion-ranks", lambda: measured(chosen(), partial(ranks, lab)), count=count)
     rows = [row_of(LABELS[m], cell.get(m), PUBLISHED.get(m, ""), lab.model) for m in METHODS]
     note = (
         "Spearman's correlation of each map, averaged over occlusion's grid, with the drop of the class's score"
@@ -44,22 +45,21 @@ def section(lab: Lab) -> Section:
     tables = [Table("5.3, faithfulness", NAME, "rank correlation", rows, True, 3, note)]
     side = min(lab.classifier.preprocessing.size)
     windows = [window for window in WINDOWS if side >= window + 2 * WINDOW]  # at least 3 x 3 places to rank
-    if not windows:
-        return Section("5.3: do maps agree with occlusion?", tables)
-    by_window = lab.cell(
-        "occlusion-windows",
-        lambda: window_ranks(lab, right_samples(lab, count), windows),
-        count=count,
-        windows=windows,
-    )
-    rows = [
-        row_of(f"{LABELS[m]}, window {window}", by_window[f"{m}-{window}"], "", lab.model)
-        for window in windows
-        for m in WINDOW_METHODS
-    ]
-    title = "5.3, faithfulness, by the size of occlusion's window"
-    why = _why_ranks(cell, by_window, windows)
-    tables.append(Table(title, NAME, "rank correlation", rows, True, 3, why))
+    if windows:
+        by_window = lab.cell(
+            "occlusion-windows",
+            lambda: measured(chosen(), partial(window_ranks, lab, windows)),
+            count=count,
+            windows=windows,
+        )
+        rows = [
+            row_of(f"{LABELS[m]}, window {window}", by_window[f"{m}-{window}"], "", lab.model)
+            for window in windows
+            for m in WINDOW_METHODS
+        ]
+        title = "5.3, faithfulness, by the size of occlusion's window"
+        why = _why_ranks(cell, by_window, windows)
+        tables.append(Table(title, NAME, "rank correlation", rows, True, 3, why))
     return Section("5.3: do maps agree with occlusion?", tables)
 
 
@@ -84,38 +84,27 @@ def _why_ranks(cell: dict[str, Any], by_window: dict[str, Any], windows: list[in
     return note + text
 
 
-def window_ranks(lab: Lab, chosen: list[Sample], windows: list[int]) -> dict[str, Any]:
-    """Correlations by method and window, summarised over the samples."""
-    found: dict[str, list[Tensor]] = {f"{m}-{window}": [] for window in windows for m in WINDOW_METHODS}
-    for sample in chosen:
-        image = pixels(lab, [sample])
-        maps = {m: method_maps(lab.classifier, image, sample.label, m)[:, 0] for m in WINDOW_METHODS}
-        for window in windows:
-            options = OcclusionOptions(window=window, stride=WINDOW)
-            occluded = explain(
-                lab.classifier.explainable,
-                image,
-                sample.label,
-                methods="occlusion",
-                occlusion_options=options,
-            )
-            reference = occluded.maps["occlusion"][:, 0]
-            for m, values in maps.items():
-                found[f"{m}-{window}"].append(rank_correlation(values, reference))
-    return {name: summarised(torch.cat(values)) for name, values in found.items()}
+def window_ranks(lab: Lab, windows: list[int], number: int, sample: Sample) -> dict[str, Tensor]:
+    """Correlations (1,) of a sample's maps by method and window."""
+    image, model, found = pixels(lab, [sample]), lab.classifier.explainable, {}
+    for window in windows:
+        options = OcclusionOptions(window=window, stride=WINDOW)
+        occluded = explain(model, image, sample.label, methods="occlusion", occlusion_options=options)
+        for m in WINDOW_METHODS:
+            maps = method_maps(lab.classifier, image, sample.label, m)
+            found[f"{m}-{window}"] = rank_correlation(maps[:, 0], occluded.maps["occlusion"][:, 0])
+    return found
 
 
-def ranks(lab: Lab, chosen: list[Sample]) -> dict[str, Any]:
-    """Correlations by method, summarised over the samples."""
-    found: dict[str, list[Tensor]] = {method: [] for method in METHODS}
-    for sample in chosen:
-        image = pixels(lab, [sample])
-        reference = method_maps(lab.classifier, image, sample.label, "occlusion")[:, 0]
-        for method in METHODS:
-            with contextlib.suppress(MethodError):  # CAM, where the head is of another kind
-                maps = method_maps(lab.classifier, image, sample.label, method)[:, 0]
-                found[method].append(rank_correlation(maps, reference))
-    return {method: summarised(torch.cat(values)) for method, values in found.items() if values}
+def ranks(lab: Lab, number: int, sample: Sample) -> dict[str, Tensor]:
+    """Correlations (1,) of a sample's maps by method."""
+    image, found = pixels(lab, [sample]), {}
+    reference = method_maps(lab.classifier, image, sample.label, "occlusion")[:, 0]
+    for method in METHODS:
+        with contextlib.suppress(MethodError):  # CAM, where the head is of another kind
+            maps = method_maps(lab.classifier, image, sample.label, method)[:, 0]
+            found[method] = rank_correlation(maps, reference)
+    return found
 
 
 if __name__ == "__main__":

@@ -25,9 +25,9 @@ from common.images import open_image
 from data.readers import flickr8k
 from scripts.experiments.drawing import MODEL_HELP, SAMPLES, figure_parser
 from scripts.experiments.grounded import batches, flickr8k_folder, read_grounded
-from scripts.experiments.lab import Lab, summarised
+from scripts.experiments.lab import Lab, measured
 from scripts.experiments.maps import LABELS
-from scripts.experiments.report import Row, Section, Table
+from scripts.experiments.report import Row, Section, Table, row_of
 from scripts.experiments.run import run_program
 from scripts.experiments.scenes import DEV
 
@@ -42,34 +42,41 @@ def measure(
 ) -> dict[str, Any]:
     """Ratios by method, summarised over the phrases with boxes in the first of people's captions of each image."""
     images, grounded = read_grounded(folder, split, limit)
-    rows: list[tuple[int, dict[str, float]]] = []
-    for numbers, seen in batches(captioner, images, batch, quiet):
-        for row, number in enumerate(numbers):
-            for case in grounding.human_cases(row, grounded[number], captioner.network, limit=1):
-                if case.phrases:
-                    ratios = grounding.phrase_ratios(captioner, seen, case, METHODS)
-                    rows += [(number, ratio) for ratio in ratios]
-    groups = [number for number, _ in rows]
-    found = {m: summarised([ratio[m] for _, ratio in rows], groups) for m in METHODS}
-    return {"phrases": len(rows), "ratios": found}
+    seen_rows = (
+        (seen, row, grounded[n])
+        for numbers, seen in batches(captioner, images, batch, quiet)
+        for row, n in enumerate(numbers)
+    )
+
+    def ratios(number: int, item: tuple[Any, int, Any]) -> dict[str, list[float]]:
+        seen, row, captions = item
+        cases = grounding.human_cases(row, captions, captioner.network, limit=1)
+        return _ratios(captioner, seen, [case for case in cases if case.phrases], METHODS)
+
+    found = measured(seen_rows, ratios, METHODS)
+    return {"phrases": found["guided"]["n"] + found["guided"]["left_out"], "ratios": found}
+
+
+def _ratios(
+    captioner: Any, seen: Any, cases: Sequence[Any], methods: Sequence[str]
+) -> dict[str, list[float]]:
+    found = [each for case in cases for each in grounding.phrase_ratios(captioner, seen, case, methods)]
+    return {name: [each[name] for each in found] for name in methods}
 
 
 def other_phrases(captioner: Any, folder: Path, limit: int) -> dict[str, Any]:
     """The ratios of each phrase's map in the boxes of the next phrase of the same caption, summarised."""
-    values: dict[str, list[float]] = {name: [] for name in OTHER}
-    groups: list[int] = []
-    for number, (image, captions) in enumerate(zip(*read_grounded(folder, "dev", limit), strict=True)):
-        seen = captioner.encode([image.path])
+
+    def ratios(number: int, item: tuple[Any, Any]) -> dict[str, list[float]]:
+        image, captions = item
+        moved = []
         for case in grounding.human_cases(0, captions, captioner.network, limit=1):
-            if len(case.phrases) < 2:
-                continue
-            following = [*case.phrases[1:], case.phrases[0]]
-            moved = [replace(a, boxes=b.boxes) for a, b in zip(case.phrases, following, strict=True)]
-            ratios = grounding.phrase_ratios(captioner, seen, replace(case, phrases=tuple(moved)), OTHER)
-            for name, found in values.items():
-                found += [ratio[name] for ratio in ratios]
-            groups += [number] * len(ratios)
-    return {name: summarised(found, groups) for name, found in values.items()}
+            following = [*case.phrases[1:], *case.phrases[:1]]
+            phrases = [replace(a, boxes=b.boxes) for a, b in zip(case.phrases, following, strict=True)]
+            moved += [replace(case, phrases=tuple(phrases))] if len(phrases) > 1 else []
+        return _ratios(captioner, captioner.encode([image.path]), moved, OTHER)
+
+    return measured(zip(*read_grounded(folder, "dev", limit), strict=True), ratios, OTHER)
 
 
 def draw(captioner: Any, files: Sequence[Any]) -> Image.Image:
@@ -104,8 +111,11 @@ def section(lab: Lab) -> Section:
         "figure10-other", partial(other_phrases, captioner, folder, fewer), limit=fewer, mark=mark
     )
     rows = [Row("uniform", 1.0, None, 0, "1.0")]
-    rows += [_row(LABELS[m], r, PUBLISHED[m]) for m, r in cell["ratios"].items()]
-    rows += [_row(f"{LABELS[m]}, boxes of another phrase", r) for m, r in other.items()]
+    measures = [(LABELS[m], r, PUBLISHED[m]) for m, r in cell["ratios"].items()]
+    measures += [(f"{LABELS[m]}, boxes of another phrase", r, "") for m, r in other.items()]
+    for what, r, published in measures:
+        median = "" if r["median"] is None else f"median {r['median']:.2f}"
+        rows.append(row_of(what, r, published, "captioner", median))
     note = (
         "Mean activation inside over outside a phrase's boxes. Published: neuraltalk2, COCO region captions. Maps that"
         " are zero everywhere have no ratio and are left out. The means are ruled by a few maps with next to nothing"
@@ -113,12 +123,6 @@ def section(lab: Lab) -> Section:
     ) + _why(cell["ratios"], other)
     table = Table("Figure 10b, phrases of captions", DEV, "inside / outside", rows, True, 2, note)
     return Section("Figure 10: captions", [table], [drawn])
-
-
-def _row(what: str, found: dict[str, Any], published: str = "") -> Row:
-    median = "" if found["median"] is None else f"median {found['median']:.2f}"
-    mean, error, n, left_out = (found[key] for key in ("mean", "error", "n", "left_out"))
-    return Row(what, mean, error, n, published, "captioner", left_out, median)
 
 
 def _why(ratios: dict[str, Any], other: dict[str, Any]) -> str:

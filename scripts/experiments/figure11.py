@@ -28,7 +28,7 @@ from data.words.coco_classes import CLASS_OF
 from scripts.experiments.drawing import MODEL_HELP, figure_parser, picture_of, pyplot
 from scripts.experiments.grounded import batches, flickr8k_folder, located, plain, read_grounded, table_lines
 from scripts.experiments.lab import Lab
-from scripts.experiments.report import Row, Section, Table
+from scripts.experiments.report import Section, Table, row_of
 from scripts.experiments.run import run_program
 from scripts.experiments.scenes import DEV
 
@@ -155,12 +155,9 @@ def section(lab: Lab) -> Section:
     cell = lab.cell("figure11-table", measured, limit=limit, coco=on_coco, mark=mark)
     together = cell["types"]["all"]
     rows = [
-        Row(
-            LABELS.get(name, name), s["mean"], s["error"], s["n"], "30.0 %" if name == "gradcam" else "",
-            "captioner", s["left_out"],
-        )
+        row_of(LABELS.get(name, name), s, "30.0 %" if name == "gradcam" else "", "captioner")
         for name, s in together.items()
-    ]  # fmt: skip
+    ]
     where = "COCO val2014" if on_coco else DEV
     note = (
         "The map of each word of a generated caption has to be largest in a box of what the word names."

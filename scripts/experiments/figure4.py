@@ -9,7 +9,7 @@ Without VOC the same runs on Flickr8k: labels are nouns of the captions, and wha
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,19 +27,20 @@ from common.images import open_image
 from common.metrics.grounding import box_mask
 from common.metrics.segmentation import UNDECIDED, confusion, mean_overlap, seeds
 from data.readers import voc
-from data.readers.files import Reading
+from data.readers.files import Reading, read_each
 from data.records import LocalisedImage
 from data.words.imagenet_nouns import NOUNS
 from scripts.experiments.annotated import voc_training
-from scripts.experiments.lab import Lab, spread, summarised
+from scripts.experiments.lab import Lab, measured, spread
 from scripts.experiments.maps import LABELS, group_scores, method_maps
 from scripts.experiments.report import Picture, Row, Section, Table, row_of
 from scripts.experiments.run import alone
-from scripts.experiments.scenes import NAME, Boxed, boxed_scenes, grouped, scenes
+from scripts.experiments.scenes import NAME, Boxed, Scene, boxed_scenes, grouped, scenes
 
 METHODS = ("gradcam", "cam", "cmwp", "occlusion")
 PUBLISHED = {"gradcam": "49.6", "cam": "44.6"}
 SIZE = (224, 224)
+TITLE = "Figure 4: seeds for segmentation, and a network trained on them"
 SAME = "the same seeds: this network ends in average pooling and one linear layer"
 NOTE = (
     "The paper's 49.6 (Grad-CAM) and 44.6 (CAM) are the mean IoU, in per cent, of a VGG-16 segmentation network"
@@ -50,7 +51,6 @@ NOTE = (
 
 def section(lab: Lab) -> Section:
     """Figure 4, weakly supervised segmentation."""
-    title = "Figure 4: seeds for segmentation, and a network trained on them"
     given = "voc" in lab.data
     lab = lab.on("voc" if given else "flickr8k")
     tables = [voc_seeds_table(lab) if given else boxes_table(lab)]
@@ -58,10 +58,10 @@ def section(lab: Lab) -> Section:
     try:
         crf_package()
     except UserError as missing:
-        return Section(title, tables, notes=[*notes, f"Left out: SEC training ({missing})"])
+        return Section(TITLE, tables, notes=[*notes, f"Left out: SEC training ({missing})"])
     if given:
-        return Section(title, [*tables, voc_sec_table(lab)], notes=notes)
-    return Section(title, [*tables, *sec_boxes_tables(lab)], [sec_picture(lab)], notes)
+        return Section(TITLE, [*tables, voc_sec_table(lab)], notes=notes)
+    return Section(TITLE, [*tables, *sec_boxes_tables(lab)], [sec_picture(lab)], notes)
 
 
 # On VOC: masks.
@@ -116,23 +116,17 @@ def against_masks(lab: Lab, label: Any) -> dict[str, Any]:
     name; what is broken is counted and left out.
     """
     reading, _ = voc_val(lab)
-    counts: dict[str, list[Tensor]] = {}
-    problems = list(reading.problems)
-    for item in reading.items:
-        try:
-            truth = torch.from_numpy(voc.read_mask(item.mask or item.path).astype("int64"))
-            found = label(open_image(item.path), truth)
-            added = {name: confusion(labels, truth, len(voc.CLASSES)) for name, labels in found.items()}
-        except UserError as problem:
-            problems.append(str(problem))
-            continue
-        for name, each in added.items():
-            counts.setdefault(name, []).append(each)
-    if not counts:
-        raise UserError(problems[0])
+
+    def counts(item: LocalisedImage) -> dict[str, Tensor]:
+        truth = torch.from_numpy(voc.read_mask(item.mask or item.path).astype("int64"))
+        found = label(open_image(item.path), truth)
+        return {name: confusion(labels, truth, len(voc.CLASSES)) for name, labels in found.items()}
+
+    counted = read_each(reading.items, counts)
+    problems = [*reading.problems, *counted.problems]
     result: dict[str, Any] = {"problems": problems[:20]}
-    for name, these in counts.items():
-        known = vars(mean_overlap(torch.stack(these)))
+    for name in counted.items[0]:
+        known = vars(mean_overlap(torch.stack([each[name] for each in counted.items])))
         percent = {key: 100 * known[key] for key in ("mean", "error")}
         result[name] = {**known, **percent, "left_out": len(problems)}
     return result
@@ -143,12 +137,12 @@ def voc_sec_table(lab: Lab) -> Table:
     rows: list[Row] = []
     cell: dict[str, Any] = {}
     for method in ("gradcam", "cam"):
-        same = method == "cam" and cell["has_cam"]
+        same = SAME if method == "cam" and cell["has_cam"] else ""
         if not same:
             cell = lab.cell(f"voc-sec-{method}", partial(sec_against_masks, lab, method), **_counts(lab))
         what = f"SEC, {LABELS[method]} seeds"
-        rows.append(row_of(what, cell["iou"], PUBLISHED[method], lab.model, SAME if same else ""))
-        rows.append(row_of(f"{what}, no CRF at test", cell["plain"], "", lab.model, SAME if same else ""))
+        rows.append(row_of(what, cell["iou"], PUBLISHED[method], lab.model, same))
+        rows.append(row_of(f"{what}, no CRF at test", cell["plain"], "", lab.model, same))
     note = (
         "Trained on image labels alone; classes of the photographs are not given at test time."
         f" {cell['trained']} training photographs; the error is the bootstrap's."
@@ -192,24 +186,20 @@ def boxes_table(lab: Lab) -> Table:
 def against_boxes(lab: Lab, method: str, count: int) -> dict[str, Any]:
     """IoU of the seeds with the boxes of each noun that covers ImageNet classes."""
     known, broken = scenes(lab, "dev")
-    chosen = [scene for scene in known if grouped(scene)][:count]
-    values, whole, groups = [], [], []
-    for number, scene in enumerate(chosen):
-        try:
-            image = lab.classifier.images(scene.path)
-        except UserError:
-            broken += 1
-            continue
+
+    def overlaps(number: int, scene: Scene) -> dict[str, list[float]]:
+        image = lab.classifier.images(scene.path)
         names, _, indices = group_scores(lab.classifier.logits(image)[0])
+        found: dict[str, list[float]] = {"seeds": [], "whole": []}
         for group, boxes in grouped(scene).items():
             maps = method_maps(lab.classifier, image, int(indices[names.index(group)]), method)[0, 0]
-            mask, truth = seeds({1: maps}, SIZE) == 1, box_mask(boxes, SIZE)
-            values.append(shared_over_union(mask, truth))
-            whole.append(float(truth.double().mean()))
-            groups.append(number)
-    found = {"seeds": summarised(values, groups), "whole": summarised(whole, groups)}
-    found["seeds"]["left_out"] += broken
-    return found
+            truth = box_mask(boxes, SIZE)
+            found["seeds"].append(shared_over_union(seeds({1: maps}, SIZE) == 1, truth))
+            found["whole"].append(float(truth.double().mean()))
+        return found
+
+    chosen = [scene for scene in known if grouped(scene)][:count]
+    return measured(chosen, overlaps, ("seeds", "whole"), broken)
 
 
 def shared_over_union(mask: Tensor, truth: Tensor) -> float:
@@ -227,11 +217,12 @@ def sec_boxes_tables(lab: Lab) -> list[Table]:
     """IoU with boxes of a network trained by SEC on captions' nouns, and of the seeds it was trained on."""
     train, count = lab.count(450, 25), lab.count(150, 10)
     cell = lab.cell("sec-boxes", partial(sec_against_boxes, lab, train, count), train=train, count=count)
+    whole = row_of("the whole photograph, classes known", cell["whole"])
     rows = [
         row_of("SEC, Grad-CAM seeds", cell["sec"], "", lab.model),
         row_of("the same, classes known", cell["given"], "", lab.model),
         row_of("its seeds, classes known", cell["seeds"], "", lab.model),
-        row_of("the whole photograph, classes known", cell["whole"]),
+        whole,
     ]
     note = (
         f"Classes {', '.join(NOUNS)}, labels from the nouns of captions; {cell['trained']} training photographs, trunk"
@@ -241,7 +232,7 @@ def sec_boxes_tables(lab: Lab) -> list[Table]:
     inside = [
         row_of("SEC, classes known", cell["given_inside"], "", lab.model),
         row_of("its seeds, classes known", cell["seeds_inside"], "", lab.model),
-        row_of("the whole photograph, classes known", cell["whole"]),
+        whole,
     ]
     why = (
         "The share of the class's pixels that lies in its boxes: what SEC adds are borders, which IoU with boxes"
@@ -282,44 +273,34 @@ def sec_against_boxes(lab: Lab, train: int, count: int) -> dict[str, Any]:
     """Train, and measure on photographs of the dev split."""
     classifier, segmentation, trained = trained_on_boxes(lab, train)
     test, broken = boxed_scenes(lab, "dev", count)
-    names = ("sec", "given", "seeds", "whole", "given_inside", "seeds_inside")
-    values: dict[str, list[float]] = {name: [] for name in names}
-    groups: dict[str, list[int]] = {key: [] for key in values}
-    for number, item in enumerate(test):
-        try:
-            found = _boxed_overlaps(classifier, segmentation, item)
-        except UserError:
-            broken += 1
-            continue
-        for key, these in found.items():
-            values[key] += these
-            groups[key] += [number] * len(these)
-    result: dict[str, Any] = {key: summarised(values[key], groups[key]) for key in values}
-    for summary in result.values():
-        summary["left_out"] += broken
-    return {**result, "trained": trained}
+
+    def overlaps(number: int, item: Boxed) -> dict[str, list[float]]:
+        image, cues = photograph_and_seeds(classifier, item)
+        refined, present = segmentation(image)[1], sorted(item.labels)
+        free, given = refined.argmax(0), among(refined, present)
+        regions = {c: region for c, region in item.regions().items() if c in present}
+        wrong = [c for c in range(len(NOUNS)) if c not in present and bool((free == c + 1).any())]
+
+        def each(measure: Callable[[Tensor, Tensor], float], labels: Tensor) -> list[float]:
+            return [measure(labels == c + 1, regions[c]) for c in sorted(regions)]
+
+        return {
+            "sec": each(shared_over_union, free) + [0.0] * len(wrong),
+            "given": each(shared_over_union, given),
+            "seeds": each(shared_over_union, cues),
+            "whole": each(lambda _, region: float(region.double().mean()), free),
+            "given_inside": each(share_inside, given),
+            "seeds_inside": each(share_inside, cues),
+        }
+
+    return {**measured(test, overlaps, broken=broken), "trained": trained}
 
 
-def _boxed_overlaps(
-    classifier: Classifier, segmentation: Segmentation, item: Boxed
-) -> dict[str, list[float]]:
-    image = open_image(item.scene.path).resize(SIZE[::-1])
-    _, refined = segmentation(image)
-    regions = item.regions()
-    present = sorted(item.labels)
-    free, given = refined.argmax(0), among(refined, present)
+def photograph_and_seeds(classifier: Classifier, item: Boxed) -> tuple[Image.Image, Tensor]:
+    """A photograph at `SIZE`, and the seeds (H, W) of Grad-CAM of its classes."""
+    image, present = open_image(item.scene.path).resize(SIZE[::-1]), sorted(item.labels)
     maps = method_maps(classifier, classifier.images(image), present, "gradcam")[:, 0]
-    cues = seeds({c + 1: values for c, values in zip(present, maps, strict=True)}, SIZE)
-    there = [c for c in present if c in regions]
-    wrong = [c for c in range(len(NOUNS)) if c not in item.labels and bool((free == c + 1).any())]
-    return {
-        "sec": [shared_over_union(free == c + 1, regions[c]) for c in there] + [0.0] * len(wrong),
-        "given": [shared_over_union(given == c + 1, regions[c]) for c in there],
-        "seeds": [shared_over_union(cues == c + 1, regions[c]) for c in there],
-        "whole": [float(regions[c].double().mean()) for c in there],
-        "given_inside": [share_inside(given == c + 1, regions[c]) for c in there],
-        "seeds_inside": [share_inside(cues == c + 1, regions[c]) for c in there],
-    }
+    return image, seeds({c + 1: values for c, values in zip(present, maps, strict=True)}, SIZE)
 
 
 def among(f: Tensor, present: Sequence[int]) -> Tensor:
@@ -336,11 +317,8 @@ def sec_picture(lab: Lab) -> Picture:
         classifier, segmentation, _ = trained_on_boxes(lab, train)
         tiles: list[Tile] = []
         for item in spread(boxed_scenes(lab, "dev", 60)[0], 4):
-            image = open_image(item.scene.path).resize(SIZE[::-1])
-            present = sorted(item.labels)
-            maps = method_maps(classifier, classifier.images(image), present, "gradcam")[:, 0]
-            cues = seeds({c + 1: values for c, values in zip(present, maps, strict=True)}, SIZE)
-            names = ", ".join(list(NOUNS)[c] for c in present)
+            image, cues = photograph_and_seeds(classifier, item)
+            names = ", ".join(list(NOUNS)[c] for c in sorted(item.labels))
             tiles += [Tile(image, names), Tile(coloured(image, cues), "Grad-CAM seeds")]
             tiles += [Tile(coloured(image, segmentation(image)[1].argmax(0)), "SEC")]
         return panel("Seeds, and a network trained on such seeds", tiles, columns=3, width=220)

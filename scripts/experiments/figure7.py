@@ -17,13 +17,22 @@ from common.metrics.faithfulness import rank_correlation
 from common.state import untouched
 from common.targets import logits
 from scripts.experiments.drawing import TWO_CLASS_NAMES, TWO_CLASSES
-from scripts.experiments.lab import Lab, summarised
+from scripts.experiments.lab import Lab, measured
 from scripts.experiments.report import Section, Table, row_of
 from scripts.experiments.run import alone
-from scripts.experiments.samples import NAME, pixels, right_samples
+from scripts.experiments.samples import NAME, Sample, pixels, right_samples
 
 WANTED = "airliner"
 EPSILON = 8 / 255
+# What is measured of each sample: its name in the table, what was published, a note.
+ROWS = {
+    "chance": (f"probability of '{WANTED}'", "> 0.9999", ""),
+    "psnr": ("PSNR of the change (dB)", "", ""),
+    "same": ("rank correlation of the true class's map", "", "before and after"),
+    "other": ("the same, of another class's map", "", "for scale"),
+    "stays": ("peak after is where the map was above half its maximum", "", "share"),
+    "chance_stays": ("a random point is there", "", "share, for scale"),
+}
 
 
 def section(lab: Lab) -> Section:
@@ -32,14 +41,7 @@ def section(lab: Lab) -> Section:
     count = lab.count(20, 2)
     cell = lab.cell("airliner", lambda: measure(lab, count), count=count)
     rows = [
-        row_of(f"probability of '{WANTED}'", cell["chance"], "> 0.9999", lab.model),
-        row_of("PSNR of the change (dB)", cell["psnr"], "", lab.model),
-        row_of("rank correlation of the true class's map", cell["same"], "", lab.model, "before and after"),
-        row_of("the same, of another class's map", cell["other"], "", lab.model, "for scale"),
-        row_of(
-            "peak after is where the map was above half its maximum", cell["stays"], "", lab.model, "share"
-        ),
-        row_of("a random point is there", cell["chance_stays"], "", lab.model, "share, for scale"),
+        row_of(what, cell[key], published, lab.model, note) for key, (what, published, note) in ROWS.items()
     ]
     note = (
         f"Targeted iterative FGSM in steps of 1/255, no pixel changed by more than {EPSILON * 255:.0f}/255. The paper"
@@ -71,30 +73,27 @@ def attacked(lab: Lab, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def measure(lab: Lab, count: int) -> dict[str, Any]:
     """Attack rightly classified samples one by one; what it takes and what it does to the maps."""
+    model, normalise = lab.classifier.explainable, lab.classifier.preprocessing.normalise
     wanted = lab.classifier.labels.find(WANTED)
     chosen = [sample for sample in right_samples(lab, count) if sample.label != wanted]
-    names = ("chance", "psnr", "same", "other", "stays", "chance_stays")
-    rows: dict[str, list[Tensor]] = {name: [] for name in names}
-    for place, sample in enumerate(chosen):
+
+    def changes(number: int, sample: Sample) -> dict[str, Any]:
         before, after, chance = attacked(lab, pixels(lab, [sample]))
-        other = chosen[place - 1].label
-        maps = [
-            explain(
-                lab.classifier.explainable,
-                lab.classifier.preprocessing.normalise(values),
-                [sample.label, other],
-            )
-            for values in (before, after)
-        ]
-        first, second = (found.heatmaps[:, 0] for found in maps)
-        rows["chance"].append(chance)
-        rows["psnr"].append(psnr(before, after))
-        rows["same"].append(rank_correlation(second[:1], first[:1]))
-        rows["other"].append(rank_correlation(second[1:], first[:1]))
+        targets = [sample.label, chosen[number - 1].label]
+        first, second = (
+            explain(model, normalise(values), targets).heatmaps[:, 0] for values in (before, after)
+        )
         half = first[0] > first[0].max() / 2
-        rows["stays"].append(half.flatten()[second[0].argmax()].double()[None].cpu())
-        rows["chance_stays"].append(half.double().mean()[None].cpu())
-    return {name: summarised(torch.cat(values)) for name, values in rows.items()}
+        return {
+            "chance": chance,
+            "psnr": psnr(before, after),
+            "same": rank_correlation(second[:1], first[:1]),
+            "other": rank_correlation(second[1:], first[:1]),
+            "stays": half.flatten()[second[0].argmax()],
+            "chance_stays": half.double().mean(),
+        }
+
+    return measured(chosen, changes, ROWS)
 
 
 def draw(lab: Lab) -> Image.Image:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from common.metrics.localisation import cell_hit, cell_share, mosaic
-from scripts.experiments.lab import Lab, summarised
+from scripts.experiments.lab import Lab, measured
 from scripts.experiments.maps import LABELS, method_maps
 from scripts.experiments.report import Row, Table, row_of
 from scripts.experiments.samples import NAME, Sample, pixels, right_samples
@@ -28,19 +28,14 @@ def mosaics(lab: Lab, side: int, count: int, seed: int = 0) -> list[list[Sample]
     return [rng.sample(known, side * side) for _ in range(count)] if len(known) >= side * side else []
 
 
-def grid_cell(lab: Lab, method: str, side: int, count: int, **options: Any) -> dict[str, Any]:
+def grid_cell(lab: Lab, method: str, side: int, count: int) -> dict[str, Any]:
     """Shares and hits of one method on `count` mosaics; the errors are those of mosaics, not of single maps."""
-    chosen = mosaics(lab, side, count)
-    shares, hits, groups = [], [], []
-    for number, parts in enumerate(chosen):
-        found = mosaic_maps(lab, parts, method, side)
-        size = (side * 56, side * 56)
-        shares.append(cell_share(found, range(len(parts)), side, size))
-        hits.append(cell_hit(found, range(len(parts)), side, size))
-        groups += [number] * len(parts)
-    if not chosen:
-        return {"share": summarised([]), "hit": summarised([])}
-    return {"share": summarised(torch.cat(shares), groups), "hit": summarised(torch.cat(hits), groups)}
+
+    def cells(number: int, parts: list[Sample]) -> dict[str, Tensor]:
+        where = (mosaic_maps(lab, parts, method, side), range(len(parts)), side, (side * 56, side * 56))
+        return {"share": cell_share(*where), "hit": cell_hit(*where)}
+
+    return measured(mosaics(lab, side, count), cells, ("share", "hit"))
 
 
 def mosaic_maps(lab: Lab, parts: list[Sample], method: str, side: int) -> Tensor:

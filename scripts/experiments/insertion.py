@@ -12,7 +12,7 @@ from torch import Tensor
 from common.metrics.faithfulness import BASELINES, area, deletion, insertion
 from common.state import untouched
 from common.targets import logits
-from scripts.experiments.lab import Lab, summarised
+from scripts.experiments.lab import Lab, measured
 from scripts.experiments.maps import LABELS, method_maps
 from scripts.experiments.report import Row, Section, Table, row_of
 from scripts.experiments.run import alone
@@ -57,17 +57,18 @@ def section(lab: Lab) -> Section:
 def areas(lab: Lab, chosen: list[Sample], method: str, baseline: str, kind: str) -> dict[str, Any]:
     """The area under one curve of each sample, summarised."""
     curve = deletion if kind == "deletion" else insertion
-    found = []
-    for number, sample in enumerate(chosen):
+
+    def one(number: int, sample: Sample) -> dict[str, Tensor]:
         image = pixels(lab, [sample])
         maps = _map(lab, image, sample, method, number)
 
-        def score(images: Tensor, rows: Tensor, label: int = sample.label) -> Tensor:
-            return logits(lab.classifier.network.logits(images)).softmax(1)[:, label]
+        def score(images: Tensor, rows: Tensor) -> Tensor:
+            return logits(lab.classifier.network.logits(images)).softmax(1)[:, sample.label]
 
         with untouched(lab.classifier.network.module), torch.no_grad():
-            found.append(area(curve(score, image, maps, BASELINES[baseline](image))))
-    return summarised(torch.cat(found))
+            return {"area": area(curve(score, image, maps, BASELINES[baseline](image)))}
+
+    return measured(chosen, one, ("area",))["area"]
 
 
 def _map(lab: Lab, image: Tensor, sample: Sample, method: str, seed: int) -> Tensor:

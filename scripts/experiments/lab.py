@@ -1,21 +1,23 @@
 """What experiments share: the data they may use, their classifier, and cells that are measured once."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
+import classification
 from common.errors import MethodError, UserError
-from common.files import write_json
+from common.files import atomic_path, write_json
+from common.metrics.grounding import summary
 from scripts import console as cli
 from scripts.experiments.report import Picture
 
@@ -47,7 +49,7 @@ class Lab:
     neuron_layer: str | None = None  # which layer's names to take of it
     shared: dict[str, Any] = field(default_factory=dict)
 
-    def on(self, kind: str) -> Lab:
+    def on(self, kind: str) -> "Lab":
         """This lab, its cells measured on one kind of data. Raises `Absent` when there is none."""
         self.need(kind)
         bound = copy.copy(self)
@@ -97,8 +99,6 @@ class Lab:
         path = self.out / "cells" / f"{name}.jpg"
 
         def make() -> dict[str, Any]:
-            from common.files import atomic_path
-
             with atomic_path(path) as temporary:
                 draw().convert("RGB").save(temporary, quality=88)
             return {"bytes": path.stat().st_size}
@@ -133,8 +133,6 @@ class Lab:
     @property
     def classifier(self) -> Any:
         """The classifier that is explained, folded: same maps, twice as fast, and as excitation backprop needs it."""
-        import classification
-
         if "classifier" not in self.shared:
             self.shared["classifier"] = classification.load(self.model, fast=True, device=self.device)
         return self.shared["classifier"]
@@ -142,8 +140,6 @@ class Lab:
     @property
     def plain_classifier(self) -> Any:
         """The classifier with its weights as they were trained, not folded for speed."""
-        import classification
-
         known = self.classifier
         return classification.load(self.model, device=self.device) if known.changes else known
 
@@ -172,16 +168,47 @@ def spread(items: Sequence[Item], most: int) -> list[Item]:
     """At most so many items, evenly over all."""
     if len(items) <= most:
         return list(items)
-    import torch
-
     return [items[place] for place in torch.linspace(0, len(items) - 1, most).round().int().tolist()]
 
 
 def summarised(values: Any, groups: Sequence[int] | None = None) -> dict[str, Any]:
     """Mean, standard error, n and left out, ready for JSON."""
-    from common.metrics.grounding import summary
-
     return vars(summary(values, groups))
+
+
+def measured(
+    items: Iterable[Item],
+    measure: Callable[[int, Item], Mapping[str, Any]],
+    names: Iterable[str] = (),
+    broken: int = 0,
+) -> dict[str, Any]:
+    """Summaries by name of the values that `measure(number, item)` gives of each item, errors over items.
+
+    What cannot be read is left out and counted, with the `broken` before; raises its `UserError` when that is all.
+    """
+    values: dict[str, list[float]] = {name: [] for name in names}
+    groups: dict[str, list[int]] = {name: [] for name in names}
+    problem, done = None, 0
+    for number, item in enumerate(items):
+        try:
+            found = measure(number, item)
+        except MethodError:
+            raise
+        except UserError as unread:
+            problem, broken = problem or unread, broken + 1
+            cli.report(f"left out: {unread}")
+            continue
+        done += 1
+        for name, these in found.items():
+            flat = torch.as_tensor(these, dtype=torch.float64).flatten().tolist()
+            values.setdefault(name, []).extend(flat)
+            groups.setdefault(name, []).extend([number] * len(flat))
+    if problem is not None and not done:
+        raise problem
+    found = {name: summarised(these, groups[name]) for name, these in values.items()}
+    for each in found.values():
+        each["left_out"] += broken
+    return found
 
 
 def _plain(value: Any) -> Any:

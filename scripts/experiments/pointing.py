@@ -17,7 +17,7 @@ from torch import Tensor
 
 from classification.finetuning import fine_tuned
 from common.errors import UserError
-from common.metrics.grounding import box_mask, centre_map
+from common.metrics.grounding import centre_map
 from common.metrics.localisation import (
     TOLERANCE,
     best_threshold,
@@ -26,17 +26,21 @@ from common.metrics.localisation import (
     hits_with_reject,
     pointing_hits,
 )
-from data.words.imagenet_nouns import group_of
+from data.words.imagenet_nouns import GROUPS, group_of
 from scripts.experiments.annotated import Annotated, Annotations, coco_annotations, voc_annotations
-from scripts.experiments.lab import Lab, summarised
+from scripts.experiments.lab import Lab, measured, summarised
 from scripts.experiments.maps import LABELS, group_scores, method_maps
 from scripts.experiments.report import Row, Section, Table, row_of
 from scripts.experiments.run import alone
-from scripts.experiments.scenes import NAME, Scene, grouped, scenes
+from scripts.experiments.scenes import NAME, grouped, scene_regions, scenes
 
 METHODS = ("gradcam", "cmwp", "gradient")
 PUBLISHED = {"gradcam": "70.58 %", "cmwp": "60.30 %"}
-SIZE = (224, 224)
+RULE = (
+    "The five likeliest classes of each photograph; a map whose maximum is below a threshold rejects its class, which"
+    " is right for a class that is not there (of nouns: that no caption names). The threshold is chosen on the other"
+    " half of the photographs. Published: VGG-16 on COCO."
+)
 # What COCO calls the nouns that cover ImageNet classes.
 COCO_NOUNS = {
     "potted plant": "pottedplant", "dining table": "diningtable", "tv": "tvmonitor", "sports ball": "ball",
@@ -53,21 +57,16 @@ def section(lab: Lab) -> Section:
     count = lab.count(300, 20)
     plain, reject = [], []
     for method in METHODS:
-        cell = lab.cell(f"pointing-{method}", partial(measure, lab, method, count), count=count)
+        cell = lab.cell(f"pointing-{method}", partial(against_scenes, lab, method, count), count=count)
         plain.append(row_of(LABELS[method], cell["plain"], "", lab.model))
         reject.append(row_of(LABELS[method], cell["reject"], PUBLISHED.get(method, ""), lab.model))
     note = (
         "Nouns of captions that cover ImageNet classes (dog: 118 breeds), each explained by its likeliest class. The"
         f" peak has to lie within {TOLERANCE:.0f} pixels of a box, in photographs squashed to 224 x 224."
     )
-    rule = (
-        "The five likeliest nouns of each photograph; a map whose maximum is below a threshold rejects its noun,"
-        " which is right for nouns that no caption names. The threshold is chosen on the other half of the"
-        " photographs. Published: VGG-16 on COCO."
-    )
     tables = [
         Table("4.3, pointing game", NAME, "accuracy", plain, True, 3, note),
-        Table("4.3, pointing game with reject option", NAME, "accuracy", reject, True, 3, rule),
+        Table("4.3, pointing game with reject option", NAME, "accuracy", reject, True, 3, RULE),
     ]
     return Section("4.3: the pointing game", tables)
 
@@ -92,32 +91,22 @@ def published_tables(lab: Lab, kind: str) -> list[Table]:
         " resolution; mean over classes. Difficult: the class's objects cover less than a quarter of the"
         f" photograph, and another class is in it. {found['classifier']}"
     )
-    rule = (
-        "The five likeliest classes of each photograph; a map whose maximum is below a threshold rejects its"
-        " class, which is right for a class that is not there. The threshold is chosen on the other half of"
-        " the photographs. Published: VGG-16 on COCO."
-    )
-    data = str(found["data"])
+    notes = {
+        ", all": ("all", note),
+        ", difficult": ("difficult", note),
+        " with reject option": ("reject", RULE),
+    }
     return [
-        Table("4.3, pointing game, all", data, "accuracy", subsets["all"], False, 3, note),
-        Table("4.3, pointing game, difficult", data, "accuracy", subsets["difficult"], False, 3, note),
-        Table("4.3, pointing game with reject option", data, "accuracy", subsets["reject"], False, 3, rule),
+        Table(f"4.3, pointing game{what}", found["data"], "accuracy", subsets[subset], False, 3, text)
+        for what, (subset, text) in notes.items()
     ]
-
-
-READERS: dict[str, Callable[[Lab, int], Annotations]] = {"voc": voc_annotations, "coco": coco_annotations}
 
 
 def against_regions(lab: Lab, kind: str, method: str, count: int, train: int) -> dict[str, Any]:
     """Accuracy of one method on VOC's boxes or COCO's masks, by subset; of the image's centre as well."""
-    data = READERS[kind](lab, count)
+    data = (voc_annotations if kind == "voc" else coco_annotations)(lab, count)
     asker = asker_of(lab, kind, data, train)
-    rows, left_out = [], data.left_out
-    for item in data.items:
-        try:
-            rows.append(_pointed(asker, item, method))
-        except UserError:
-            left_out += 1
+    rows, left_out = _all_pointed(asker, data.items, method, data.left_out)
     if not rows:
         raise UserError(f"none of {len(data.items)} photographs of {data.title} could be measured")
     found: dict[str, Any] = {"data": data.title, "classifier": asker.about}
@@ -179,11 +168,24 @@ class _Pointed:
     top: tuple[Tensor, Tensor, Tensor]
 
 
+def _all_pointed(
+    asker: Asker, items: Sequence[Annotated], method: str, left_out: int
+) -> tuple[list[_Pointed], int]:
+    """What was found of each photograph, and how many are left out, with those that were before."""
+    rows = []
+    for item in items:
+        try:
+            rows.append(_pointed(asker, item, method))
+        except UserError:
+            left_out += 1
+    return rows, left_out
+
+
 def _pointed(asker: Asker, item: Annotated, method: str) -> _Pointed:
     image = asker.classifier.images(item.path)
     regions = item.regions()
     scores, indices = asker.ask(asker.classifier.logits(image)[0].cpu())
-    top = scores.topk(min(5, len(scores))).indices.tolist()
+    top = [n for n in scores.topk(min(5, len(scores))).indices.tolist() if asker.names[n] not in item.unsure]
     # Subsets are of the photograph, whatever the classifier knows of it.
     shares = torch.tensor([area for area, _ in regions.values()])
     hard = dict(zip(regions, hard_to_point(shares).tolist(), strict=True))
@@ -206,51 +208,24 @@ def _pointed(asker: Asker, item: Annotated, method: str) -> _Pointed:
     )
 
 
-def measure(lab: Lab, method: str, count: int) -> dict[str, Any]:
+def against_scenes(lab: Lab, method: str, count: int) -> dict[str, Any]:
     """Accuracy of one method on nouns that are there, and on the five likeliest with the reject option."""
     known, broken = scenes(lab, "dev")
-    chosen = [scene for scene in known if grouped(scene)][:count]
-    rows = [_guesses(lab, scene, method) for scene in chosen]
-    plain = [hit for present, hit in (row["present"] for row in rows) for hit in hit[present].tolist()]
-    groups = [n for n, row in enumerate(rows) for _ in range(int(row["present"][0].sum()))]
-    found = {"plain": summarised(plain, groups), "reject": _with_reject([row["top"] for row in rows])}
-    for summary in found.values():
-        summary["left_out"] += broken
-    return found
-
-
-def _guesses(lab: Lab, scene: Scene, method: str) -> dict[str, Any]:
-    """Of one photograph: (present, hits) of all nouns there, and (hits, strengths, present) of the likeliest."""
-    image = lab.classifier.images(scene.path)
-    names, scores, indices = group_scores(lab.classifier.logits(image)[0])
-    boxes = grouped(scene)
-    unboxed = {group_of(noun) for noun in scene.nouns} - set(boxes)
-    top = [g for g in scores.argsort(descending=True)[:5].tolist() if names[g] not in unboxed]
-    asked = list(dict.fromkeys([*top, *[names.index(name) for name in boxes]]))
-    maps = method_maps(lab.classifier, image, [int(indices[g]) for g in asked], method)[:, 0]
-    masks = torch.stack([box_mask(boxes.get(names[g], ()), SIZE) for g in asked])
-    hits = pointing_hits(maps, masks)
-    present = torch.tensor([names[g] in boxes for g in asked])
-    strengths = maps.flatten(1).amax(1).double().cpu()
-    kept = slice(len(top))
-    return {"present": (present, hits), "top": (hits[kept], strengths[kept], present[kept])}
+    items = [scene_regions(scene) for scene in known if grouped(scene)][:count]
+    asker = Asker(lab.classifier, list(GROUPS), lambda scores: group_scores(scores)[1:], "")
+    rows, broken = _all_pointed(asker, items, method, broken)
+    plain = measured(rows, lambda _, row: {"plain": row.hits}, ("plain",), broken)
+    reject = _with_reject([row.top for row in rows])
+    return {**plain, "reject": {**reject, "left_out": reject["left_out"] + broken}}
 
 
 def _with_reject(rows: list[tuple[Tensor, Tensor, Tensor]]) -> dict[str, Any]:
     """Each half is measured with the threshold that is best on the other half."""
-    found: list[float] = []
-    groups: list[int] = []
-    for half in (0, 1):
-        other = [row for n, row in enumerate(rows) if n % 2 != half]
-        if not other:
-            continue
-        threshold = best_threshold(*(torch.cat(part) for part in zip(*other, strict=True)))
-        for n, row in enumerate(rows):
-            if n % 2 == half:
-                values = hits_with_reject(*row, threshold).tolist()
-                found += values
-                groups += [n] * len(values)
-    return summarised(found, groups)
+    if len(rows) < 2:
+        return summarised([])
+    others = [[torch.cat(part) for part in zip(*rows[1 - half :: 2], strict=True)] for half in (0, 1)]
+    thresholds = [best_threshold(*other) for other in others]
+    return measured(rows, lambda n, row: {"reject": hits_with_reject(*row, thresholds[n % 2])})["reject"]
 
 
 if __name__ == "__main__":

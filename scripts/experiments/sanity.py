@@ -24,7 +24,7 @@ from scripts.experiments.drawing import SAMPLES, line_chart
 from scripts.experiments.facades import explained
 from scripts.experiments.figure8 import by_kind, labels_of, scene_features
 from scripts.experiments.heads import train_head
-from scripts.experiments.lab import Lab, summarised
+from scripts.experiments.lab import Lab, measured, summarised
 from scripts.experiments.maps import LABELS, method_maps
 from scripts.experiments.report import Row, Section, Table, row_of
 from scripts.experiments.run import alone
@@ -101,10 +101,10 @@ def other_tables(lab: Lab, notes: list[str]) -> list[Table]:
 
 
 def _row(name: str, cell: dict[str, Any], model: str) -> Row:
-    last = cell["curve"][-1]
     first = cell["curve"][0]["mean"]
-    note = "" if first is None else f"last layer alone: {first:.2f}"
-    return Row(name, last["mean"], last["error"], last["n"], "", model, last["left_out"], note)
+    return row_of(
+        name, cell["curve"][-1], "", model, "" if first is None else f"last layer alone: {first:.2f}"
+    )
 
 
 def curve(lab: Lab, method: str, count: int) -> dict[str, Any]:
@@ -189,20 +189,18 @@ def replaced_words(lab: Lab, count: int, seed: int = 0) -> dict[str, Any]:
     seen = [captioner.encode(file) for file in photographs]
     said = [captioner.caption(one).words for one in seen]
     rng = random.Random(seed)
-    found: list[float] = []
-    groups: list[int] = []
-    for number, (one, words) in enumerate(zip(seen, said, strict=True)):
-        others = sorted({word for k, more in enumerate(said) if k != number for word in more} - set(words))
-        if not others:
-            continue
-        before = captioner.explain(one, " ".join(words)).heatmaps[1:, 0]
-        for place in range(len(words)):
+
+    def correlations(number: int, words: Sequence[str]) -> dict[str, list[float]]:
+        others, found = sorted({word for more in said for word in more} - set(words)), []
+        before = captioner.explain(seen[number], " ".join(words)).heatmaps[1:, 0]
+        for place in range(len(words) if others else 0):
             changed = [*words[:place], rng.choice(others), *words[place + 1 :]]
-            after = captioner.explain(one, " ".join(changed)).heatmaps[1:, 0]
+            after = captioner.explain(seen[number], " ".join(changed)).heatmaps[1:, 0]
             if len(after) == len(before):
                 found += rank_correlation(after[place : place + 1], before[place : place + 1]).tolist()
-                groups.append(number)
-    return {"replaced": summarised(found, groups)}
+        return {"replaced": found}
+
+    return measured(said, correlations, ("replaced",))
 
 
 if __name__ == "__main__":

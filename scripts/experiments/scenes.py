@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from data.readers import entities, flickr8k
 from data.readers.files import read_each
 from data.records import Box, Scene
 from data.words.imagenet_nouns import NOUNS, group_of
+from scripts.experiments.annotated import Annotated, boxed_regions
 from scripts.experiments.lab import Absent, Lab, spread
 
 NAME = "Flickr8k with Flickr30k Entities"
@@ -37,6 +39,13 @@ def grouped(scene: Scene) -> dict[str, list[Box]]:
         if group is not None:
             found.setdefault(group, []).extend(boxes)
     return found
+
+
+def scene_regions(scene: Scene) -> Annotated:
+    """The groups of nouns in a photograph, and where those with boxes are."""
+    boxes = grouped(scene)
+    named = {group for noun in scene.nouns if (group := group_of(noun)) is not None}
+    return Annotated(scene.path, partial(boxed_regions, boxes), frozenset(named - set(boxes)))
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from common.errors import UserError
 from common.images import open_image
 from common.metrics.localisation import localisation_errors, segment_boxes
 from data.readers import ilsvrc
+from data.records import LocalisedImage
 from scripts.experiments.grid import GRID, TABLE1, grid_table
-from scripts.experiments.lab import Lab, summarised
+from scripts.experiments.lab import Lab, measured
 from scripts.experiments.maps import LABELS, method_maps
 from scripts.experiments.report import Section, Table, row_of
 from scripts.experiments.run import alone
@@ -85,22 +86,15 @@ def classification_cell(lab: Lab, count: int) -> dict[str, Any]:
     """
     reading = ilsvrc.read_validation(lab.need("imagenet"), count)
     numbers = ilsvrc.class_indices(lab.need("imagenet"))
-    guesses, errors, problems = {}, [], list(reading.problems)
-    for item in reading.items:
-        try:
-            label = _label(lab, numbers, item.classes[0])
-            best = class_scores(lab.classifier, item.path, lab.ten_crop).topk(5).indices.tolist()
-        except UserError as problem:
-            problems.append(str(problem))
-            continue
+    guesses = {}
+
+    def errors(number: int, item: LocalisedImage) -> dict[str, float]:
+        label = _label(lab, numbers, item.classes[0])
+        best = class_scores(lab.classifier, item.path, lab.ten_crop).topk(5).indices.tolist()
         guesses[item.name] = {"label": label, "best": best}
-        errors.append([100.0 * (label not in best[:k]) for k in (1, 5)])
-    if not guesses:
-        raise UserError(problems[0])
-    found = {f"top{k}": summarised([row[n] for row in errors]) for n, k in enumerate((1, 5))}
-    for summary in found.values():
-        summary["left_out"] += len(problems)
-    return {**found, "guesses": guesses, "problems": problems[:20]}
+        return {f"top{k}": 100.0 * (label not in best[:k]) for k in (1, 5)}
+
+    return {**measured(reading.items, errors, broken=len(reading.problems)), "guesses": guesses}
 
 
 def _label(lab: Lab, numbers: dict[str, int] | None, wnid: str) -> int:
@@ -131,21 +125,19 @@ def ten_crops(image: Image.Image, size: tuple[int, int], share: float = 7 / 8) -
 def ilsvrc_cell(lab: Lab, method: str, count: int, guesses: dict[str, Any]) -> dict[str, Any]:
     """Errors of one method on `count` photographs, each with its five guesses."""
     reading = ilsvrc.read_validation(lab.need("imagenet"), count)
-    errors, left_out = [], len(reading.problems)
-    for item in reading.items:
-        known = guesses.get(item.name)
-        if known is None:  # what could not be read then cannot be read now
-            left_out += 1
-            continue
-        image = lab.classifier.images(item.path)
+    chosen = [
+        item for item in reading.items if item.name in guesses
+    ]  # what was not read then is not read now
+
+    def errors(number: int, item: LocalisedImage) -> dict[str, Tensor]:
+        known, image = guesses[item.name], lab.classifier.images(item.path)
         maps = method_maps(lab.classifier, image, known["best"], method)[:, 0]
         boxes, truth = segment_boxes(maps)[None], item.boxes(item.classes[0])
-        errors.append(localisation_errors(torch.tensor([known["best"]]), boxes, [known["label"]], [truth])[0])
-    table = 100 * torch.stack(errors) if errors else torch.zeros(0, 5)
-    found = {f"top{k}": summarised(table[:, k - 1]) for k in (1, 5)}
-    for summary in found.values():
-        summary["left_out"] += left_out
-    return found
+        found = localisation_errors(torch.tensor([known["best"]]), boxes, [known["label"]], [truth])[0]
+        return {f"top{k}": 100 * found[k - 1] for k in (1, 5)}
+
+    broken = len(reading.problems) + len(reading.items) - len(chosen)
+    return measured(chosen, errors, ("top1", "top5"), broken)
 
 
 if __name__ == "__main__":
