@@ -1,11 +1,20 @@
 """The rows of the benchmark: what is done, against which reference pass, and who does it how."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
+
+import captioning
+import vqa
+from common.explainable import HookedModel
+from common.gradcam import explain, gradcam
 from common.methods.names import label
+from common.methods.occlusion import OcclusionOptions, occlusion
+from common.networks.loading import load_network
+from common.targets import as_targets
 
 OURS = "saywhy"
 MEMORY_BATCH = 16
@@ -36,10 +45,6 @@ class Bench:
     """The network, its images and the peers that are installed; what rows are made of."""
 
     def __init__(self, peers: list[str]) -> None:
-        import torch
-
-        from common.networks.loading import load_network
-
         network = load_network("efficientnet_lite0").located()
         self.network = network.module.eval()
         self.layer = network.layer or ""
@@ -49,8 +54,6 @@ class Bench:
         self.images = torch.rand(MEMORY_BATCH, 3, *network.preprocessing.size, generator=generator) * 2 - 1
 
     def forward(self, batch: int = 1) -> Callable[[], Any]:
-        import torch
-
         def run() -> Any:
             with torch.no_grad():
                 return self.network(self.images[:batch])
@@ -63,14 +66,7 @@ class Bench:
 
 def gradcam_ways(bench: Bench, batch: int, classes: list[int]) -> dict[str, Callable[[], Any]]:
     """Grad-CAM of some classes of `batch` images, by everybody."""
-    import torch
-
     network, images, layer = bench.network, bench.images[:batch], bench.layer
-
-    def ours() -> Any:
-        from common.gradcam import gradcam
-
-        return gradcam(network, images, classes, layer=layer)
 
     def grad_cam() -> Any:
         from pytorch_grad_cam import GradCAM
@@ -92,12 +88,15 @@ def gradcam_ways(bench: Bench, batch: int, classes: list[int]) -> dict[str, Call
             scores = network(images.requires_grad_(False))
             return [cam(index, scores, retain_graph=index != classes[-1]) for index in classes]
 
-    assert torch.is_grad_enabled()
+    ours = partial(gradcam, network, images, classes, layer=layer)
     return bench.installed({OURS: ours, "grad-cam": grad_cam, "captum": captum, "torchcam": torchcam})
 
 
-def one_target(bench: Bench) -> Work:
-    return Work("Grad-CAM, one target, batch 1", "1.05", bench.forward(), gradcam_ways(bench, 1, [281]))
+def gradcam_row(
+    bench: Bench, what: str, reach: str, batch: int = 1, classes: Sequence[int] = (281,), slow: bool = False
+) -> Work:
+    ways = gradcam_ways(bench, batch, list(classes))
+    return Work(f"Grad-CAM, {what}", reach, bench.forward(batch), ways, slow)
 
 
 def one_target_batch(bench: Bench) -> Work:
@@ -106,15 +105,8 @@ def one_target_batch(bench: Bench) -> Work:
     )
 
 
-def many_classes(bench: Bench) -> Work:
-    ways = gradcam_ways(bench, 1, list(range(0, 1000, 50)))
-    return Work("Grad-CAM, 20 classes of one image", "1.15", bench.forward(), ways, slow=True)
-
-
 def guided_backprop(bench: Bench) -> Work:
     """Against a plain forward and backward pass to the image, parameters treated alike in both."""
-    import torch
-
     network, image = bench.network, bench.images[:1]
 
     def plain() -> Any:
@@ -122,9 +114,6 @@ def guided_backprop(bench: Bench) -> Work:
         return torch.autograd.grad(network(leaf)[:, 281].sum(), leaf)[0]
 
     def ours() -> Any:
-        from common.explainable import HookedModel
-        from common.gradcam import explain
-
         return explain(HookedModel(network, bench.layer), image, [281], methods=("guided",)).guided[0]
 
     def captum() -> Any:
@@ -146,15 +135,9 @@ def guided_backprop(bench: Bench) -> Work:
 
 
 def occlusion_windows(bench: Bench) -> Work:
-    import torch
-
     network, image = bench.network, bench.images[:1]
 
     def ours() -> Any:
-        from common.explainable import HookedModel
-        from common.methods.occlusion import OcclusionOptions, occlusion
-        from common.targets import as_targets
-
         options = OcclusionOptions(window=32, stride=16)
         return occlusion(HookedModel(network, bench.layer), image, as_targets([281]), None, options)[0]
 
@@ -172,25 +155,20 @@ def occlusion_windows(bench: Bench) -> Work:
 
 
 def caption_words(bench: Bench) -> Work:
-    import captioning
-
     captioner = captioning.load()
     seen = captioner.encode(bench.images[:1])  # what decoding has done already
     text = "a man in a red shirt is standing on a wooden bench"
-
-    def ours() -> Any:
-        return captioner.explain(seen, text)
-
     title = "caption and each of its 12 words, beyond decoding"
-    return Work(title, "1.5", lambda: captioner.encode(bench.images[:1]), {OURS: ours})
+    return Work(
+        title,
+        "1.5",
+        partial(captioner.encode, bench.images[:1]),
+        {OURS: partial(captioner.explain, seen, text)},
+    )
 
 
 def vqa_answers(bench: Bench) -> Work:
     """The best five answers of a question, why each, and what each word did, of one plain forward pass."""
-    import torch
-
-    import vqa
-
     answerer = vqa.load()
     model, image = answerer.network.module, bench.images[:1]
     question = "what color is the hat on the left?"
@@ -210,9 +188,6 @@ def vqa_answers(bench: Bench) -> Work:
 
 def variant(bench: Bench, name: str) -> Work:
     """One CAM variant of one image, against Grad-CAM of it."""
-    from common.explainable import HookedModel
-    from common.gradcam import explain
-
     model, image = HookedModel(bench.network, bench.layer), bench.images[:1]
 
     def of(method: str) -> Callable[[], Any]:
@@ -232,9 +207,11 @@ def variant(bench: Bench, name: str) -> Work:
 
 # To add a row, add a function that makes its Work.
 ROWS: dict[str, Callable[[Bench], Work]] = {
-    "gradcam-1": one_target,
-    "gradcam-16": one_target_batch,
-    "classes": many_classes,
+    "gradcam-1": partial(gradcam_row, what="one target, batch 1", reach="1.05"),
+    "gradcam-16": partial(gradcam_row, what="one target, batch 16", reach="1.05", batch=16, slow=True),
+    "classes": partial(
+        gradcam_row, what="20 classes of one image", reach="1.15", classes=range(0, 1000, 50), slow=True
+    ),
     "guided": guided_backprop,
     "occlusion": occlusion_windows,
     "caption": caption_words,

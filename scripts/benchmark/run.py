@@ -22,11 +22,14 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from common.files import write_json
 from scripts.benchmark.rows import MEMORY_BATCH, OURS, ROWS, Bench, Work, gradcam_ways
 
 # name of the package on PyPI -> name of the module
@@ -141,8 +144,6 @@ def resident(key: str) -> float:
 
 
 def machine() -> str:
-    import torch
-
     cpu = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -208,35 +209,24 @@ def main(arguments: list[str] | None = None) -> int:
     names = [name for name in columns if any(name in row.figures for row in rows)]
     print(f"{table(rows, names)}\n\n{machine()}")
     if args.json:
-        write(args.json, rows)
+        write_json(args.json, {"machine": machine(), "rows": [asdict(row) for row in rows]})
     return 0
 
 
 def run(args: argparse.Namespace, peers: list[str]) -> list[Row]:
-    bench = Bench(peers)
-    rows = []
+    bench, usual, rows = Bench(peers), 3 if args.quick else args.repeats, []
     for name in args.rows:
         print(f"{name} ...", file=sys.stderr, flush=True)
         if name == "memory":
             rows.append(memory_row(peers, 1 if args.quick else 3))
             continue
         work = ROWS[name](bench)
-        rounds = 3 if args.quick else args.repeats
-        if work.slow:
-            rounds = max(1, rounds // 3)
-            work.ways = {OURS: work.ways[OURS]} if args.quick else work.ways
-        rows.append(measure(work, rounds))
+        if work.slow and args.quick:
+            work.ways = {OURS: work.ways[OURS]}
+        rows.append(measure(work, max(1, usual // 3) if work.slow else usual))
         figures = ", ".join(f"{who} {figure}" for who, figure in rows[-1].figures.items())
         print(figures, file=sys.stderr, flush=True)
     return rows
-
-
-def write(path: str, rows: list[Row]) -> None:
-    from dataclasses import asdict
-
-    from common.files import write_json
-
-    write_json(path, {"machine": machine(), "rows": [asdict(row) for row in rows]})
 
 
 if __name__ == "__main__":

@@ -16,83 +16,62 @@ from typing import Any
 from common.errors import UserError
 from scripts import console as cli
 
+_SPLITS = "Flickr8k's dev, COCO's val"
 PUBLISHED_RATIOS = "uniform 1.0, Guided Backprop 2.32, Grad-CAM 3.27, Guided Grad-CAM 6.38"
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the subcommand with one parser for each model that can be evaluated."""
-    parser = subparsers.add_parser(
-        "evaluate",
-        help="measure a captioner or a VQA model",
-        description="Measure a model and its explanations.",
-    )
+    about = "Measure a model and its explanations."
+    parser = subparsers.add_parser("evaluate", help="measure a captioner or a VQA model", description=about)
     models = parser.add_subparsers(dest="evaluate_model", metavar="MODEL", required=True)
     _add_captioner(models)
     _add_vqa(models)
 
 
 def _add_captioner(models: Any) -> None:
-    parser = models.add_parser(
-        "captioner",
-        help="caption metrics and grounding",
-        description="Caption metrics, and where the words' maps point: on boxes that people drew.",
+    about = "Caption metrics, and where the words' maps point: on boxes that people drew."
+    parser = models.add_parser("captioner", help="caption metrics and grounding", description=about)
+    data = (
+        "flickr8k:PATH, the folder with Flickr8k_text, the photographs and flickr30k_entities; or coco:PATH, a copy of"
+        " COCO: how truly captions name its 80 classes, and caption metrics"
     )
-    parser.add_argument(
-        "--data", required=True, metavar="KIND:PATH",
-        help="flickr8k:PATH, the folder with Flickr8k_text, the photographs and flickr30k_entities; or "
-        "coco:PATH, a copy of COCO: how truly captions name its 80 classes, and caption metrics",
-    )  # fmt: skip
-    parser.add_argument("--beam", type=int, metavar="N", help="beam width (default: the checkpoint's)")
-    parser.add_argument(
-        "--batch", type=int, default=16, metavar="N", help="images at once (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--metrics", default="BLEU,ROUGE-L,CIDEr", metavar="A,B",
-        help="comma-separated: BLEU, ROUGE-L, CIDEr, and with Java METEOR, SPICE (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--score", default="log_probability", choices=("log_probability", "logit"),
-        help="what is explained of each word: its log-probability, as in the paper, or its logit",
-    )  # fmt: skip
-    parser.add_argument(
-        "--human-captions", type=int, default=1, metavar="N",
-        help="captions by people, of each image, whose words are located (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument("--no-grounding", action="store_true", help="caption metrics only")
+    metrics = "comma-separated: BLEU, ROUGE-L, CIDEr, and with Java METEOR, SPICE (default: %(default)s)"
+    score = "what is explained of each word: its log-probability, as in the paper, or its logit"
+    human = "captions by people, of each image, whose words are located (default: %(default)s)"
+    add, scores = parser.add_argument, ("log_probability", "logit")
+    add("--data", required=True, metavar="KIND:PATH", help=data)
+    add("--beam", type=int, metavar="N", help="beam width (default: the checkpoint's)")
+    add("--batch", type=int, default=16, metavar="N", help="images at once (default: %(default)s)")
+    add("--metrics", default="BLEU,ROUGE-L,CIDEr", metavar="A,B", help=metrics)
+    add("--score", default="log_probability", choices=scores, help=score)
+    add("--human-captions", type=int, default=1, metavar="N", help=human)
+    add("--no-grounding", action="store_true", help="caption metrics only")
     _add_run_arguments(parser, None, "only the first N images, for a trial")
     parser.set_defaults(run=evaluate_captioner)
 
 
 def _add_vqa(models: Any) -> None:
+    about = "Accuracy by question type, and with --maps how true the maps of the answers are."
     parser = models.add_parser(
-        "vqa",
-        help="accuracy by question type, and the truth of the maps",
-        description="Accuracy by question type, and with --maps how true the maps of the answers are.",
+        "vqa", help="accuracy by question type, and the truth of the maps", description=about
     )
-    parser.add_argument(
-        "--data", required=True, action="append", metavar="KIND:PATH",
-        help="vqa2, vqa, okvqa or cocoqa:PATH, derived:FLICKR8K, boxes:COCO, file:QUESTIONS, easyvqa; repeatable",
-    )  # fmt: skip
-    parser.add_argument(
-        "--baselines", action="store_true", help="commonest answers of the training split beside it"
+    data = (
+        "vqa2, vqa, okvqa or cocoqa:PATH, derived:FLICKR8K, boxes:COCO, file:QUESTIONS, easyvqa; repeatable"
     )
-    parser.add_argument(
-        "--maps", type=int, default=0, metavar="N",
-        help="measure the maps of N questions of each set: occlusion, boxes, swapped questions (default: none)",
-    )  # fmt: skip
+    maps = "measure the maps of N questions of each set: occlusion, boxes, swapped questions (default: none)"
+    add = parser.add_argument
+    add("--data", required=True, action="append", metavar="KIND:PATH", help=data)
+    add("--baselines", action="store_true", help="commonest answers of the training split beside it")
+    add("--maps", type=int, default=0, metavar="N", help=maps)
     _add_run_arguments(parser, "val", "only N questions of each set, drawn with seed 0")
     parser.set_defaults(run=evaluate_vqa)
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser, split: str | None, limit: str) -> None:
     """Arguments that both have: model, split, a limit for trials, where the figures go."""
-    usual = split or "Flickr8k's dev, COCO's val"
-    parser.add_argument(
-        "--split",
-        default=split,
-        metavar="NAME",
-        help=f"split of the data, by its own name (default: {usual})",
-    )
+    usual = f"split of the data, by its own name (default: {split or _SPLITS})"
+    parser.add_argument("--split", default=split, metavar="NAME", help=usual)
     parser.add_argument("--limit", type=int, metavar="N", help=limit)
     cli.add_model_arguments(parser)
     cli.add_output_arguments(parser)
@@ -324,10 +303,8 @@ def _set_lines(name: str, found: dict[str, Any]) -> list[str]:
     """What a reader of the terminal sees of one question set's figures."""
     lines = []
     for column in ("accuracy", "without_image", "commonest_of_type", "commonest"):
-        rows = [
-            f"{kind} {100 * row['accuracy']:.1f} ± {100 * row['se']:.1f} (n = {row['n']})"
-            for kind, row in found.get(column, {}).items()
-        ]
+        known = found.get(column, {}).items()
+        rows = [f"{kind} {100 * r['accuracy']:.1f} ± {100 * r['se']:.1f} (n = {r['n']})" for kind, r in known]
         lines += [f"{name}, {column}: {', '.join(rows)}"] if rows else []
     for measure, table in found.get("maps", {}).items():
         for which, row in table.items() if measure == "pointing" else (("", table),):

@@ -59,17 +59,14 @@ def section(lab: Lab) -> Section:
         "layers", "Grad-CAM at layers from the first to the last", lambda: draw(lab, depths)
     )
     notes = [
-        "The paper's table gives the localisation error of VGG-16 on ILSVRC; here the share of the positive map in"
-        " the right cell stands for it. Without the ReLU the map is counted from its minimum on, as it looks when it"
-        " is scaled to 0..1: evidence against a class then looks like little evidence for it.",
+        "The paper's table gives the localisation error of VGG-16 on ILSVRC; here the share of the positive map in the"
+        " right cell stands for it. Without the ReLU the map is counted from its minimum on. HiResCAM is the paper's"
+        " variant without pooling; the methods after it were published later.",
         "Behind the last layer of this network stand pooling and one linear layer: there, all gradients of a channel"
-        " are equal and no ReLU is passed, so neither pooling nor ReLU rules change anything. They do at the earlier"
-        " layer.",
-        "HiResCAM is the paper's variant without pooling; the methods after it were published later.",
-        "Before the last layer Grad-CAM is near chance: its weights are means over the whole mosaic, in which a"
-        " channel speaks for the class in one photograph and against it in another. Gradients that are not pooled"
-        " keep the places apart. The blocks end in a convolution without a ReLU besides, so that the sign of a"
-        " channel means nothing; the paper explains maps behind a ReLU, and finds earlier layers worse as well.",
+        " are equal and no ReLU is passed, so neither pooling nor ReLU rules change anything.",
+        "At earlier layers Grad-CAM is near chance: its weights are means over the whole mosaic, in which a channel"
+        " speaks for the class in one photograph and against it in another, and gradients that are not pooled keep the"
+        " places apart. The paper finds earlier layers worse as well.",
     ]
     return Section("Appendix B: ablations", tables, [picture], notes)
 

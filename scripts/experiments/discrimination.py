@@ -17,10 +17,9 @@ def section(lab: Lab) -> Section:
     lab = lab.on("samples")
     table = grid_table(lab, "5.1, class discrimination", METHODS, PEOPLE, 2)
     note = (
-        "Published: the share of answers in which people named the explained one of two categories. The proxy"
-        " asks how much of a map lies on the right photograph; the study with people is not repeated here. With two"
-        " categories a guess is right half of the time, on a mosaic of four a quarter of a map is where it belongs."
-        " The proxy puts Deconvolution, whose map hardly depends on the class, below Guided Backprop; people did not."
+        "Published: the share of answers in which people named the explained one of two categories; a guess is right"
+        " half of the time, on a mosaic of four a quarter of a map is where it belongs. The proxy puts Deconvolution,"
+        " whose map hardly depends on the class, below Guided Backprop; people did not."
     )
     return Section("5.1: can classes be told apart by their maps?", [table], notes=[note])
 

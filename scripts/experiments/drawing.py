@@ -2,14 +2,20 @@
 
 import argparse
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+import classification
 from common.draw import Tile, explanation_tiles, fitted, legends_of, panel, save_picture
+from common.explanation import versions
+from common.files import write_json
 from common.images import open_image
+from scripts.experiments.lab import Lab
+from scripts.experiments.report import Section
 from scripts.experiments.run import run_program
 
 SAMPLES = Path(__file__).parents[2] / "data" / "samples"
@@ -24,50 +30,79 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if told else super()._get_help_string(action)
 
 
-def figure_parser(doc: str | None, out: str) -> argparse.ArgumentParser:
-    """A parser with the arguments of every figure: where it is written to, and on which device."""
+def figure_parser(
+    doc: str | None, out: str, model_help: str = MODEL_HELP, model: str | None = None
+) -> argparse.ArgumentParser:
+    """A parser with the arguments of every figure: where it is written to, of which model, on which device."""
     parser = argparse.ArgumentParser(description=(doc or "").split("\n\n")[0], formatter_class=_Help)
     parser.add_argument("--out", default=out, metavar="FILE", help="picture to write")
+    parser.add_argument("--model", default=model, help=model_help)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     return parser
 
 
-def class_figure(doc: str | None, out: str, draw: Callable[[Any, Any, Sequence[str]], Image.Image]) -> None:
-    """`main` of a figure that explains classes on one photograph: `draw(classifier, image, targets)`, saved."""
-    import classification
-
-    parser = figure_parser(doc, out)
-    parser.add_argument(
-        "--image", default=str(TWO_CLASSES), help="photograph with both classes (default: a bundled one)"
-    )
-    names = ", ".join(TWO_CLASS_NAMES)
-    parser.add_argument("--target", action="append", help=f"class; give two (default: {names})")
-    parser.add_argument(
-        "--model", default="efficientnet_lite0", help="network; the paper's are vgg16 and resnet50"
-    )
-    args = parser.parse_args()
-
-    def main() -> None:
-        classifier = classification.load(args.model, device=args.device)
-        save_picture(draw(classifier, open_image(args.image), args.target or TWO_CLASS_NAMES), args.out)
-        print(args.out)
-
-    run_program(main)
+def save_figure(picture: Image.Image, out: str, figures: dict[str, Any] | None = None) -> None:
+    """Write a picture, and beside it as JSON what was measured; print their names."""
+    save_picture(picture, out)
+    print(out)
+    if figures is not None:
+        path = Path(out).with_suffix(".json")
+        write_json(path, {**figures, "versions": versions()})
+        print(path)
 
 
-def class_rows(
-    classifier: Any, image: Image.Image, targets: Sequence[str], methods: Sequence[str], title: str
-) -> Image.Image:
-    """A row for each class: the photograph, then a picture of each method."""
-    found = classifier.explain(image, list(targets), methods=methods)
-    likely = "; ".join(
-        f"{p.label.split(',')[0]} {p.probability:.0%}" for p in classifier.predict(image, top=3)
-    )
-    names = [name.split(",")[0] for name in found.names]
-    tiles, columns = explanation_tiles(Tile(fitted(image), "Photograph", likely), found, "logit", names)
-    what, _, about = title.partition(": ")
-    note = f"{classifier.network.name}, layer {classifier.layer}; after {what.lower()} of Selvaraju et al."
-    return panel(about.capitalize(), tiles, columns, legends_of(methods), note=note)
+@dataclass(frozen=True)
+class ClassFigure:
+    """A figure that explains classes on one photograph: a row for each, the photograph and each method's picture."""
+
+    name: str
+    methods: Sequence[str]
+    title: str
+    caption: str
+
+    def draw(self, classifier: Any, image: Image.Image, targets: Sequence[str]) -> Image.Image:
+        found = classifier.explain(image, list(targets), methods=self.methods)
+        likely = "; ".join(
+            f"{p.label.split(',')[0]} {p.probability:.0%}" for p in classifier.predict(image, top=3)
+        )
+        names = [name.split(",")[0] for name in found.names]
+        tiles, columns = explanation_tiles(Tile(fitted(image), "Photograph", likely), found, "logit", names)
+        what, _, about = self.title.partition(": ")
+        note = (
+            f"{classifier.network.name}, layer {classifier.layer}; after {what.lower()} of Selvaraju et al."
+        )
+        return panel(about.capitalize(), tiles, columns, legends_of(self.methods), note=note)
+
+    def section(self, lab: Lab) -> Section:
+        """The figure of the bundled photograph."""
+
+        def drawn() -> Image.Image:
+            return self.draw(lab.classifier, open_image(TWO_CLASSES), TWO_CLASS_NAMES)
+
+        return Section(self.title, pictures=[lab.picture(self.name, self.caption, drawn)])
+
+    def main(self, doc: str | None) -> None:
+        """Draw what the arguments say."""
+        parser = figure_parser(
+            doc,
+            f"saywhy-out/{self.name}.png",
+            "network; the paper's are vgg16 and resnet50",
+            "efficientnet_lite0",
+        )
+        parser.add_argument(
+            "--image", default=str(TWO_CLASSES), help="photograph with both classes (default: a bundled one)"
+        )
+        names = ", ".join(TWO_CLASS_NAMES)
+        parser.add_argument("--target", action="append", help=f"class; give two (default: {names})")
+        args = parser.parse_args()
+
+        def drawn() -> None:
+            classifier = classification.load(args.model, device=args.device)
+            save_figure(
+                self.draw(classifier, open_image(args.image), args.target or TWO_CLASS_NAMES), args.out
+            )
+
+        run_program(drawn)
 
 
 def line_chart(

@@ -71,9 +71,8 @@ def _why_ranks(cell: dict[str, Any], by_window: dict[str, Any], windows: list[in
         return note
     text = (
         f" The correlation follows the window: {small:.2f} with {windows[0]} pixels, {large:.2f} with {windows[-1]}."
-        " These photographs show one thing, large, that the network is sure of; a small window hides no part of it"
-        " that the rest does not make up for, and the ranks of next to no drop are noise. So the distance to the"
-        " published value says more of the window and the photographs than of the method."
+        " These photographs show one thing, large; what a small window hides the rest makes up for, and the ranks of"
+        " next to no drop are noise: the distance to the published value says more of the window than of the method."
     )
     guided, plain = cell.get("guided_gradcam"), cell.get("gradcam")
     if guided and plain and guided["mean"] < plain["mean"]:

@@ -7,33 +7,22 @@ A row for each class: photograph, Guided Backprop, Grad-CAM, Guided Grad-CAM, oc
 and Guided Grad-CAM on the named thing in each row; Guided Backprop much the same in both.
 """
 
-from collections.abc import Sequence
-from typing import Any
-
-from PIL import Image
-
-from common.images import open_image
-from scripts.experiments.drawing import TWO_CLASS_NAMES, TWO_CLASSES, class_figure, class_rows
+from scripts.experiments.drawing import ClassFigure
 from scripts.experiments.lab import Lab
 from scripts.experiments.report import Section
 
-METHODS = ("guided", "gradcam", "guided_gradcam", "occlusion")
-TITLE = "Figure 1: one photograph, two classes"
-CAPTION = "A row for each class: photograph, Guided Backprop, Grad-CAM, Guided Grad-CAM, occlusion"
-
-
-def draw(classifier: Any, image: Image.Image, targets: Sequence[str]) -> Image.Image:
-    """A row for each class."""
-    return class_rows(classifier, image, targets, METHODS, TITLE)
+FIGURE = ClassFigure(
+    "figure1",
+    ("guided", "gradcam", "guided_gradcam", "occlusion"),
+    "Figure 1: one photograph, two classes",
+    "A row for each class: photograph, Guided Backprop, Grad-CAM, Guided Grad-CAM, occlusion",
+)
 
 
 def section(lab: Lab) -> Section:
     """Figure 1, one photograph and two classes."""
-    shown = lab.picture(
-        "figure1", CAPTION, lambda: draw(lab.classifier, open_image(TWO_CLASSES), TWO_CLASS_NAMES)
-    )
-    return Section(TITLE, pictures=[shown])
+    return FIGURE.section(lab)
 
 
 if __name__ == "__main__":
-    class_figure(__doc__, "saywhy-out/figure1.png", draw)
+    FIGURE.main(__doc__)

@@ -18,12 +18,10 @@ from typing import Any
 from PIL import Image
 
 from captioning import grounding
-from common.draw import Tile, draw_map, fitted, legends_of, panel, save_picture
-from common.explanation import versions
-from common.files import write_json
+from common.draw import Tile, draw_map, fitted, legends_of, panel
 from common.images import open_image
 from data.readers import flickr8k
-from scripts.experiments.drawing import MODEL_HELP, SAMPLES, figure_parser
+from scripts.experiments.drawing import SAMPLES, figure_parser, save_figure
 from scripts.experiments.grounded import batches, flickr8k_folder, read_grounded
 from scripts.experiments.lab import Lab, measured
 from scripts.experiments.maps import LABELS
@@ -150,20 +148,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--split", default="dev", help="split of the data")
     parser.add_argument("--limit", type=int, default=300, help="images that the table is made of")
-    parser.add_argument("--model", help=MODEL_HELP)
     parser.add_argument("--batch", type=int, default=8, help="images at once")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(arguments)
     captioner = captioning.load(args.model, device=args.device)
-    save_picture(draw(captioner, args.images or sorted(SAMPLES.glob("*.jpg"))), args.out)
-    print(args.out)
+    figures = None
     if args.data:
         folder = flickr8k_folder(args.data)
         found = measure(captioner, folder, args.split, args.limit, args.batch, args.quiet)
         _print(found)
-        path = Path(args.out).with_suffix(".json")
-        write_json(path, {**found, "published": PUBLISHED, "versions": versions()})
-        print(path)
+        figures = {**found, "published": PUBLISHED}
+    save_figure(draw(captioner, args.images or sorted(SAMPLES.glob("*.jpg"))), args.out, figures)
 
 
 def _print(found: dict[str, Any]) -> None:

@@ -19,13 +19,10 @@ from typing import Any
 from PIL import Image
 
 from captioning import grounding
-from common.draw import save_picture
 from common.errors import UserError
-from common.explanation import versions
-from common.files import write_json
 from data.readers import coco
 from data.words.coco_classes import CLASS_OF
-from scripts.experiments.drawing import MODEL_HELP, figure_parser, picture_of, pyplot
+from scripts.experiments.drawing import figure_parser, picture_of, pyplot, save_figure
 from scripts.experiments.grounded import batches, flickr8k_folder, located, plain, read_grounded, table_lines
 from scripts.experiments.lab import Lab
 from scripts.experiments.report import Section, Table, row_of
@@ -198,7 +195,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--least", type=int, default=10, help="occurrences that a word needs for a bar of its own"
     )
-    parser.add_argument("--model", help=MODEL_HELP)
     parser.add_argument("--beam", type=int, help="beam width (default: the checkpoint's)")
     parser.add_argument("--batch", type=int, default=16, help="images at once")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -221,11 +217,9 @@ def _tell(records: list[Any], truth: Truth, args: argparse.Namespace) -> None:
     columns = [name for name in grounding.POINTING if name in table["all"]]
     print("\n".join(table_lines(table, columns, title, least=5)))
     print("\n".join(table_lines(words, columns, f"words with at least {args.least} occurrences")))
-    save_picture(draw(words, table["all"], truth.protocol), args.out)
-    path = Path(args.out).with_suffix(".json")
     about = {"protocol": truth.protocol, "images": len(truth.images), "published": PUBLISHED}
-    write_json(path, {**about, "versions": versions(), "types": plain(table), "words": plain(words)})
-    print(args.out, path, sep="\n")
+    figures = {**about, "types": plain(table), "words": plain(words)}
+    save_figure(draw(words, table["all"], truth.protocol), args.out, figures)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ from typing import Any
 
 from PIL import Image
 
-from common.draw import PAPER, Tile, draw_map, fitted, legends_of, panel, save_picture
+from common.draw import PAPER, Tile, draw_map, fitted, legends_of, panel
 from common.images import open_image
-from scripts.experiments.drawing import MODEL_HELP, TWO_CLASSES, figure_parser
+from scripts.experiments.drawing import TWO_CLASSES, figure_parser, save_figure
 from scripts.experiments.lab import Lab
 from scripts.experiments.report import Section
 from scripts.experiments.run import run_program
@@ -79,11 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--answer", action="append", help=f"answer; repeatable (default: {', '.join(ANSWERS)})"
     )
-    parser.add_argument("--model", help=MODEL_HELP)
     args = parser.parse_args(arguments)
     answerer = vqa.load(args.model, device=args.device)
-    save_picture(draw(answerer, open_image(args.image), args.question, args.answer or ANSWERS), args.out)
-    print(args.out)
+    save_figure(draw(answerer, open_image(args.image), args.question, args.answer or ANSWERS), args.out)
 
 
 if __name__ == "__main__":

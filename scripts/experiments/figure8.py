@@ -18,7 +18,6 @@ photographs explained by both. A few hundred photographs take a minute on two CP
 N photographs, K channels, h,w feature map, H,W masks.
 """
 
-import argparse
 import math
 import random
 from collections.abc import Sequence
@@ -30,15 +29,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from common.draw import Tile, draw_map, fitted, legends_of, panel, save_picture
+from common.draw import Tile, draw_map, fitted, legends_of, panel
 from common.errors import UserError
-from common.explanation import versions
-from common.files import write_json
 from common.formulas import upsample
 from common.images import open_image
 from common.metrics.grounding import box_mask, energy_inside, summary
 from data.readers.boxes import read_boxes
-from scripts.experiments.drawing import figure_parser
+from scripts.experiments.drawing import figure_parser, save_figure
 from scripts.experiments.heads import Head, features_of, train_head
 from scripts.experiments.lab import Lab, summarised
 from scripts.experiments.report import Section, Table, row_of
@@ -225,11 +222,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train both heads, print the table, draw the picture, write the figures."""
     import classification
 
-    parser = figure_parser(__doc__, "saywhy-out/bias.png")
+    parser = figure_parser(__doc__, "saywhy-out/bias.png", "trunk", "efficientnet_lite0")
     parser.add_argument("--train", required=True, metavar="DIR", help="CLASS/ATTRIBUTE/*.jpg to train on")
     parser.add_argument("--test", required=True, metavar="DIR", help="the same layout, to measure on")
     parser.add_argument("--boxes", metavar="FILE", help="boxes of the nuisance in the test photographs")
-    parser.add_argument("--model", default="efficientnet_lite0", help="trunk")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of photographs that are left out")
     args = parser.parse_args(arguments)
     classifier = classification.load(args.model, fast=True, device=args.device)
@@ -244,9 +240,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table = {name: measure_folder(head, test) for name, head in heads.items()}
     counts = {name: {"/".join(k): len(f) for k, f in kinds.items()} for name, kinds in sets.items()}
     _print(table, counts)
-    save_picture(draw(heads, test), args.out)
-    print(args.out)
-    _write(table, counts, args)
+    figures = {name: {key: vars(value) for key, value in column.items()} for name, column in table.items()}
+    save_figure(draw(heads, test), args.out, {"figures": figures, "train": counts, "model": args.model})
 
 
 def read_kinds(folder: str) -> dict[Kind, list[Path]]:
@@ -330,13 +325,6 @@ def _print(table: dict[str, Any], counts: dict[str, dict[str, int]]) -> None:
     line("photographs to train on", [sum(each.values()) for each in counts.values()])
     for name in next(iter(table.values())):
         line(name, [column[name] for column in table.values()])
-
-
-def _write(table: dict[str, Any], counts: dict[str, Any], args: argparse.Namespace) -> None:
-    path = Path(args.out).with_suffix(".json")
-    figures = {name: {key: vars(value) for key, value in column.items()} for name, column in table.items()}
-    write_json(path, {"figures": figures, "train": counts, "model": args.model, "versions": versions()})
-    print(path)
 
 
 def _listed(kinds: set[Kind]) -> str:

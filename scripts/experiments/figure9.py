@@ -37,12 +37,10 @@ from scripts.experiments.scenes import NAME, Scene, scenes
 MASK = (56, 56)
 LEAST_IMAGES = 8  # a concept needs boxes in so many photographs
 NOTE = (
-    "Network Dissection: each unit of the explained layer fires at the top 0.5 % of its values; a unit is named by"
-    f" the concept with the largest IoU, if that is at least {LEAST_OVERLAP}. Concepts are the nouns of captions,"
-    " their masks people's boxes. Sentences name the five named units of largest and of smallest importance (eq. 1);"
-    " a word stands once for several units of its name. Importance is a gradient: a unit may matter and be silent"
-    " here. The names are only as good as these nouns: a unit of an ImageNet class that no caption names takes the"
-    " nearest noun."
+    "Network Dissection: each unit fires at the top 0.5 % of its values, and is named by the concept with the largest"
+    f" IoU, if that is at least {LEAST_OVERLAP}. Concepts are the nouns of captions, their masks people's boxes; a unit"
+    " of a class that no caption names takes the nearest noun. Sentences name the five named units of largest and of"
+    " smallest importance (eq. 1). Importance is a gradient: a unit may matter and be silent here."
 )
 CAPTION = "Where the neurons fire that speak most for it (first row) and most against it (second row)"
 
@@ -65,8 +63,8 @@ def section(lab: Lab) -> Section:
         settings = {"count": count, "shown": shown, "mark": lab.mark(task), "names": _mark(names)}
         photographs = scenes(lab, "dev", shown)[0]
         told = lab.cell(f"sentences-{task}", partial(_told, lab, task, names, photographs), **settings)
-        for number, scene in enumerate(photographs):
-            for part, line in enumerate(told["rows"][number]):
+        for number, (scene, lines) in enumerate(zip(photographs, told["rows"], strict=True)):
+            for part, line in enumerate(lines):
                 caption = f"{task[0].upper()}{task[1:]}, {line}. {CAPTION}"
                 painted = partial(draw, lab, task, scene, names, part)
                 pictures.append(lab.picture(f"neurons-{task}-{number}-{part}", caption, painted, **settings))
@@ -78,7 +76,7 @@ def named(lab: Lab, task: str, count: int) -> tuple[dict[int, NeuronName], Table
     if task == "classifier" and lab.neuron_names is not None:
         return _from_file(lab, lab.neuron_names)
     cell = lab.cell(f"units-{task}", partial(dissect, lab, task, count), count=count, mark=lab.mark(task))
-    model, units = _name(lab, task), cell["units"]
+    model, units = lab.model if task == "classifier" else task, cell["units"]
     chance = "named with another photograph's boxes"
     rows = [
         Row("named units", cell["named"] / units, None, units, "", model),
@@ -100,10 +98,6 @@ def _from_file(lab: Lab, file: Path) -> tuple[dict[int, NeuronName], Table]:
     return names, Table(_title(lab, "classifier"), f"names from {file.name}", "ours", rows, True, 0, note)
 
 
-def _name(lab: Lab, task: str) -> str:
-    return lab.model if task == "classifier" else task
-
-
 def _title(lab: Lab, task: str) -> str:
     model = lab.facade(task)
     return f"Figure 9, words for the {task}'s neurons (layer {model.layer or model.network.layer})"
@@ -115,13 +109,10 @@ def dissect(lab: Lab, task: str, count: int) -> dict[str, Any]:
     frequent = Counter(noun for scene in known for noun in scene.boxes)
     least = min(LEAST_IMAGES, max(2, count // 20))
     concepts = {
-        noun
-        for noun, images in frequent.items()
-        if images >= least and noun not in VAGUE and not color_of([noun])
+        noun for noun in frequent if frequent[noun] >= least and noun not in VAGUE and not color_of([noun])
     }
     masks = [
-        {noun: box_mask(boxes, MASK) for noun, boxes in scene.boxes.items() if noun in concepts}
-        for scene in known
+        {n: box_mask(boxes, MASK) for n, boxes in scene.boxes.items() if n in concepts} for scene in known
     ]
     activations = torch.cat([feature_map(lab.facade(task), scene.path) for scene in known])
     thresholds = firing_thresholds(activations)
@@ -182,12 +173,11 @@ def _mark(names: dict[int, NeuronName]) -> str:
 
 def _told(lab: Lab, task: str, names: dict[int, NeuronName], shown: list[Scene]) -> dict[str, Any]:
     """The textual explanations of each photograph's decisions."""
-    rows = [
-        [f"{made.context}: {reasons(made.alpha, names).sentence(made.said)}"
-         for made in _decisions(lab, task, scene, names)]
-        for scene in shown
-    ]  # fmt: skip
-    return {"rows": rows}
+
+    def line(made: Decision) -> str:
+        return f"{made.context}: {reasons(made.alpha, names).sentence(made.said)}"
+
+    return {"rows": [list(map(line, _decisions(lab, task, scene, names))) for scene in shown]}
 
 
 def draw(lab: Lab, task: str, scene: Scene, names: dict[int, NeuronName], part: int) -> Image.Image:

@@ -89,10 +89,9 @@ def _why_cmwp(found: dict[str, Any]) -> str:
     return (
         f" c-MWP keeps {share['cmwp']:.3f} in the cell, Grad-CAM {share['gradcam']:.3f}, against the paper's order."
         f" Their peaks are in the right cell equally often ({hit['cmwp']:.0%} and {hit['gradcam']:.0%}); what differs"
-        " is the zero. Behind the last map of this network stand average pooling and one linear layer: there c-MWP is"
-        " ReLU(P / sum P - N / sum N), with P and N the CAMs of the class's positive and of its negative weights, a"
-        " map that sums to zero, so that what all photographs share is taken off. Grad-CAM less its mean, which sums"
-        f" to zero too, keeps {share['gradcam_centred']:.3f}, and Grad-CAM of the logit less the mean of the five"
-        f" likeliest others {share['gradcam_contrast']:.3f}. So the lead is the zero that c-MWP sets, and not where it"
-        " looks; the share rewards it. The paper's VGG-16 has three fully connected layers there."
+        " is the zero. Behind average pooling and one linear layer c-MWP is ReLU(P / sum P - N / sum N), with P and N"
+        " the CAMs of the class's positive and negative weights: before its ReLU it sums to zero. Grad-CAM less its"
+        f" mean, which does so too, keeps {share['gradcam_centred']:.3f}, and Grad-CAM of the logit less the mean of"
+        f" the five likeliest others {share['gradcam_contrast']:.3f}. The paper's VGG-16 has three fully connected"
+        " layers there."
     )

@@ -38,20 +38,15 @@ def section(lab: Lab) -> Section:
                 rows.append(row_of(LABELS.get(method, "random order"), cell, "", lab.model))
             measure = f"area ({better})"
             tables.append(Table(f"{kind.capitalize()}, {baseline} baseline", NAME, measure, rows, True))
-    note = (
-        "The class's probability while pixels are removed (deletion) or brought in (insertion) in the order of the"
-        " map, in 28 steps (Petsiuk et al. 2018). Not in the paper."
-    )
-    check = (
-        "A check: in a random order, what is left after deleting is as random as what was inserted, so both areas are"
-        " the same but for chance with either baseline."
-    )
-    pixels_first = (
+    notes = [
+        "The class's probability while pixels are removed (deletion) or brought in (insertion) in the order of the map,"
+        " in 28 steps (Petsiuk et al. 2018). Not in the paper. A check: in a random order both areas are the same but"
+        " for chance, with either baseline.",
         "Maps of single pixels delete well with the grey baseline without having found the object: scattered grey"
-        " pixels are a noise that the network never saw. With the blurred baseline, and in insertion, that advantage"
-        " is gone."
-    )
-    return Section("Insertion and deletion", tables, notes=[note, check, pixels_first])
+        " pixels are a noise that the network never saw. With the blurred baseline, and in insertion, that advantage is"
+        " gone.",
+    ]
+    return Section("Insertion and deletion", tables, notes=notes)
 
 
 def areas(lab: Lab, chosen: list[Sample], method: str, baseline: str, kind: str) -> dict[str, Any]:

@@ -72,20 +72,11 @@ def row_of(what: str, summary: Any, published: str = "", model: str = "", note: 
     if summary is None:
         return Row(what, None, None, 0, published, model, 0, "not defined for this network")
     values = summary if isinstance(summary, dict) else vars(summary)
-    return Row(
-        what,
-        _finite(values["mean"]),
-        _finite(values["error"]),
-        values["n"],
-        published,
-        model,
-        values.get("left_out", 0),
-        note,
+    mean, error = (
+        float(values[key]) if values[key] is not None and math.isfinite(values[key]) else None
+        for key in ("mean", "error")
     )
-
-
-def _finite(value: Any) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None
+    return Row(what, mean, error, values["n"], published, model, values.get("left_out", 0), note)
 
 
 def write_report(folder: Path, sections: dict[str, Section], about: dict[str, Any]) -> list[Path]:
@@ -100,12 +91,11 @@ def write_report(folder: Path, sections: dict[str, Section], about: dict[str, An
 
 def _record(section: Section, folder: Path) -> dict[str, Any]:
     tables = [{**asdict(table), "heading": table.heading} for table in section.tables]
-    pictures = [{"file": _relative(p.path, folder), "caption": p.caption} for p in section.pictures]
+    files = [
+        p.path.relative_to(folder) if p.path.is_relative_to(folder) else p.path.name for p in section.pictures
+    ]
+    pictures = [{"file": str(f), "caption": p.caption} for f, p in zip(files, section.pictures, strict=True)]
     return {"title": section.title, "tables": tables, "pictures": pictures, "notes": list(section.notes)}
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return str(path.relative_to(folder)) if path.is_relative_to(folder) else path.name
 
 
 _STYLE = """
@@ -151,17 +141,15 @@ def _page(sections: dict[str, Section], about: dict[str, Any]) -> str:
 
 def _overview(sections: dict[str, Section]) -> str:
     """All that was published, measured or not, in one table."""
-    rows = [
-        [
-            f'<a href="#{_id(name)}">{html.escape(table.title)}</a>',
-            *map(html.escape, (row.what, row.published, f"{_with_error(row, table.digits)} {table.measure}")),
-            *map(html.escape, (_count(row), row.model, _data(table))),
-        ]
-        for name, section in sections.items()
-        for table in section.tables
-        for row in table.rows
-        if row.published and row.model
-    ]
+    rows = []
+    for name, table in ((name, table) for name, section in sections.items() for table in section.tables):
+        for row in table.rows:
+            if row.published and row.model:
+                error = "" if row.error is None else f" ± {row.error:.{table.digits}f}"
+                ours = f"{_number(row.ours, table.digits)}{error} {table.measure}"
+                cells = (row.what, row.published, ours, _count(row), row.model, _data(table))
+                link = f'<a href="#{_id(name)}">{html.escape(table.title)}</a>'
+                rows.append([link, *map(html.escape, cells)])
     heads = ("", "of", "published", "ours", "n", "model", "data")
     title = "What was published, and what we measured"
     return _html_table(title, heads, rows, texts=(0, 1, 2, 5, 6), style="wide") if rows else ""
@@ -186,10 +174,8 @@ def _html_table(
 
 
 def _section(name: str, section: Section) -> str:
-    tables = "".join(map(_table, section.tables))
-    pictures = "".join(map(_figure, section.pictures))
-    notes = "".join(map(_note, section.notes))
-    return f'<h2 id="{_id(name)}">{html.escape(section.title)}</h2>{tables}{notes}{pictures}\n'
+    parts = [*map(_table, section.tables), *map(_note, section.notes), *map(_figure, section.pictures)]
+    return f'<h2 id="{_id(name)}">{html.escape(section.title)}</h2>{"".join(parts)}\n'
 
 
 def _table(table: Table) -> str:
@@ -209,11 +195,6 @@ def _table(table: Table) -> str:
 
 def _note(text: str) -> str:
     return f'<p class="note">{html.escape(text)}</p>'
-
-
-def _with_error(row: Row, digits: int) -> str:
-    error = "" if row.error is None else f" ± {row.error:.{digits}f}"
-    return _number(row.ours, digits) + error
 
 
 def _data(table: Table) -> str:
