@@ -3,12 +3,8 @@
 What explaining costs next to predicting, here and with pytorch-grad-cam, captum and torch-cam (`pip install -e
 '.[bench]'`; each is left out with a line where it is missing). EfficientNet-Lite0, 224x224. Every figure is a ratio to
 the plain forward pass of the same network in the same round: median of the rounds, and quartiles. Memory is the growth
-of the process's peak resident set over what it held before the call, in a process of its own for each.
-
-Hardware: two CPU cores are enough, otherwise idle. Time: about 5 minutes; --quick: half a minute, without peers where
-these are slow. Expect: Grad-CAM 1.05 or less, 20 classes 1.15 or less, Guided Backprop 1.05 or less of forward +
-backward, 169 occlusion windows in well under 75 forward passes, five answers of a question with maps and words about
-1.3.
+of the process's peak resident set over what it held before the call, in a process of its own for each. About 5 minutes
+on two CPU cores that are otherwise idle; --quick: half a minute, without peers where these are slow.
 """
 
 import argparse
@@ -172,27 +168,19 @@ def table(rows: list[Row], names: list[str]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.benchmark", description="What explaining costs.")
-    parser.add_argument(
+    add, known = parser.add_argument, [*ROWS, "memory"]
+    add(
         "--repeats",
         type=int,
         default=15,
         metavar="N",
         help="rounds; a third of it for slow rows (default: 15)",
     )
-    known = [*ROWS, "memory"]
-    parser.add_argument(
-        "--rows",
-        nargs="+",
-        metavar="NAME",
-        choices=known,
-        default=known,
-        help=f"{', '.join(known)} (default: all)",
-    )
-    parser.add_argument("--json", metavar="FILE", help="write the figures there as well")
-    parser.add_argument(
-        "--quick", action="store_true", help="3 rounds, 1 for slow rows and without peers in these"
-    )
-    parser.add_argument("--memory-of", metavar="NAME", help=argparse.SUPPRESS)
+    names = f"{', '.join(known)} (default: all)"
+    add("--rows", nargs="+", metavar="NAME", choices=known, default=known, help=names)
+    add("--json", metavar="FILE", help="write the figures there as well")
+    add("--quick", action="store_true", help="3 rounds, 1 for slow rows and without peers in these")
+    add("--memory-of", metavar="NAME", help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if args.repeats < 1:
         parser.error(f"--repeats {args.repeats}: give at least 1")
@@ -206,8 +194,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{name} is not installed and left out: pip install -e '.[bench]'", file=sys.stderr)
     rows = run(args, peers)
     columns = ["plain forward", OURS, *peers]
-    names = [name for name in columns if any(name in row.figures for row in rows)]
-    print(f"{table(rows, names)}\n\n{machine()}")
+    shown = [name for name in columns if any(name in row.figures for row in rows)]
+    print(f"{table(rows, shown)}\n\n{machine()}")
     if args.json:
         write_json(args.json, {"machine": machine(), "rows": [asdict(row) for row in rows]})
     return 0

@@ -34,30 +34,17 @@ from scripts import console as cli
 
 def add_parser(subparsers: Any) -> None:
     """Add the subcommand and its arguments."""
-    parser = subparsers.add_parser(
-        "score",
-        help="score maps of any library against boxes",
-        description="Score maps, of this or of any other library, against boxes that people drew.",
-    )
-    parser.add_argument(
-        "--maps", required=True, nargs="+", metavar="FILE",
-        help="NPZ that saywhy wrote, or one with maps, images and classes",
-    )  # fmt: skip
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="DATA",
-        help="boxes: boxes.json, voc:PATH, imagenet:PATH or coco:instances.json",
-    )
-    parser.add_argument(
-        "--references", nargs="+", metavar="FILE", help="maps to agree with, such as occlusion's"
-    )
-    parser.add_argument(
-        "--method", default="gradcam", metavar="NAME",
-        help="the method whose maps are scored, where saywhy wrote the file (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument("--split", default="val", help="VOC's list (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print one JSON record, and nothing else")
+    about = "Score maps, of this or of any other library, against boxes that people drew."
+    parser = subparsers.add_parser("score", help="score maps of any library against boxes", description=about)
+    add, data = parser.add_argument, "boxes: boxes.json, voc:PATH, imagenet:PATH or coco:instances.json"
+    maps = "NPZ that saywhy wrote, or one with maps, images and classes"
+    method = "the method whose maps are scored, where saywhy wrote the file (default: %(default)s)"
+    add("--maps", required=True, nargs="+", metavar="FILE", help=maps)
+    add("--data", required=True, metavar="DATA", help=data)
+    add("--references", nargs="+", metavar="FILE", help="maps to agree with, such as occlusion's")
+    add("--method", default="gradcam", metavar="NAME", help=method)
+    add("--split", default="val", help="VOC's list (default: %(default)s)")
+    add("--json", action="store_true", help="print one JSON record, and nothing else")
     parser.set_defaults(run=run)
 
 
@@ -199,10 +186,8 @@ def _explained(path: str, method: str, truth: Any) -> list[Map]:
 
 def _class_of(target: str, classes: dict[str, str]) -> str | None:
     """The class that a target names, by any of its names ('tabby, tabby cat'); None where it names none."""
-    names = [target, *target.split(",")]
-    return next(
-        (classes[name.strip().casefold()] for name in names if name.strip().casefold() in classes), None
-    )
+    names = [name.strip().casefold() for name in (target, *target.split(","))]
+    return next((classes[name] for name in names if name in classes), None)
 
 
 def _any_librarys(path: str, arrays: dict[str, Any]) -> list[Map]:

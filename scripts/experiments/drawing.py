@@ -83,16 +83,10 @@ class ClassFigure:
 
     def main(self, doc: str | None) -> None:
         """Draw what the arguments say."""
-        parser = figure_parser(
-            doc,
-            f"saywhy-out/{self.name}.png",
-            "network; the paper's are vgg16 and resnet50",
-            "efficientnet_lite0",
-        )
-        parser.add_argument(
-            "--image", default=str(TWO_CLASSES), help="photograph with both classes (default: a bundled one)"
-        )
-        names = ", ".join(TWO_CLASS_NAMES)
+        model = "network; the paper's are vgg16 and resnet50"
+        parser = figure_parser(doc, f"saywhy-out/{self.name}.png", model, "efficientnet_lite0")
+        image, names = "photograph with both classes (default: a bundled one)", ", ".join(TWO_CLASS_NAMES)
+        parser.add_argument("--image", default=str(TWO_CLASSES), help=image)
         parser.add_argument("--target", action="append", help=f"class; give two (default: {names})")
         args = parser.parse_args()
 

@@ -86,10 +86,8 @@ def draw(captioner: Any, files: Sequence[Any]) -> Image.Image:
         caption = captioner.caption(seen)
         found = captioner.explain(seen, caption, methods=SHOWN)
         tiles.append(Tile(fitted(image), caption.text, f"log p {found.scores[0, 0]:.2f}"))
-        tiles += [
-            Tile(draw_map(m, fitted(image), found.maps[m][0, 0]), LABELS[m], "the whole caption")
-            for m in SHOWN
-        ]
+        drawn = {m: draw_map(m, fitted(image), found.maps[m][0, 0]) for m in SHOWN}
+        tiles += [Tile(picture, LABELS[m], "the whole caption") for m, picture in drawn.items()]
     note = f"{captioner.name}, after figure 10a of Selvaraju et al."
     return panel("What in the image the caption speaks of", tiles, 3, legends_of(SHOWN), note=note)
 
@@ -102,12 +100,12 @@ def section(lab: Lab) -> Section:
     files = [str(image.path) for image in known[:: max(1, len(known) // 5)][:5]]
     shown = "Captions of photographs that the captioner was not trained on, and what in them they speak of"
     drawn = lab.picture("figure10", shown, partial(draw, captioner, files), mark=mark, files=files)
-    cell = lab.cell(
-        "figure10-table", partial(measure, captioner, folder, "dev", limit), limit=limit, mark=mark
+    table, others = (
+        partial(measure, captioner, folder, "dev", limit),
+        partial(other_phrases, captioner, folder, fewer),
     )
-    other = lab.cell(
-        "figure10-other", partial(other_phrases, captioner, folder, fewer), limit=fewer, mark=mark
-    )
+    cell = lab.cell("figure10-table", table, limit=limit, mark=mark)
+    other = lab.cell("figure10-other", others, limit=fewer, mark=mark)
     rows = [Row("uniform", 1.0, None, 0, "1.0")]
     measures = [(LABELS[m], r, PUBLISHED[m]) for m, r in cell["ratios"].items()]
     measures += [(f"{LABELS[m]}, boxes of another phrase", r, "") for m, r in other.items()]
@@ -119,8 +117,8 @@ def section(lab: Lab) -> Section:
         " are zero everywhere have no ratio and are left out. The means are ruled by a few maps with next to nothing"
         " outside, so read the medians."
     ) + _why(cell["ratios"], other)
-    table = Table("Figure 10b, phrases of captions", DEV, "inside / outside", rows, True, 2, note)
-    return Section("Figure 10: captions", [table], [drawn])
+    phrases = Table("Figure 10b, phrases of captions", DEV, "inside / outside", rows, True, 2, note)
+    return Section("Figure 10: captions", [phrases], [drawn])
 
 
 def _why(ratios: dict[str, Any], other: dict[str, Any]) -> str:
@@ -131,9 +129,8 @@ def _why(ratios: dict[str, Any], other: dict[str, Any]) -> str:
         return ""
     return (
         f" By the medians Grad-CAM ({own['gradcam']:.2f}) is below Guided Backprop ({own['guided']:.2f}), against the"
-        " paper's order. The reason is what Guided Backprop draws: in the boxes of another phrase of the same caption"
-        f" its median is {wrong['guided']:.2f}, nearly what it is in the phrase's own, so it shows people and dogs"
-        f" whatever is asked; Grad-CAM falls to {wrong['gradcam']:.2f} there."
+        f" paper's order. But in the boxes of another phrase of the caption its median is {wrong['guided']:.2f}: it"
+        f" shows people and dogs whatever is asked; Grad-CAM falls to {wrong['gradcam']:.2f} there."
     )
 
 
@@ -142,14 +139,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import captioning
 
     parser = figure_parser(__doc__, "saywhy-out/figure10.png")
-    parser.add_argument("--images", nargs="+", metavar="FILE", help="photographs (default: the bundled ones)")
-    parser.add_argument(
-        "--data", metavar="KIND:PATH", help="flickr8k:PATH with flickr30k_entities, for the table"
-    )
-    parser.add_argument("--split", default="dev", help="split of the data")
-    parser.add_argument("--limit", type=int, default=300, help="images that the table is made of")
-    parser.add_argument("--batch", type=int, default=8, help="images at once")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add = parser.add_argument
+    add("--images", nargs="+", metavar="FILE", help="photographs (default: the bundled ones)")
+    add("--data", metavar="KIND:PATH", help="flickr8k:PATH with flickr30k_entities, for the table")
+    add("--split", default="dev", help="split of the data")
+    add("--limit", type=int, default=300, help="images that the table is made of")
+    add("--batch", type=int, default=8, help="images at once")
+    add("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(arguments)
     captioner = captioning.load(args.model, device=args.device)
     figures = None

@@ -10,6 +10,7 @@ COCO images. Writes a bar chart and, beside it, a JSON file with all figures.
 """
 
 import argparse
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from PIL import Image
 from captioning import grounding
 from common.errors import UserError
 from data.readers import coco
+from data.records import CaptionedImage
 from data.words.coco_classes import CLASS_OF
 from scripts.experiments.drawing import figure_parser, picture_of, pyplot, save_figure
 from scripts.experiments.grounded import batches, flickr8k_folder, located, plain, read_grounded, table_lines
@@ -49,13 +51,6 @@ class Truth:
     case_of: Callable[[int, int, Any], Any]
 
 
-@dataclass(frozen=True)
-class Photograph:
-    """An image of COCO."""
-
-    path: Path
-
-
 def flickr8k_truth(captioner: Any, folder: Path, split: str, limit: int) -> Truth:
     """A word is grounded by the phrases that it heads in people's captions (Flickr30k Entities)."""
     images, grounded = read_grounded(folder, split, limit)
@@ -71,7 +66,7 @@ def coco_truth(folder: Path, set_name: str, limit: int) -> Truth:
     """A word is grounded by the instances of the class that it names (the paper's protocol)."""
     instances = coco.read_instances(folder / "annotations" / f"instances_{set_name}.json")
     names = [name for name in sorted(instances) if instances[name]][:limit]
-    images = [Photograph(folder / set_name / name) for name in names]
+    images = [CaptionedImage(name, folder / set_name / name, ()) for name in names]
     absent = next((image.path for image in images if not image.path.is_file()), None)
     if absent is not None:
         raise UserError(
@@ -117,13 +112,12 @@ def draw(words: dict[str, Any], together: dict[str, Any], protocol: str) -> Imag
     height = 1.4 + 0.27 * len(rows)
     figure, axes = pyplot().subplots(figsize=(8, height), layout="constrained")
     places = list(range(len(rows))[::-1])
-    errors = [
-        0 if row["gradcam"].error != row["gradcam"].error else row["gradcam"].error for row in rows.values()
-    ]
-    axes.barh(
-        places, [row["gradcam"].mean for row in rows.values()], xerr=errors, ecolor="#555555",
-        color=["#30508f", *["#7b9fd4"] * len(shown)], label="Grad-CAM of the word",
-    )  # fmt: skip
+    means, errors = ([getattr(row["gradcam"], key) for row in rows.values()] for key in ("mean", "error"))
+    colors, bars = (
+        ["#30508f", *["#7b9fd4"] * len(shown)],
+        [0 if math.isnan(error) else error for error in errors],
+    )
+    axes.barh(places, means, xerr=bars, ecolor="#555555", color=colors, label="Grad-CAM of the word")
     filled, hollow = {"color": "#c04020"}, {"facecolors": "none", "edgecolors": "#c04020"}
     for name, mark, style in (("centre", "|", filled), ("energy", "x", filled), ("other word", "o", hollow)):
         values = [row[name].mean if name in row else float("nan") for row in rows.values()]
@@ -166,19 +160,18 @@ def section(lab: Lab) -> Section:
 
 def _why(together: dict[str, Any], on_coco: bool) -> str:
     """What the baselines say of the comparison with the paper."""
-    own, centre, chance = (together[name]["mean"] for name in ("gradcam", "centre", "random"))
+    mean = {name: found["mean"] for name, found in together.items()}
     text = ""
-    if not on_coco and own > PUBLISHED:
+    if not on_coco and mean["gradcam"] > PUBLISHED:
         text += (
             " The published 30.0 % is of 80 COCO classes, many of them small; here a random point is right"
-            f" {chance:.0%} of the time, so ours is no better for being higher."
+            f" {mean['random']:.0%} of the time, so ours is no better for being higher."
         )
-    if centre > own:
+    if mean["centre"] > mean["gradcam"]:
         text += (
-            f" The centre of the image ({centre:.0%}) beats the map ({own:.0%}): Flickr8k's photographers put their"
-            " subject in the middle, in large boxes. The map does follow the word: that of another word of the same"
-            f" caption is right {together['other word']['mean']:.0%} of the time, that of a word which is not said"
-            f" {together['wrong word']['mean']:.0%}."
+            f" The centre of the image ({mean['centre']:.0%}) beats the map ({mean['gradcam']:.0%}): photographers put"
+            " their subject in the middle, in large boxes. The map does follow the word: that of another word of the"
+            f" caption is right {mean['other word']:.0%} of the time, of a word not said {mean['wrong word']:.0%}."
         )
     return text
 
@@ -188,16 +181,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import captioning
 
     parser = figure_parser(__doc__, "saywhy-out/figure11.png")
-    parser.add_argument("--data", required=True, metavar="KIND:PATH", help="flickr8k:PATH or coco:PATH")
-    parser.add_argument("--split", default="dev", help="split of Flickr8k")
-    parser.add_argument("--set", default="val2014", help="set of COCO images")
-    parser.add_argument("--limit", type=int, default=1000, help="images")
-    parser.add_argument(
-        "--least", type=int, default=10, help="occurrences that a word needs for a bar of its own"
-    )
-    parser.add_argument("--beam", type=int, help="beam width (default: the checkpoint's)")
-    parser.add_argument("--batch", type=int, default=16, help="images at once")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add = parser.add_argument
+    add("--data", required=True, metavar="KIND:PATH", help="flickr8k:PATH or coco:PATH")
+    add("--split", default="dev", help="split of Flickr8k")
+    add("--set", default="val2014", help="set of COCO images")
+    add("--limit", type=int, default=1000, help="images")
+    add("--least", type=int, default=10, help="occurrences that a word needs for a bar of its own")
+    add("--beam", type=int, help="beam width (default: the checkpoint's)")
+    add("--batch", type=int, default=16, help="images at once")
+    add("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(arguments)
     captioner = captioning.load(args.model, device=args.device, beam=args.beam)
     if args.data.startswith("coco:"):

@@ -8,6 +8,7 @@ early layers show edges, late ones the object. To expect: the shipped model's cu
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from PIL import Image
@@ -60,12 +61,8 @@ def block_ends(answerer: Any) -> list[str]:
 
 def section(lab: Lab) -> Section:
     """Figure 12, visual question answering."""
-    shown = lab.picture(
-        "figure12",
-        CAPTION,
-        lambda: draw(lab.facade("VQA model"), open_image(TWO_CLASSES), QUESTION, ANSWERS),
-        mark=lab.mark("VQA model"),
-    )
+    drawn = partial(draw, lab.facade("VQA model"), open_image(TWO_CLASSES), QUESTION, ANSWERS)
+    shown = lab.picture("figure12", CAPTION, drawn, mark=lab.mark("VQA model"))
     return Section("Figure 12: questions and answers", pictures=[shown], notes=[NOTE])
 
 
@@ -76,9 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = figure_parser(__doc__, "saywhy-out/figure12.png")
     parser.add_argument("--image", default=str(TWO_CLASSES), help="photograph (default: a bundled one)")
     parser.add_argument("--question", default=QUESTION, help="question about it")
-    parser.add_argument(
-        "--answer", action="append", help=f"answer; repeatable (default: {', '.join(ANSWERS)})"
-    )
+    answers = f"answer; repeatable (default: {', '.join(ANSWERS)})"
+    parser.add_argument("--answer", action="append", help=answers)
     args = parser.parse_args(arguments)
     answerer = vqa.load(args.model, device=args.device)
     save_figure(draw(answerer, open_image(args.image), args.question, args.answer or ANSWERS), args.out)

@@ -172,14 +172,12 @@ def sec_against_masks(lab: Lab, method: str) -> dict[str, Any]:
 
 def boxes_table(lab: Lab) -> Table:
     """IoU of seeds of ImageNet's classifier with boxes."""
-    count = lab.count(200, 15)
-    rows = []
+    count, cells = lab.count(200, 15), {}
     for method in METHODS:
         less = max(1, count // 5) if method == "occlusion" else count
-        cell = lab.attempt(f"seeds-{method}", partial(against_boxes, lab, method, less), count=less)
-        rows.append(row_of(LABELS[method], cell and cell["seeds"], "", lab.model))
-    whole = lab.cell("seeds-gradcam", lambda: against_boxes(lab, "gradcam", count), count=count)["whole"]
-    rows.append(row_of("the whole photograph", whole))
+        cells[method] = lab.attempt(f"seeds-{method}", partial(against_boxes, lab, method, less), count=less)
+    rows = [row_of(LABELS[method], cell and cell["seeds"], "", lab.model) for method, cell in cells.items()]
+    rows.append(row_of("the whole photograph", (cells["gradcam"] or {}).get("whole")))
     return Table("Figure 4, seeds against boxes people drew", NAME, "IoU", rows, True)
 
 
@@ -218,22 +216,19 @@ def sec_boxes_tables(lab: Lab) -> list[Table]:
     train, count = lab.count(450, 25), lab.count(150, 10)
     cell = lab.cell("sec-boxes", partial(sec_against_boxes, lab, train, count), train=train, count=count)
     whole = row_of("the whole photograph, classes known", cell["whole"])
-    rows = [
-        row_of("SEC, Grad-CAM seeds", cell["sec"], "", lab.model),
-        row_of("the same, classes known", cell["given"], "", lab.model),
-        row_of("its seeds, classes known", cell["seeds"], "", lab.model),
-        whole,
-    ]
+    named = {
+        "sec": "SEC, Grad-CAM seeds",
+        "given": "the same, classes known",
+        "seeds": "its seeds, classes known",
+    }
+    rows = [*[row_of(what, cell[key], "", lab.model) for key, what in named.items()], whole]
     note = (
         f"Classes {', '.join(NOUNS)}, labels from the nouns of captions; {cell['trained']} training photographs, trunk"
         " not trained. IoU of each class with its boxes, mean over photographs and classes; a class that is given"
         " where no caption names it has an IoU of 0. CAM's seeds are the same (average pooling and one linear layer)."
     )
-    inside = [
-        row_of("SEC, classes known", cell["given_inside"], "", lab.model),
-        row_of("its seeds, classes known", cell["seeds_inside"], "", lab.model),
-        whole,
-    ]
+    named = {"given_inside": "SEC, classes known", "seeds_inside": "its seeds, classes known"}
+    inside = [*[row_of(what, cell[key], "", lab.model) for key, what in named.items()], whole]
     why = (
         "The share of the class's pixels that lies in its boxes: what SEC adds are borders, which IoU with boxes"
         " does not reward, since a figure fills its box only in part while seeds that spill over fill it. Left out"

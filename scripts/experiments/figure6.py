@@ -27,11 +27,11 @@ def section(lab: Lab) -> Section:
         return Section(
             "Figure 6: failures", [table], notes=["The classifier made no mistake on these photographs."]
         )
-    settings = {"files": [s.path.name for s in worst]}
     caption = (
         "The most confident mistakes: photograph, evidence for what was said, evidence for the true class"
     )
-    picture = lab.picture("failures", caption, lambda: draw(lab, worst), **settings)
+    names = [sample.path.name for sample in worst]
+    picture = lab.picture("failures", caption, lambda: draw(lab, worst), files=names)
     return Section("Figure 6: failures", [table], [picture])
 
 

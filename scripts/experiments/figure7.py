@@ -49,11 +49,8 @@ def section(lab: Lab) -> Section:
         " stays, and the peak whether the class is still found where it was."
     )
     table = Table("Figure 7, adversarial images", NAME, "ours", rows, True, 4, note)
-    picture = lab.picture(
-        "adversarial",
-        "Before and after: the prediction changes, the evidence for the true class stays",
-        lambda: draw(lab),
-    )
+    caption = "Before and after: the prediction changes, the evidence for the true class stays"
+    picture = lab.picture("adversarial", caption, lambda: draw(lab))
     return Section("Figure 7: adversarial images", [table], [picture])
 
 
@@ -107,10 +104,8 @@ def draw(lab: Lab) -> Image.Image:
         image = fitted(_picture(values).resize(photograph.size), 320)
         found = explain(classifier.explainable, classifier.preprocessing.normalise(values), targets)
         tiles.append(Tile(image, "Photograph", note))
-        tiles += [
-            Tile(draw_map("gradcam", image, found.heatmaps[t, 0]), TWO_CLASS_NAMES[t], "Grad-CAM")
-            for t in range(len(targets))
-        ]
+        for name, heat in zip(TWO_CLASS_NAMES, found.heatmaps[:, 0], strict=True):
+            tiles.append(Tile(draw_map("gradcam", image, heat), name, "Grad-CAM"))
     return panel(f"An {WANTED}, says the network", tiles, 3, legends_of(("gradcam",)), 230)
 
 

@@ -98,10 +98,6 @@ def plain(figures: Any) -> Any:
     """Summaries, in dicts of any depth, as JSON can hold them."""
     if isinstance(figures, dict):
         return {name: plain(value) for name, value in figures.items()}
-    known = vars(figures)
-    numbers = {name: _number(known[name]) for name in ("mean", "error", "median")}
+    known = {name: getattr(figures, name) for name in ("mean", "error", "median")}
+    numbers = {name: round(value, 5) if value == value else None for name, value in known.items()}
     return {**numbers, "n": figures.n, "left_out": figures.left_out}
-
-
-def _number(value: float) -> float | None:
-    return round(value, 5) if value == value else None

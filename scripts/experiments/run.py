@@ -30,21 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Data by kind, the model, how much is done, and where the report goes."""
     for kind, what in _DATA.items():
         parser.add_argument(f"--{kind}", metavar="PATH", help=what)
-    parser.add_argument(
-        "--out", default="report", metavar="DIR", help="folder of the report (default: %(default)s)"
-    )
-    parser.add_argument("--limit", type=int, metavar="N", help="images an experiment takes at most")
-    parser.add_argument(
-        "--ten-crop", action="store_true", help="table 1: classes from ten crops, as published"
-    )
-    parser.add_argument("--quick", action="store_true", help="few images: under 5 minutes in all")
-    parser.add_argument(
-        "--neuron-names",
-        metavar="CSV",
-        help="names of the classifier's units, by NetDissect or CLIP-Dissect; left out, figure 9 finds them",
-    )
-    parser.add_argument("--neuron-layer", metavar="NAME", help="which layer's names to take of that file")
-    parser.add_argument("--quiet", action="store_true", help="no tables on standard output")
+    units = "names of the classifier's units, by NetDissect or CLIP-Dissect; left out, figure 9 finds them"
+    add = parser.add_argument
+    add("--out", default="report", metavar="DIR", help="folder of the report (default: %(default)s)")
+    add("--limit", type=int, metavar="N", help="images an experiment takes at most")
+    add("--ten-crop", action="store_true", help="table 1: classes from ten crops, as published")
+    add("--quick", action="store_true", help="few images: under 5 minutes in all")
+    add("--neuron-names", metavar="CSV", help=units)
+    add("--neuron-layer", metavar="NAME", help="which layer's names to take of that file")
+    add("--quiet", action="store_true", help="no tables on standard output")
     cli.add_classifier_arguments(parser, "classifier (default: %(default)s)")
 
 
@@ -88,8 +82,7 @@ def experiment_all(experiments: Mapping[str, Callable[[Any], Any]], lab: Any, qu
 
     sections: dict[str, Section] = {}
     seconds: dict[str, float] = {}
-    failures = 0
-    files: list[Path] = []
+    failures, files = 0, list[Path]()
     for name, experiment in experiments.items():
         start = time.monotonic()
         sections[name], failed = _done(name, experiment, lab)

@@ -58,10 +58,9 @@ def section(lab: Lab) -> Section:
         lines[f"{LABELS['no_relu']}, {task}"] = found
     note = (
         "Spearman's correlation of the map with that of the trained network, when all layers are shuffled, the last"
-        " first; near 0 is sound, near 1 is a map that says little of the network. Grad-CAM is taken before its ReLU:"
-        " of a randomised network it is often negative everywhere, which would leave an empty map without a rank."
-        " Guided Backprop hardly changes until most layers are random, as Adebayo et al. found: it draws edges more"
-        " than it explains. Not in the paper."
+        " first; near 1 is a map that says little of the network. Grad-CAM is taken before its ReLU, behind which it is"
+        " often empty for a randomised network. Guided Backprop hardly changes until most layers are random, as Adebayo"
+        " et al. found: it draws edges more than it explains. Not in the paper."
     )
     table = Table("Sanity, all layers randomised", NAME, "rank correlation", rows, True, 3, note)
     caption = "Rank correlation with the trained network's map, by the share of layers that are randomised"
@@ -138,10 +137,8 @@ def cascaded(network: nn.Module, cases: Sequence[Callable[[], Tensor]]) -> dict[
     names = trainable_layers(network)
     sets = stages(names, STAGES)
     found = [cascade(network, maps, sets, "shuffle", seed=number) for number, maps in enumerate(cases)]
-    return {
-        "curve": [summarised(row) for row in torch.cat(found, 1)],
-        "layers": [len(layers) / len(names) for layers in sets],
-    }
+    shares = [len(layers) / len(names) for layers in sets]
+    return {"curve": list(map(summarised, torch.cat(found, 1))), "layers": shares}
 
 
 def draw(curves: dict[str, dict[str, Any]]) -> Image.Image:
@@ -169,17 +166,15 @@ def shuffled_labels(lab: Lab, count: int, seed: int = 0) -> dict[str, Any]:
     half = len(chosen) // 2
     order = torch.randperm(half, generator=torch.Generator().manual_seed(seed))
     true, shuffled, again = (
-        train_head(pooled[part], these).signed(features[half:])
-        for part, these in (
-            (slice(half), labels[:half]),
-            (slice(half), labels[:half][order]),
-            (slice(half, None), labels[half:]),
+        train_head(inputs, these).signed(features[half:])
+        for inputs, these in (
+            (pooled[:half], labels[:half]),
+            (pooled[:half], labels[:half][order]),
+            (pooled[half:], labels[half:]),
         )
     )
-    return {
-        "shuffled": summarised(rank_correlation(shuffled, true)),
-        "again": summarised(rank_correlation(again, true)),
-    }
+    found = {"shuffled": shuffled, "again": again}
+    return {name: summarised(rank_correlation(maps, true)) for name, maps in found.items()}
 
 
 def replaced_words(lab: Lab, count: int, seed: int = 0) -> dict[str, Any]:

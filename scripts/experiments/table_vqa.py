@@ -18,6 +18,7 @@ from PIL import Image
 
 from common.errors import UserError
 from common.files import write_json
+from common.methods.names import label
 from common.methods.occlusion import OcclusionOptions
 from data.derived.question_sets import QuestionSet
 from data.readers.vqahat import find_vqahat, read_attention
@@ -29,11 +30,8 @@ from scripts.experiments.report import Row, Section, Table, row_of
 from scripts.experiments.run import run_program
 from vqa.grounding import attention_correlation, occlusion_correlation, sample
 
-ROWS = {
-    "gradcam": "Grad-CAM",
-    "guided": "Guided Backprop",
-    "guided_gradcam": "Guided Grad-CAM",
-    "activation": "gradient-free",
+ROWS = {name: label(name) for name in ("gradcam", "guided", "guided_gradcam")} | {
+    "activation": "gradient-free"
 }
 # Section 8.2, by measure and method: VGG-16 on VQA v1.
 PUBLISHED = {
@@ -51,23 +49,21 @@ def measure(lab: Lab, kind: str, count: int) -> dict[str, Any]:
     questions = sample(QuestionSet(kind, lab.need("vqa2")).read("val"), count)
     side = min(answerer.network.preprocessing.size)
     options = OcclusionOptions(window=3 * side // 7, stride=side // 7)  # of a map of 7 x 7: three cells wide
-    rows: list[dict[str, float]] = []
-    parts: list[str] = []
+    rows: dict[str, list[tuple[int, dict[str, float]]]] = {"all": [], NEEDED: [], BLIND: []}
+    groups = {name: n for n, name in enumerate(dict.fromkeys(q.image_id for q in questions))}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # words that the model does not know
         for question in questions:
-            ranks = occlusion_correlation(answerer, [question])
-            large = occlusion_correlation(answerer, [question], options)
-            rows.append({**{name: one.mean for name, one in ranks.items()}, "large": large["gradcam"].mean})
-            parts.append(_part(answerer, question))
-    groups = {name: n for n, name in enumerate(dict.fromkeys(q.image_id for q in questions))}
-
-    def summary(*wanted: str) -> dict[str, Any]:
-        kept = [n for n, part in enumerate(parts) if part in wanted]
-        images = [groups[questions[n].image_id] for n in kept]
-        return {key: summarised([rows[n][key] for n in kept], images) for key in (*ROWS, "large")}
-
-    found = {"all": summary(NEEDED, BLIND), NEEDED: summary(NEEDED), BLIND: summary(BLIND)}
+            row = {name: one.mean for name, one in occlusion_correlation(answerer, [question]).items()}
+            row["large"] = occlusion_correlation(answerer, [question], options)["gradcam"].mean
+            for part in ("all", _part(answerer, question)):
+                rows[part].append((groups[question.image_id], row))
+    found = {
+        part: {
+            key: summarised([row[key] for _, row in these], [n for n, _ in these]) for key in (*ROWS, "large")
+        }
+        for part, these in rows.items()
+    }
     return {**found, "window": options.window}
 
 
@@ -136,19 +132,13 @@ def _why(cell: dict[str, Any]) -> str:
     ours, blind, needed = (cell[part]["gradcam"] for part in ("all", BLIND, NEEDED))
     if not ours["n"] or ours["mean"] >= 0.60:
         return ""
-    text = (
-        f" Ours is lower. {blind['n']} of {ours['n']} answers stay what they are when the photograph is replaced by"
-        " grey"
-    )
+    text = f" Ours is lower. {blind['n']} of {ours['n']} answers stay what they are without the photograph (grey)"
     if blind["n"] and needed["n"]:
         text += f" (correlation {blind['mean']:.2f}; {needed['mean']:.2f} where the photograph decides)"
     large = cell["all"]["large"]["mean"]
     text += f". With windows of {cell['window']} pixels it is {large:.2f}"
     if large > ours["mean"]:
-        text += (
-            ": the network pools its last map over the whole photograph, and a small window takes little from that"
-            " mean, so that the ranks of small drops are noise"
-        )
+        text += ": a small window takes little from the mean that the network reads, and ranks of small drops are noise"
     return f"{text}. The network is smaller than the paper's, and was trained on far fewer questions."
 
 
@@ -168,17 +158,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import vqa
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument(
-        "--data", action="append", required=True, metavar="KIND:PATH",
-        help="question sets; see saywhy evaluate vqa",
-    )  # fmt: skip
-    parser.add_argument("--split", default="val", help="split of the sets (default: %(default)s)")
-    parser.add_argument(
+    add, sets = parser.add_argument, "question sets; see saywhy evaluate vqa"
+    add("--data", action="append", required=True, metavar="KIND:PATH", help=sets)
+    add("--split", default="val", help="split of the sets (default: %(default)s)")
+    add(
         "--questions", type=int, default=250, metavar="N", help="questions of each set (default: %(default)s)"
     )
-    parser.add_argument("--hat", metavar="DIR", help="VQA-HAT: a folder of PNGs named by question id")
-    parser.add_argument("--model", metavar="NAME", help=MODEL_HELP)
-    parser.add_argument("--out", default="saywhy-out/table_vqa.json", metavar="FILE", help="JSON to write")
+    add("--hat", metavar="DIR", help="VQA-HAT: a folder of PNGs named by question id")
+    add("--model", metavar="NAME", help=MODEL_HELP)
+    add("--out", default="saywhy-out/table_vqa.json", metavar="FILE", help="JSON to write")
     args = parser.parse_args(arguments)
     if args.questions < 1:
         raise UserError(f"--questions is {args.questions}; give at least 1")
