@@ -1,5 +1,7 @@
 """ViLT and BLIP of `transformers`: tiny random models, saved, loaded and explained, against slow hook-based twins."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -222,3 +224,12 @@ def test_questions_that_are_empty_or_too_long_are_refused(folder, photo):
     for question in ("", "  ?", "dog " * 10_000):
         with pytest.raises(UserError):
             answerer.answer(photo, question)
+
+
+def test_the_baselines_of_a_set_need_no_figures_of_the_model(folder, tmp_path, capsys):
+    from scripts import saywhy
+
+    arguments = ["--data", "easyvqa", "--model", f"hf:{folder}", "--limit", "2", "--baselines", "--json"]
+    assert saywhy.main(["evaluate", "vqa", *arguments, "--out", str(tmp_path)]) == 0
+    found = json.loads(capsys.readouterr().out)["sets"]["easyvqa"]
+    assert "commonest" in found and "without_image" not in found
