@@ -9,12 +9,14 @@ Letters: B images, h,w map, L words, N answers, T targets.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, overload
 
 import torch
 
 from common.errors import UserError
+from common.explanation import Explanation
 from common.gradcam import Methods
+from common.images import ImageLike
 from common.methods.occlusion import OcclusionOptions
 from common.request import Encoded, Facade, Images, Request, Texts, explain_each, listed
 from common.state import untouched
@@ -43,6 +45,11 @@ class Answerer(Facade):
         """
         return self.network.read(question).warn()
 
+    @overload
+    def answer(self, images: ImageLike, questions: str | Text, top: int = ...) -> Answer: ...
+    @overload
+    def answer(self, images: Images, questions: Questions, top: int = ...) -> Any: ...
+
     def answer(self, images: Images, questions: Questions, top: int = 5) -> Any:
         """The likeliest `Answer` with `top - 1` runners-up: to one question about one image, or a list of them.
 
@@ -59,7 +66,12 @@ class Answerer(Facade):
             found = self.network.answers(encoded.features, texts, top)
         return [replace(first, runners_up=tuple(others)) for first, *others in found]
 
-    def explain(
+    @overload
+    def explain(self, images: ImageLike, questions: str | Text, *asked: Any, **options: Any) -> Explanation: ...
+    @overload
+    def explain(self, images: Images, questions: Questions, *asked: Any, **options: Any) -> Any: ...
+
+    def explain(  # type: ignore[misc]
         self,
         images: Images,
         questions: Questions,
