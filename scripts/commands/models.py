@@ -7,11 +7,8 @@ from typing import Any
 
 def add_parser(subparsers: Any) -> None:
     """Add the subcommand and its arguments."""
-    parser = subparsers.add_parser(
-        "models",
-        help="list the networks that can be loaded",
-        description="The networks that classify --model and train --trunk take, and where their weights come from.",
-    )
+    about = "The networks that classify --model and train --trunk take, and where their weights come from."
+    parser = subparsers.add_parser("models", help="list the networks that can be loaded", description=about)
     parser.add_argument(
         "--search", default="", metavar="WORD", help="only names that contain WORD, timm's too"
     )

@@ -1,7 +1,4 @@
-"""Appendix B: Grad-CAM with one thing changed, and Grad-CAM at every depth of the network.
-
-python -m scripts.experiments.appendix_b --samples PATH
-"""
+"""Appendix B: Grad-CAM with one thing changed, and Grad-CAM at every depth of the network."""
 
 from functools import partial
 from typing import Any

@@ -1,7 +1,4 @@
-"""Section 5.1: can classes be told apart by their maps? The grid pointing game stands for the study with people.
-
-python -m scripts.experiments.discrimination --samples PATH
-"""
+"""Section 5.1: can classes be told apart by their maps? The grid pointing game stands for the study with people."""
 
 from scripts.experiments.grid import grid_table
 from scripts.experiments.lab import Lab

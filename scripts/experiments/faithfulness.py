@@ -1,7 +1,4 @@
-"""Section 5.3: do maps rank positions as occlusion does?
-
-python -m scripts.experiments.faithfulness --samples PATH
-"""
+"""Section 5.3: do maps rank positions as occlusion does?"""
 
 import contextlib
 from functools import partial

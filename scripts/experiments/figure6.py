@@ -1,7 +1,4 @@
-"""Figure 6: the most confident mistakes, with maps for the class that was said and for the true one.
-
-python -m scripts.experiments.figure6 --samples PATH
-"""
+"""Figure 6: the most confident mistakes, with maps for the class that was said and for the true one."""
 
 from PIL import Image
 

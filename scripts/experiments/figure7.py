@@ -1,7 +1,4 @@
-"""Figure 7: the network is made to see an airliner that is not there; do the true classes' maps stay?
-
-python -m scripts.experiments.figure7 --samples PATH
-"""
+"""Figure 7: the network is made to see an airliner that is not there; do the true classes' maps stay?"""
 
 from typing import Any
 

@@ -1,7 +1,4 @@
-"""Figure 9: words for neurons, and decisions explained in the words of the neurons that mattered.
-
-python -m scripts.experiments.figure9 --flickr8k PATH
-"""
+"""Figure 9: words for neurons, and decisions explained in the words of the neurons that mattered."""
 
 import hashlib
 from collections import Counter

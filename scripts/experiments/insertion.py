@@ -1,7 +1,4 @@
-"""Insertion and deletion: how a class's probability falls and rises with the pixels that a map ranks first (RISE).
-
-python -m scripts.experiments.insertion --samples PATH
-"""
+"""Insertion and deletion: how a class's probability falls and rises with the pixels that a map ranks first (RISE)."""
 
 from functools import partial
 from typing import Any

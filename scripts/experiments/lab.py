@@ -186,28 +186,26 @@ def measured(
 
     What cannot be read is left out and counted, with the `broken` before; raises its `UserError` when that is all.
     """
-    values: dict[str, list[float]] = {name: [] for name in names}
-    groups: dict[str, list[int]] = {name: [] for name in names}
-    problem, done = None, 0
+    rows: list[tuple[int, Mapping[str, Any]]] = []
+    problem = None
     for number, item in enumerate(items):
         try:
-            found = measure(number, item)
+            rows.append((number, measure(number, item)))
         except MethodError:
             raise
         except UserError as unread:
             problem, broken = problem or unread, broken + 1
             cli.report(f"left out: {unread}")
-            continue
-        done += 1
-        for name, these in found.items():
-            flat = torch.as_tensor(these, dtype=torch.float64).flatten().tolist()
-            values.setdefault(name, []).extend(flat)
-            groups.setdefault(name, []).extend([number] * len(flat))
-    if problem is not None and not done:
+    if problem is not None and not rows:
         raise problem
-    found = {name: summarised(these, groups[name]) for name, these in values.items()}
-    for each in found.values():
-        each["left_out"] += broken
+    found = {}
+    for name in dict.fromkeys([*names, *(name for _, row in rows for name in row)]):
+        known = [
+            (n, torch.as_tensor(row[name], dtype=torch.float64).flatten()) for n, row in rows if name in row
+        ]
+        values = [value for _, these in known for value in these.tolist()]
+        summary_of = summarised(values, [n for n, these in known for _ in these])
+        found[name] = {**summary_of, "left_out": summary_of["left_out"] + broken}
     return found
 
 

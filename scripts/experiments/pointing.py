@@ -26,6 +26,7 @@ from common.metrics.localisation import (
     hits_with_reject,
     pointing_hits,
 )
+from data.readers.files import read_each
 from data.words.imagenet_nouns import GROUPS, group_of
 from scripts.experiments.annotated import Annotated, Annotations, coco_annotations, voc_annotations
 from scripts.experiments.lab import Lab, measured, summarised
@@ -106,9 +107,8 @@ def against_regions(lab: Lab, kind: str, method: str, count: int, train: int) ->
     """Accuracy of one method on VOC's boxes or COCO's masks, by subset; of the image's centre as well."""
     data = (voc_annotations if kind == "voc" else coco_annotations)(lab, count)
     asker = asker_of(lab, kind, data, train)
-    rows, left_out = _all_pointed(asker, data.items, method, data.left_out)
-    if not rows:
-        raise UserError(f"none of {len(data.items)} photographs of {data.title} could be measured")
+    reading = read_each(data.items, partial(_pointed, asker, method))
+    rows, left_out = reading.items, data.left_out + len(reading.problems)
     found: dict[str, Any] = {"data": data.title, "classifier": asker.about}
     classes = [name for row in rows for name in row.names]
     hard = torch.cat([row.hard for row in rows])
@@ -168,20 +168,7 @@ class _Pointed:
     top: tuple[Tensor, Tensor, Tensor]
 
 
-def _all_pointed(
-    asker: Asker, items: Sequence[Annotated], method: str, left_out: int
-) -> tuple[list[_Pointed], int]:
-    """What was found of each photograph, and how many are left out, with those that were before."""
-    rows = []
-    for item in items:
-        try:
-            rows.append(_pointed(asker, item, method))
-        except UserError:
-            left_out += 1
-    return rows, left_out
-
-
-def _pointed(asker: Asker, item: Annotated, method: str) -> _Pointed:
+def _pointed(asker: Asker, method: str, item: Annotated) -> _Pointed:
     image = asker.classifier.images(item.path)
     regions = item.regions()
     scores, indices = asker.ask(asker.classifier.logits(image)[0].cpu())
@@ -213,7 +200,8 @@ def against_scenes(lab: Lab, method: str, count: int) -> dict[str, Any]:
     known, broken = scenes(lab, "dev")
     items = [scene_regions(scene) for scene in known if grouped(scene)][:count]
     asker = Asker(lab.classifier, list(GROUPS), lambda scores: group_scores(scores)[1:], "")
-    rows, broken = _all_pointed(asker, items, method, broken)
+    reading = read_each(items, partial(_pointed, asker, method))
+    rows, broken = reading.items, broken + len(reading.problems)
     plain = measured(rows, lambda _, row: {"plain": row.hits}, ("plain",), broken)
     reject = _with_reject([row.top for row in rows])
     return {**plain, "reject": {**reject, "left_out": reject["left_out"] + broken}}

@@ -40,22 +40,19 @@ def section(lab: Lab) -> Section:
     """Sanity checks by cascading parameter randomisation."""
     lab = lab.on("samples")
     count = lab.count(10, 2)
-    curves = {
-        method: lab.cell(f"sanity-{method}", partial(curve, lab, method, count), count=count, stages=STAGES)
-        for method in METHODS
-    }
-    rows = [_row(LABELS[method], curves[method], lab.model) for method in METHODS]
-    lines = {LABELS[method]: curve for method, curve in curves.items()}
-    notes = []
+    settings = {"count": count, "stages": STAGES}
+    rows, lines, notes = [], {}, []
+    for method in METHODS:
+        lines[LABELS[method]] = lab.cell(f"sanity-{method}", partial(curve, lab, method, count), **settings)
+        rows.append(_row(LABELS[method], lines[LABELS[method]], lab.model))
     for task in ("captioner", "VQA model"):
+        name = f"{LABELS['no_relu']}, {task}"
         try:
-            settings = {"count": count, "stages": STAGES, "mark": lab.mark(task)}
-            found = lab.cell(f"sanity-{task}", partial(spoken, lab, task, count), **settings)
+            measure = partial(spoken, lab, task, count)
+            lines[name] = lab.cell(f"sanity-{task}", measure, **settings, mark=lab.mark(task))
+            rows.append(_row(name, lines[name], task))
         except UserError as problem:
             notes.append(f"Left out: {task} ({problem})")
-            continue
-        rows.append(_row(f"{LABELS['no_relu']}, {task}", found, task))
-        lines[f"{LABELS['no_relu']}, {task}"] = found
     note = (
         "Spearman's correlation of the map with that of the trained network, when all layers are shuffled, the last"
         " first; near 1 is a map that says little of the network. Grad-CAM is taken before its ReLU, behind which it is"
@@ -64,12 +61,9 @@ def section(lab: Lab) -> Section:
     )
     table = Table("Sanity, all layers randomised", NAME, "rank correlation", rows, True, 3, note)
     caption = "Rank correlation with the trained network's map, by the share of layers that are randomised"
-    picture = lab.picture(
-        "sanity", caption, lambda: draw(lines), count=count, stages=STAGES, lines=list(lines)
-    )
-    return Section(
-        "Sanity: maps of randomised networks", [table, *other_tables(lab, notes)], [picture], notes
-    )
+    picture = lab.picture("sanity", caption, lambda: draw(lines), **settings, lines=list(lines))
+    tables = [table, *other_tables(lab, notes)]
+    return Section("Sanity: maps of randomised networks", tables, [picture], notes)
 
 
 def other_tables(lab: Lab, notes: list[str]) -> list[Table]:

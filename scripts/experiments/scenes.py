@@ -67,7 +67,11 @@ class Boxed:
 def boxed_scenes(lab: Lab, split: str, most: int) -> tuple[list[Boxed], int]:
     """Photographs whose captions name a class, of the rarest class first and of each about equally many."""
     known, broken = scenes(lab, split)
-    labelled = [Boxed(scene, _labels_of(scene)) for scene in known]
+    classes = [set(nouns) for nouns in NOUNS.values()]
+    labelled = [
+        Boxed(scene, frozenset(c for c, nouns in enumerate(classes) if scene.nouns & nouns))
+        for scene in known
+    ]
     chosen: dict[int, Boxed] = {}
     counts = [sum(c in item.labels for item in labelled) for c in range(len(NOUNS))]
     for done, c in enumerate(sorted(range(len(NOUNS)), key=lambda c: counts[c])):
@@ -75,7 +79,3 @@ def boxed_scenes(lab: Lab, split: str, most: int) -> tuple[list[Boxed], int]:
         places = [n for n, item in enumerate(labelled) if c in item.labels and n not in chosen]
         chosen.update({n: labelled[n] for n in spread(places, quota)})
     return [chosen[n] for n in sorted(chosen)], broken
-
-
-def _labels_of(scene: Scene) -> frozenset[int]:
-    return frozenset(c for c, nouns in enumerate(NOUNS.values()) if scene.nouns & set(nouns))

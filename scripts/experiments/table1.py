@@ -28,6 +28,7 @@ from scripts.experiments.maps import LABELS, method_maps
 from scripts.experiments.report import Section, Table, row_of
 from scripts.experiments.run import alone
 
+TITLE = "Table 1: weakly supervised localisation"
 # VGG-16, top-1 / top-5 error in per cent.
 PUBLISHED = {"gradcam": "56.51 / 46.41"}
 NOTE = (
@@ -39,16 +40,14 @@ NOTE = (
 def section(lab: Lab) -> Section:
     """Table 1, weakly supervised localisation."""
     if "imagenet" in lab.data:
-        return Section(
-            "Table 1: weakly supervised localisation", ilsvrc_tables(lab.on("imagenet")), notes=[NOTE]
-        )
+        return Section(TITLE, ilsvrc_tables(lab.on("imagenet")), notes=[NOTE])
     lab = lab.on("samples")
     tables = [grid_table(lab, "Table 1, localisation", GRID, PUBLISHED, side) for side in (2, 3)]
     why = (
         "CAM and Grad-CAM agree in the substitute: this network ends in average pooling and one linear layer, where"
         " they are the same map but for a factor and the sign."
     )
-    return Section("Table 1: weakly supervised localisation", tables, notes=[NOTE, why])
+    return Section(TITLE, tables, notes=[NOTE, why])
 
 
 def ilsvrc_tables(lab: Lab) -> list[Table]:
