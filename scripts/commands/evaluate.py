@@ -303,16 +303,13 @@ def _set_lines(name: str, found: dict[str, Any]) -> list[str]:
     """What a reader of the terminal sees of one question set's figures."""
     lines = []
     for column in ("accuracy", "without_image", "commonest_of_type", "commonest"):
-        known = found.get(column, {}).items()
-        rows = [f"{kind} {100 * r['accuracy']:.1f} ± {100 * r['se']:.1f} (n = {r['n']})" for kind, r in known]
+        kinds = found.get(column, {}).items()
+        rows = [f"{kind} {100 * r['accuracy']:.1f} ± {100 * r['se']:.1f} (n = {r['n']})" for kind, r in kinds]
         lines += [f"{name}, {column}: {', '.join(rows)}"] if rows else []
     for measure, table in found.get("maps", {}).items():
         for which, row in table.items() if measure == "pointing" else (("", table),):
-            cells = [
-                f"{k} {v['mean']:.3f} ± {v['error']:.3f}"
-                for k, v in row.items()
-                if v["mean"] is not None and v["error"] is not None
-            ]
+            known = [(k, v) for k, v in row.items() if None not in (v["mean"], v["error"])]
+            cells = [f"{k} {v['mean']:.3f} ± {v['error']:.3f}" for k, v in known]
             count = next(iter(row.values()))["n"]
             lines.append(f"{name}, {measure}{' ' + which if which else ''} (n = {count}): {', '.join(cells)}")
     return lines

@@ -43,17 +43,14 @@ def section(lab: Lab) -> Section:
     side = min(lab.classifier.preprocessing.size)
     windows = [window for window in WINDOWS if side >= window + 2 * WINDOW]  # at least 3 x 3 places to rank
     if windows:
+        ranked = partial(window_ranks, lab, windows)
         by_window = lab.cell(
-            "occlusion-windows",
-            lambda: measured(chosen(), partial(window_ranks, lab, windows)),
-            count=count,
-            windows=windows,
+            "occlusion-windows", lambda: measured(chosen(), ranked), count=count, windows=windows
         )
-        rows = [
-            row_of(f"{LABELS[m]}, window {window}", by_window[f"{m}-{window}"], "", lab.model)
-            for window in windows
-            for m in WINDOW_METHODS
-        ]
+        names = {
+            f"{m}-{window}": f"{LABELS[m]}, window {window}" for window in windows for m in WINDOW_METHODS
+        }
+        rows = [row_of(name, by_window[key], "", lab.model) for key, name in names.items()]
         title = "5.3, faithfulness, by the size of occlusion's window"
         why = _why_ranks(cell, by_window, windows)
         tables.append(Table(title, NAME, "rank correlation", rows, True, 3, why))

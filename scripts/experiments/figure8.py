@@ -96,9 +96,10 @@ def section(lab: Lab) -> Section:
 
 def kind_of(scene: Scene) -> Kind | None:
     """(subject, place) of a photograph that has exactly one of each."""
-    subjects = [name for name, nouns in SUBJECTS.items() if scene.nouns & set(nouns)]
-    places = [name for name, nouns in PLACES.items() if scene.nouns & set(nouns)]
-    return (subjects[0], places[0]) if len(subjects) == len(places) == 1 else None
+    kinds = [
+        kind for kind in KINDS if scene.nouns & set(SUBJECTS[kind[0]]) and scene.nouns & set(PLACES[kind[1]])
+    ]
+    return kinds[0] if len(kinds) == 1 else None
 
 
 def by_kind(known: list[Scene]) -> dict[Kind, list[Scene]]:

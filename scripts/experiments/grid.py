@@ -54,16 +54,14 @@ def grid_table(lab: Lab, title: str, methods: tuple[str, ...], published: dict[s
     found: dict[str, Any] = {}
     for method in (*methods, "random"):
         less = max(1, count // 4) if method == "occlusion" else count  # hundreds of passes a mosaic
-        cell = lab.attempt(
-            f"grid{side}-{method}", partial(grid_cell, lab, method, side, less), count=less, side=side
-        )
-        found[method] = cell
+        measure = partial(grid_cell, lab, method, side, less)
+        cell = found[method] = lab.attempt(f"grid{side}-{method}", measure, count=less, side=side)
         peak = cell["hit"]["mean"] if cell else None
         note = "" if peak is None else f"peak in the cell {peak:.0%}"
+        shown = published.get(method, "")
+        shown += " % error" if " / " in shown else ""
         name = LABELS.get(method, "a random map")
-        rows.append(
-            row_of(name, cell and cell["share"], _with_unit(published.get(method, "")), lab.model, note)
-        )
+        rows.append(row_of(name, cell and cell["share"], shown, lab.model, note))
     note = (
         f"{count} mosaics of {side} x {side} rightly classified photographs at full size (occlusion: a quarter of"
         " them). The share of the positive map that lies on the photograph of the explained class; n counts maps,"
@@ -72,10 +70,6 @@ def grid_table(lab: Lab, title: str, methods: tuple[str, ...], published: dict[s
     )
     data = f"grid pointing game {side} x {side}, {NAME}"
     return Table(title, data, "share in the cell", rows, True, 3, note + _why_cmwp(found))
-
-
-def _with_unit(published: str) -> str:
-    return f"{published} % error" if " / " in published else published
 
 
 def _why_cmwp(found: dict[str, Any]) -> str:

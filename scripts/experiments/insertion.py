@@ -27,14 +27,11 @@ def section(lab: Lab) -> Section:
         for baseline in BASELINES:
             rows: list[Row] = []
             for method in (*METHODS, "random"):
-                cell = lab.cell(
-                    f"{kind}-{baseline}-{method}",
-                    partial(areas, lab, right_samples(lab, count), method, baseline, kind),
-                    count=count,
-                )
+                measure = partial(areas, lab, right_samples(lab, count), method, baseline, kind)
+                cell = lab.cell(f"{kind}-{baseline}-{method}", measure, count=count)
                 rows.append(row_of(LABELS.get(method, "random order"), cell, "", lab.model))
-            measure = f"area ({better})"
-            tables.append(Table(f"{kind.capitalize()}, {baseline} baseline", NAME, measure, rows, True))
+            title = f"{kind.capitalize()}, {baseline} baseline"
+            tables.append(Table(title, NAME, f"area ({better})", rows, True))
     notes = [
         "The class's probability while pixels are removed (deletion) or brought in (insertion) in the order of the map,"
         " in 28 steps (Petsiuk et al. 2018). Not in the paper. A check: in a random order both areas are the same but"

@@ -204,8 +204,8 @@ def measured(
             (n, torch.as_tensor(row[name], dtype=torch.float64).flatten()) for n, row in rows if name in row
         ]
         values = [value for _, these in known for value in these.tolist()]
-        summary_of = summarised(values, [n for n, these in known for _ in these])
-        found[name] = {**summary_of, "left_out": summary_of["left_out"] + broken}
+        each = summarised(values, [n for n, these in known for _ in these])
+        found[name] = {**each, "left_out": each["left_out"] + broken}
     return found
 
 

@@ -78,10 +78,8 @@ def published_tables(lab: Lab, kind: str) -> list[Table]:
     subsets: dict[str, list[Row]] = {"all": [], "difficult": [], "reject": []}
     found: dict[str, Any] = {}
     for method in METHODS:
-        found = lab.cell(
-            f"pointing-{kind}-{method}", partial(against_regions, lab, kind, method, count, train),
-            count=count, train=train,
-        )  # fmt: skip
+        measure = partial(against_regions, lab, kind, method, count, train)
+        found = lab.cell(f"pointing-{kind}-{method}", measure, count=count, train=train)
         for subset, rows in subsets.items():
             shown = PUBLISHED.get(method, "") if (kind, subset) == ("coco", "reject") else ""
             rows.append(row_of(LABELS[method], found[subset], shown, lab.model))
@@ -92,14 +90,10 @@ def published_tables(lab: Lab, kind: str) -> list[Table]:
         " resolution; mean over classes. Difficult: the class's objects cover less than a quarter of the"
         f" photograph, and another class is in it. {found['classifier']}"
     )
-    notes = {
-        ", all": ("all", note),
-        ", difficult": ("difficult", note),
-        " with reject option": ("reject", RULE),
-    }
+    titles = {"all": ", all", "difficult": ", difficult", "reject": " with reject option"}
     return [
-        Table(f"4.3, pointing game{what}", found["data"], "accuracy", subsets[subset], False, 3, text)
-        for what, (subset, text) in notes.items()
+        Table(f"4.3, pointing game{titles[subset]}", found["data"], "accuracy", rows, False, 3, text)
+        for (subset, rows), text in zip(subsets.items(), (note, note, RULE), strict=True)
     ]
 
 

@@ -118,10 +118,8 @@ _ABOUT = (
 
 
 def _page(sections: dict[str, Section], about: dict[str, Any]) -> str:
-    links = "".join(
-        f'<li><a href="#{_id(name)}">{html.escape(section.title)}</a></li>'
-        for name, section in sections.items()
-    )
+    titles = {_id(name): html.escape(section.title) for name, section in sections.items()}
+    links = "".join(f'<li><a href="#{place}">{title}</a></li>' for place, title in titles.items())
     parts = "".join(_section(name, section) for name, section in sections.items())
     simple = {key: value for key, value in about.items() if isinstance(value, (str, int, float))}
     if "versions" in about:

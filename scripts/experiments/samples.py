@@ -37,23 +37,19 @@ def samples(lab: Lab) -> tuple[list[Sample], int]:
     files = sorted(path for path in folder.iterdir() if _FILE.fullmatch(path.name))
     if not files:
         raise UserError(f"no photograph named like n01440764_tench.JPEG in '{folder}'")
-    cell = lab.cell("samples", lambda: {"rows": _predict(lab, files)}, files=len(files))
+    cell = lab.cell("samples", lambda: {"rows": [_predicted(lab, file) for file in files]}, files=len(files))
     rows = [row for row in cell["rows"] if row is not None]
     found = [Sample(folder / name, label, best, chance) for name, label, best, chance in rows]
     return found, len(cell["rows"]) - len(found)
 
 
-def _predict(lab: Lab, files: list[Path]) -> list[Any]:
-    rows: list[Any] = []
-    for path in files:
-        try:
-            label = lab.classifier.labels.find(path.name.partition("_")[0])
-            (best,) = lab.classifier.predict(path, top=1)
-        except UserError:
-            rows.append(None)
-            continue
-        rows.append((path.name, label, best.index, best.probability))
-    return rows
+def _predicted(lab: Lab, path: Path) -> Any:
+    try:
+        label = lab.classifier.labels.find(path.name.partition("_")[0])
+        (best,) = lab.classifier.predict(path, top=1)
+    except UserError:
+        return None
+    return path.name, label, best.index, best.probability
 
 
 def right_samples(lab: Lab, count: int | None = None) -> list[Sample]:
