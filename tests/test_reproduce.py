@@ -13,13 +13,13 @@ from PIL import Image
 from torch import nn
 
 import classification
-from common.errors import UserError
+from common.errors import MethodError, UserError
 from common.gradcam import gradcam
 from common.images import Preprocessing
 from data.words import imagenet_nouns as nouns
 from scripts.commands import reproduce
 from scripts.experiments import EXPERIMENTS, faithfulness, figure8, grid, maps, run, sanity, section_of
-from scripts.experiments.lab import Absent, Lab, data_folders
+from scripts.experiments.lab import Absent, Lab, data_folders, measured
 from scripts.experiments.report import Picture, Row, Section, Table, row_of, text_table, write_report
 from scripts.experiments.samples import right_samples, samples
 from scripts.experiments.scenes import Scene, grouped, scenes
@@ -184,6 +184,23 @@ def test_a_stopped_run_goes_on_where_it_was(lab):
     (lab.out / "cells" / "first.json").write_text("{ half")
     assert lab.cell("first", lambda: measure(False)) == {"mean": 1.0}
     assert not list((lab.out / "cells").glob(".*"))
+
+
+def test_items_that_cannot_be_read_are_left_out_and_an_undefined_method_is_said():
+    def measure(number, item):
+        if isinstance(item, Exception):
+            raise item
+        return {"share": torch.tensor(item)}
+
+    found = measured([[1.0, 3.0], UserError("broken"), [8.0]], measure, ("share", "none"), broken=2)
+    assert (found["share"]["mean"], found["share"]["n"], found["share"]["left_out"]) == (4.0, 3, 3)
+    # Of two groups with deviations -4 and 4 from the mean (the cluster-robust error).
+    assert found["share"]["error"] == pytest.approx((2 * 32) ** 0.5 / 3)
+    assert (found["none"]["n"], found["none"]["left_out"]) == (0, 3)
+    with pytest.raises(UserError, match="first"):
+        measured([UserError("first"), UserError("second")], measure)
+    with pytest.raises(MethodError):
+        measured([[1.0], MethodError("CAM is not defined")], measure)
 
 
 def test_other_data_is_measured_again(lab, tmp_path):

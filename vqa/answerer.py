@@ -67,7 +67,9 @@ class Answerer(Facade):
         return [replace(first, runners_up=tuple(others)) for first, *others in found]
 
     @overload
-    def explain(self, images: ImageLike, questions: str | Text, *asked: Any, **options: Any) -> Explanation: ...
+    def explain(
+        self, images: ImageLike, questions: str | Text, *asked: Any, **options: Any
+    ) -> Explanation: ...
     @overload
     def explain(self, images: Images, questions: Questions, *asked: Any, **options: Any) -> Any: ...
 
