@@ -26,12 +26,13 @@ import torch
 from torch import Tensor, nn
 
 from common import formulas
-from common.errors import LayerError, MethodError
+from common.errors import LayerError, MethodError, UserError
 from common.grid import TokenGrid as TokenGrid
 from common.layers import (
     Forward,
     call_network,
     check_hookable,
+    default_layer,
     did_not_run,
     first_tensor,
     hooked,
@@ -245,3 +246,38 @@ def _with_first_tensor(output: Any, replacement: Tensor) -> Any:
     parts = list(output)
     parts[next(i for i, part in enumerate(parts) if isinstance(part, Tensor))] = replacement
     return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
+
+
+def as_explainable(
+    model: nn.Module | Explainable,
+    images: Tensor,
+    layer: str | None = None,
+    query: Any = None,
+    grid: TokenGrid | None = None,
+) -> Explainable:
+    """The model split at `layer`, or at its default layer; what is split already is returned as it is."""
+    if isinstance(model, Explainable):
+        if layer not in (None, model.layer):
+            raise UserError(
+                f"the model is split at '{model.layer}' already; split its network at '{layer}' instead"
+            )
+        return model
+    layer = default_layer(model, checked_images(images).clone(), query) if layer is None else layer
+    return HookedModel(model, layer, grid)
+
+
+def checked_images(images: Tensor) -> Tensor:
+    """The images, or a `UserError` for what is no floating-point batch (B, 3, H, W)."""
+    if (
+        not isinstance(images, Tensor)
+        or images.dim() != 4
+        or not images.is_floating_point()
+        or not len(images)
+    ):
+        given = (
+            f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
+        )
+        raise UserError(
+            f"images are {given}; give a floating-point tensor (B, 3, H, W), normalised for the model"
+        )
+    return images

@@ -28,8 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.errors import MethodError, UserError
-from common.explainable import Explainable, HookedModel, TokenGrid
+from common.errors import MethodError
+from common.explainable import Explainable, TokenGrid, as_explainable, checked_images
 from common.explanation import Explanation, versions
 from common.formulas import (
     activation_energy,
@@ -40,16 +40,14 @@ from common.formulas import (
     localisation,
     wide,
 )
-from common.layers import default_layer
 from common.methods.cam import class_activation
 from common.methods.head import HEAD_METHODS
 from common.methods.occlusion import OcclusionOptions, occlusion
 from common.methods.variants import VARIANTS, Variant
 from common.relu import guided_relus
 from common.state import ordinary, untouched
-from common.targets import Target, as_targets, decided, score_table, target_name
+from common.targets import Target, Targets, as_targets, decided, score_table, target_name
 
-Targets = int | Tensor | Target | Sequence[int | Tensor | Target]
 Methods = str | Variant | Sequence[str | Variant]
 
 
@@ -102,7 +100,7 @@ def explain(
     (torch.Size([2, 2, 14, 14]), torch.Size([2, 2, 3, 16, 16]))
     """
     ways, wanted = _ways(methods), as_targets(targets)
-    images = ordinary(_checked(images))
+    images = ordinary(checked_images(images))
     run = _Run(
         as_explainable(model, images, query=query),
         images,
@@ -128,24 +126,6 @@ def method_names(methods: Methods) -> tuple[str, ...]:
     Raises `MethodError` for one that is not known, and for none at all.
     """
     return tuple(_ways(methods))
-
-
-def as_explainable(
-    model: nn.Module | Explainable,
-    images: Tensor,
-    layer: str | None = None,
-    query: Any = None,
-    grid: TokenGrid | None = None,
-) -> Explainable:
-    """The model split at `layer`, or at its default layer; what is split already is returned as it is."""
-    if isinstance(model, Explainable):
-        if layer not in (None, model.layer):
-            raise UserError(
-                f"the model is split at '{model.layer}' already; split its network at '{layer}' instead"
-            )
-        return model
-    layer = default_layer(model, _checked(images).clone(), query) if layer is None else layer
-    return HookedModel(model, layer, grid)
 
 
 @dataclass
@@ -312,19 +292,3 @@ def _name(method: str | Variant) -> str:
         return str(getattr(method, "__name__", type(method).__name__))
     name = str(method).strip().replace("-", "_").replace("++", "_plus_plus")
     return name if name in VARIANTS else name.lower()
-
-
-def _checked(images: Tensor) -> Tensor:
-    if (
-        not isinstance(images, Tensor)
-        or images.dim() != 4
-        or not images.is_floating_point()
-        or not len(images)
-    ):
-        given = (
-            f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
-        )
-        raise UserError(
-            f"images are {given}; give a floating-point tensor (B, 3, H, W), normalised for the model"
-        )
-    return images

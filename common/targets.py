@@ -16,6 +16,7 @@ from common.errors import UserError
 from common.layers import first_tensor
 
 Target = Callable[[Any], Tensor]
+Targets = int | Tensor | Target | Sequence[int | Tensor | Target]
 
 
 class Undecided:

@@ -102,18 +102,7 @@ def test_no_module_imports_itself_by_way_of_others():
     assert not circle(arrows())
 
 
-CIRCLES = {"common": "gradcam and methods"}
-
-
-@pytest.mark.parametrize(
-    "package",
-    [
-        pytest.param(package, marks=pytest.mark.xfail(reason=CIRCLES[package], strict=False))
-        if package in CIRCLES
-        else package
-        for package in sorted(ALLOWED)
-    ],
-)
+@pytest.mark.parametrize("package", sorted(ALLOWED))
 def test_no_folder_of_a_package_imports_itself_by_way_of_others(package):
     graph: dict[str, set[str]] = {}
     for module, others in arrows().items():

@@ -20,12 +20,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from common.errors import MethodError
-from common.explainable import Explainable
+from common.explainable import Explainable, as_explainable
 from common.formulas import gradients
-from common.gradcam import Targets, as_explainable
 from common.relu import gate_name, relu_call
 from common.state import ordinary, untouched
-from common.targets import as_targets, score_table
+from common.targets import Targets, as_targets, score_table
 
 
 def excitation(
