@@ -85,9 +85,7 @@ FAMILIES: dict[str, Family] = {
 }  # fmt: skip
 
 
-def load(
-    name: str, device: str | torch.device = "cpu", layer: str | None = None, beam: int | None = None
-) -> Captioner:
+def load(name: str, device: str | torch.device = "cpu", layer: str | None = None, beam: int | None = None) -> Captioner:
     """The `transformers` captioner `name` (`hf:NAME` or `NAME`): a folder, in the local cache, or on the
     model hub.
 
@@ -208,12 +206,7 @@ class TransformersNetwork:
         names = words[: len(spans)]
         unknown = {i for i, token in enumerate(ids) if token == self.tokenizer.unk_token_id != self.end}
         lost = [name for name, span in zip(names, spans, strict=True) if unknown & set(range(*span))]
-        return Text(
-            tuple(names),
-            tuple(ids),
-            tuple((a, b) for a, b in spans[: len(names)]),
-            tuple(dict.fromkeys(lost)),
-        )
+        return Text(tuple(names), tuple(ids), tuple((a, b) for a, b in spans[: len(names)]), tuple(dict.fromkeys(lost)))
 
     def _decoded(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -50,11 +50,7 @@ class Captioner(Facade):
     def caption(self, images: Encoded, *asked: Any, **options: Any) -> Any: ...
 
     def caption(  # type: ignore[misc]
-        self,
-        images: Images,
-        beam: int | None = None,
-        alternatives: int = 0,
-        max_length: int = decoding.MAX_LENGTH,
+        self, images: Images, beam: int | None = None, alternatives: int = 0, max_length: int = decoding.MAX_LENGTH
     ) -> Any:
         """A `Caption` of one image, or a list of them, by beam search, each with its `alternatives`."""
         beam = self.beam if beam is None else beam

@@ -14,9 +14,7 @@ from data.words.vocabulary import Vocabulary
 SHIPPED = Path(__file__).parent.parent / "data" / "checkpoints" / "captioner"
 
 
-def load_model(
-    path: str | os.PathLike[str] | None = None,
-) -> tuple[CaptionModel, Preprocessing, dict[str, Any]]:
+def load_model(path: str | os.PathLike[str] | None = None) -> tuple[CaptionModel, Preprocessing, dict[str, Any]]:
     """See `common.training.checkpoints.load_model`; the shipped one by default."""
     rows = {"vocabulary": "decoder.embedding.weight"}
     return checkpoints.load_model(path or SHIPPED, "captioner", rows, _build)

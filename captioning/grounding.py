@@ -84,9 +84,7 @@ def human_cases(
         known = [i for i, word in enumerate(caption.tokens) if word not in text.unknown]
         grounded = [phrase for phrase in caption.phrases if phrase.boxes]
         heads = tuple(
-            Span(p.head, p.head + 1, caption.tokens[p.head], p.kind, p.boxes)
-            for p in grounded
-            if p.head in known
+            Span(p.head, p.head + 1, caption.tokens[p.head], p.kind, p.boxes) for p in grounded if p.head in known
         )
         phrases = tuple(Span(p.start, p.stop, " ".join(p.words), p.kind, p.boxes) for p in grounded)
         if heads or phrases:
@@ -158,9 +156,7 @@ def measure(
     return _records(cases, explanation.heatmaps.cpu(), explanation.activation[0].cpu(), found)
 
 
-def phrase_ratios(
-    captioner: Captioner, encoded: Encoded, case: Case, methods: Sequence[str]
-) -> list[dict[str, float]]:
+def phrase_ratios(captioner: Captioner, encoded: Encoded, case: Case, methods: Sequence[str]) -> list[dict[str, float]]:
     """Inside/outside ratio by method of each phrase of one case (paper, figure 10b).
 
     For maps of the image's resolution the magnitude is summed over colours. The uniform map has ratio 1.
@@ -175,8 +171,7 @@ def phrase_ratios(
     ).maps
     boxes = [span.boxes for span in spans]
     maps = [
-        (found[method].abs().sum(2) if found[method].dim() == 5 else found[method])[:, 0].cpu()
-        for method in methods
+        (found[method].abs().sum(2) if found[method].dim() == 5 else found[method])[:, 0].cpu() for method in methods
     ]
     ratios = [metrics.inside_outside(values, boxes).tolist() for values in maps]
     return [dict(zip(methods, each, strict=True)) for each in zip(*ratios, strict=True)]
@@ -246,8 +241,7 @@ def _targets(cases: Sequence[Case], network: Any, shape: torch.Size) -> tuple[li
         for number, spans in enumerate(zip_longest(*(getattr(case, kind) for case in cases))):
             found[kind].update({(row, number): len(targets) for row, span in enumerate(spans) if span})
             places = [
-                Place(0, *_tokens(case.text, span)) if span else None
-                for case, span in zip(cases, spans, strict=True)
+                Place(0, *_tokens(case.text, span)) if span else None for case, span in zip(cases, spans, strict=True)
             ]
             targets.append(TextLogLikelihood(marks(places, shape), f"{kind} {number}"))
     for number, words in enumerate(zip_longest(*(case.wrong for case in cases))):
@@ -271,11 +265,7 @@ def _records(cases: Sequence[Case], maps: Tensor, energy: Tensor, found: Found) 
     records: list[Record] = []
     for kind in ("heads", "phrases"):
         own = {key: maps[target, key[0]] for key, target in found[kind].items()}
-        sources = {
-            "gradcam": own,
-            "energy": {key: energy[key[0]] for key in own},
-            "centre": dict.fromkeys(own, centre),
-        }
+        sources = {"gradcam": own, "energy": {key: energy[key[0]] for key in own}, "centre": dict.fromkeys(own, centre)}
         if kind == "heads":
             others = {(row, number): (row, _other(cases[row], number)) for row, number in own}
             sources["other word"] = {key: own[other] for key, other in others.items() if other in own}
@@ -290,11 +280,7 @@ def _measured(
 ) -> list[Record]:
     """A record of each word or phrase, with what is measured of its maps (h, w) by source."""
     records = {key: Record(cases[key[0]].image, s.word, s.kind, is_phrase) for key, s in spans.items()}
-    measures = {
-        "pointing": metrics.pointing,
-        "ratio": metrics.inside_outside,
-        "energy": metrics.energy_inside,
-    }
+    measures = {"pointing": metrics.pointing, "ratio": metrics.inside_outside, "energy": metrics.energy_inside}
     for name, maps in sources.items():
         boxes = [spans[key].boxes for key in maps]
         for kept, measured in measures.items() if maps else ():
@@ -311,6 +297,4 @@ def _other(case: Case, number: int) -> int | None:
     """Another grounded word of the caption that names something else: the next one, around the end."""
     mine = case.heads[number]
     rest = [*range(number + 1, len(case.heads)), *range(number)]
-    return next(
-        (i for i in rest if case.heads[i].boxes != mine.boxes and case.heads[i].word != mine.word), None
-    )
+    return next((i for i in rest if case.heads[i].boxes != mine.boxes and case.heads[i].word != mine.word), None)

@@ -142,9 +142,7 @@ def chair(
     captions name count as there too. A class named twice in a caption counts once.
     """
     if not len(captions) == len(present) == len(references or captions):
-        raise UserError(
-            f"{len(captions)} captions but the classes of {len(present)} photographs; give one of each"
-        )
+        raise UserError(f"{len(captions)} captions but the classes of {len(present)} photographs; give one of each")
     untrue: list[list[float]] = []
     found: list[list[float]] = []
     for number, (words, classes) in enumerate(zip(captions, present, strict=True)):
@@ -171,9 +169,7 @@ def _ngrams(words: Words) -> Counter:
 
 def _check(hypotheses: Sequence[Words], references: Sequence[Sequence[Words]]) -> None:
     if len(hypotheses) != len(references):
-        raise UserError(
-            f"{len(hypotheses)} captions but references for {len(references)} images; give one of each"
-        )
+        raise UserError(f"{len(hypotheses)} captions but references for {len(references)} images; give one of each")
     if not hypotheses:
         raise UserError("no captions to score; give at least one")
     for i, each in enumerate(references):
@@ -199,9 +195,7 @@ def _java(name: str, hypotheses: Sequence[Words], references: Sequence[Sequence[
         return {name: float(Scorer().compute_score(gold, candidates)[0])}
     except Exception as error:  # the Java side fails in many ways: version, memory, a model it cannot fetch
         reason = str(error).splitlines()[0] if str(error) else repr(error)
-        raise UserError(
-            f"{name} failed: {reason}; it needs Java, and SPICE at its first use the internet"
-        ) from error
+        raise UserError(f"{name} failed: {reason}; it needs Java, and SPICE at its first use the internet") from error
 
 
 METRICS: dict[str, Callable[[Sequence[Words], Sequence[Sequence[Words]]], dict[str, float]]] = {

@@ -59,9 +59,7 @@ class Decoder(nn.Module):
         self.evidence_in = nn.Linear(len(evidence_words), hidden)
         self.gate = nn.Linear(hidden, 1)
         self.dropout, self.word_dropout = dropout, word_dropout
-        self.register_buffer(
-            "evidence_words", torch.tensor(evidence_words, dtype=torch.long), persistent=False
-        )
+        self.register_buffer("evidence_words", torch.tensor(evidence_words, dtype=torch.long), persistent=False)
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
         for bias, value in ((self.evidence.bias, -3.0), (self.gate.bias, -1.0)):  # a word is in few captions
             nn.init.constant_(cast(Tensor, bias), value)

@@ -22,13 +22,10 @@ def check_text(text: Text, given: str, size: int) -> Text:
     """The text, or a `UserError` for one that is empty, too long, or of no word that the model knows."""
     shown = f"'{given[:60]}{'...' if len(given) > 60 else ''}'"
     if not text.words:
-        raise UserError(
-            f"the caption {shown} has no word; give a sentence, such as 'a dog runs on the grass'"
-        )
+        raise UserError(f"the caption {shown} has no word; give a sentence, such as 'a dog runs on the grass'")
     if len(text.words) > MAX_WORDS:
         raise UserError(
-            f"the caption {shown} has {len(text.words)} words; at most {MAX_WORDS} are explained;"
-            " give one sentence"
+            f"the caption {shown} has {len(text.words)} words; at most {MAX_WORDS} are explained; give one sentence"
         )
     if len(set(text.unknown)) == len(set(text.words)):
         raise UserError(
@@ -79,11 +76,7 @@ def caption_request(
     def likelihood(found: Sequence[Place | None]) -> TextLogLikelihood:
         return TextLogLikelihood(marks(found, query.shape))
 
-    targets: list[Target] = [
-        CaptionLogLikelihood(end=network.end),
-        *map(likelihood, words),
-        *map(likelihood, named),
-    ]
+    targets: list[Target] = [CaptionLogLikelihood(end=network.end), *map(likelihood, words), *map(likelihood, named)]
     targets += [Contrast(*(likelihood(each) for each in zip(*pair, strict=True))) for pair in pairs]
     targets += [EndLogLikelihood(end=network.end)] if end else []
     later = range(1 + longest, len(targets))

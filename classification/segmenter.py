@@ -18,14 +18,7 @@ from torch import Tensor, nn
 
 from classification.classifier import Classifier
 from classification.finetuning import Labelled, ReadableBatches, class_marks, photographs_mark, train_once
-from classification.segmentation import (
-    CRF_SCALE,
-    boundary_loss,
-    dense_crf,
-    expansion_loss,
-    probabilities,
-    seeding_loss,
-)
+from classification.segmentation import CRF_SCALE, boundary_loss, dense_crf, expansion_loss, probabilities, seeding_loss
 from common.formulas import upsample
 from common.images import Preprocessing, open_image
 from common.networks.dilate import dilated
@@ -104,9 +97,7 @@ def train_segmenter(
     reader = _Reader(network, preprocessing, labelled, cues, keep=not training.trunk_rate)
     batches = ReadableBatches(labelled, training.batch, reader.read, reader.join)
     steps, groups = batches.steps, _groups(network, training)
-    stage = Stage(
-        "sec", training.epochs, steps, groups, batches, lambda b: losses(network, b), warmup=steps // 4
-    )
+    stage = Stage("sec", training.epochs, steps, groups, batches, lambda b: losses(network, b), warmup=steps // 4)
     stage.mode = lambda: _training_mode(network)
     about = {"classifier": fingerprint(classifier.network.module, classifier.layer), **asdict(training)}
     train_once(stage, network, run, {**about, "images": photographs_mark(images)}, training.seed)
@@ -159,9 +150,7 @@ class Batch:
 def losses(network: Segmenter, batch: Batch) -> tuple[Tensor, dict[str, float]]:
     """The sum of the three losses, and each of them."""
     f = probabilities(network.head(batch.inputs) if batch.mapped else network(batch.inputs))
-    refined = [
-        dense_crf(each, image, CRF_SCALE) for each, image in zip(f.detach(), batch.pixels, strict=True)
-    ]
+    refined = [dense_crf(each, image, CRF_SCALE) for each, image in zip(f.detach(), batch.pixels, strict=True)]
     parts = {
         "seed": seeding_loss(f, batch.cues),
         "expand": expansion_loss(f, batch.present),
@@ -174,12 +163,7 @@ class _Reader:
     """Photographs as batches need them; what a photograph's seeds are is found when it is first seen."""
 
     def __init__(
-        self,
-        network: Segmenter,
-        preprocessing: Preprocessing,
-        images: Sequence[Labelled],
-        cues: Cues,
-        keep: bool,
+        self, network: Segmenter, preprocessing: Preprocessing, images: Sequence[Labelled], cues: Cues, keep: bool
     ):
         self.network, self.preprocessing, self.images = network, preprocessing, images
         self.cues, self.keep = cues, keep

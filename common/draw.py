@@ -113,10 +113,7 @@ def shaded_words(words: Sequence[str], weights: Sequence[float], width: int) -> 
     """Words on lines of at most `width` pixels, each shaded by its weight: red raises the score, blue lowers it."""
     peak = max((abs(weight) for weight in weights), default=0.0) or 1.0
     font = _font(18)
-    boxes = [
-        (word, weight / peak, int(font.getlength(word)) + 14)
-        for word, weight in zip(words, weights, strict=True)
-    ]
+    boxes = [(word, weight / peak, int(font.getlength(word)) + 14) for word, weight in zip(words, weights, strict=True)]
     places, x, y = [], 0, 0
     for _, _, wide in boxes:
         if x and x + wide > width:
@@ -187,9 +184,7 @@ def _legend(name: str, width: int) -> Image.Image:
     return _row([before, bar, after])
 
 
-def _text(
-    text: str, size: int, width: int, ink: tuple[int, int, int] = INK, bold: bool = False
-) -> Image.Image:
+def _text(text: str, size: int, width: int, ink: tuple[int, int, int] = INK, bold: bool = False) -> Image.Image:
     font = _font(size, bold)
     lines = _wrapped(text, font, width)
     line_height = round(size * 1.35)

@@ -258,9 +258,7 @@ def as_explainable(
     """The model split at `layer`, or at its default layer; what is split already is returned as it is."""
     if isinstance(model, Explainable):
         if layer not in (None, model.layer):
-            raise UserError(
-                f"the model is split at '{model.layer}' already; split its network at '{layer}' instead"
-            )
+            raise UserError(f"the model is split at '{model.layer}' already; split its network at '{layer}' instead")
         return model
     layer = default_layer(model, checked_images(images).clone(), query) if layer is None else layer
     return HookedModel(model, layer, grid)
@@ -268,16 +266,7 @@ def as_explainable(
 
 def checked_images(images: Tensor) -> Tensor:
     """The images, or a `UserError` for what is no floating-point batch (B, 3, H, W)."""
-    if (
-        not isinstance(images, Tensor)
-        or images.dim() != 4
-        or not images.is_floating_point()
-        or not len(images)
-    ):
-        given = (
-            f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
-        )
-        raise UserError(
-            f"images are {given}; give a floating-point tensor (B, 3, H, W), normalised for the model"
-        )
+    if not isinstance(images, Tensor) or images.dim() != 4 or not images.is_floating_point() or not len(images):
+        given = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
+        raise UserError(f"images are {given}; give a floating-point tensor (B, 3, H, W), normalised for the model")
     return images

@@ -111,15 +111,10 @@ class Explanation:
             names, batch = tuple(about["names"]), int(about["batch"])
             scores = arrays.pop("scores")
         except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
-            raise UserError(
-                f"'{path}' is not a saved explanation ({error}); save one with `.save(path)`"
-            ) from error
+            raise UserError(f"'{path}' is not a saved explanation ({error}); save one with `.save(path)`") from error
         word = {name: arrays.pop(name, None) for name in ("word_gradients", "word_drops")}
         methods = {name: method for method, name in _ARRAY_NAMES.items()}
-        maps = {
-            methods.get(name, name): values[:, None] if batch == 1 else values
-            for name, values in arrays.items()
-        }
+        maps = {methods.get(name, name): values[:, None] if batch == 1 else values for name, values in arrays.items()}
         return Explanation(names, scores, maps, about["provenance"], tuple(about.get("words", ())), **word)
 
 

@@ -85,11 +85,7 @@ def gradient_of(row: Tensor, inputs: Tensor, retain: bool = True) -> Tensor:
 
 
 def _grad(scores: Tensor, inputs: Tensor, rows: Tensor | None = None, retain: bool = True) -> Tensor:
-    options: dict[str, Any] = {
-        "retain_graph": retain,
-        "allow_unused": True,
-        "is_grads_batched": rows is not None,
-    }
+    options: dict[str, Any] = {"retain_graph": retain, "allow_unused": True, "is_grads_batched": rows is not None}
     try:
         found = torch.autograd.grad(scores, inputs, rows, **options)[0] if scores.requires_grad else None
     except RuntimeError as error:

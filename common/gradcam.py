@@ -241,9 +241,7 @@ METHODS: dict[str, _Way] = {
     "gradcam": lambda run: localisation(run.split[0].detach(), run.alpha),
     "counterfactual": lambda run: localisation(run.split[0].detach(), -run.alpha),  # paper, section 3.4
     "cam": lambda run: class_activation(run.split[2], run.split[0]),
-    "activation": lambda run: activation_energy(wide(run.split[0].detach())).expand(
-        len(run.scores), -1, -1, -1
-    ),
+    "activation": lambda run: activation_energy(wide(run.split[0].detach())).expand(len(run.scores), -1, -1, -1),
     "guided": lambda run: run.image_gradients("guided"),
     "deconv": lambda run: run.image_gradients("deconv"),
     "gradient": lambda run: run.image_gradients(None),

@@ -63,9 +63,7 @@ class TokenGrid:
                 f"a {shape} tensor of {len(images)} image(s) is not {form}; name another layer or TokenGrid layout"
             )
         if self.layout == "channels_last" and not lies_on(shape[1:3], image, self.patch):
-            raise LayerError(
-                f"a {shape} tensor is no (B, h, w, K) of {image[0]}x{image[1]} images; name another layer"
-            )
+            raise LayerError(f"a {shape} tensor is no (B, h, w, K) of {image[0]}x{image[1]} images; name another layer")
 
     def _size(self, patches: int, image: Sequence[int]) -> tuple[int, int]:
         sides = [(h, patches // h) for h in range(1, patches + 1) if patches % h == 0]
@@ -75,9 +73,7 @@ class TokenGrid:
             sides = [size for size in sides if lies_on(size, image, self.patch)]
         if not sides:
             grid = "{}x{} grid".format(*self.size) if self.size else f"grid on {image[0]}x{image[1]} pixels"
-            raise LayerError(
-                f"{patches} patch tokens do not fill a {grid}; give TokenGrid(prefix=..., size=(h, w))"
-            )
+            raise LayerError(f"{patches} patch tokens do not fill a {grid}; give TokenGrid(prefix=..., size=(h, w))")
         width_to_height = image[1] * self.patch[0] / image[0] / self.patch[1]
         return min(sides, key=lambda size: abs(math.log(size[0] / size[1] * width_to_height)))
 

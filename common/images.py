@@ -229,9 +229,7 @@ def _decode(image: Image.Image, max_side: int | None) -> Image.Image:
         raise UserError("EPS is a program, not an image; convert it to PNG")
     if 0 in image.size:
         raise UserError(f"the image has {image.width}x{image.height} pixels; get it again")
-    if image.width * image.height > 2 * (
-        Image.MAX_IMAGE_PIXELS or 2**62
-    ):  # Pillow checks most formats, but not all
+    if image.width * image.height > 2 * (Image.MAX_IMAGE_PIXELS or 2**62):  # Pillow checks most formats, but not all
         raise Image.DecompressionBombError
     original = image.size
     if _within(original, max_side) != original:

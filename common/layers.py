@@ -56,9 +56,7 @@ class _Run:
         return isinstance(self.module, nn.Linear) and len(self.shape) > 2
 
 
-def layers(
-    network: nn.Module, images: Tensor, query: Any = None, forward: Forward | None = None
-) -> list[Layer]:
+def layers(network: nn.Module, images: Tensor, query: Any = None, forward: Forward | None = None) -> list[Layer]:
     """Every layer whose output is a feature map, in the order in which they finish, from one forward pass.
 
     `images` (B, 3, H, W) decide the maps' sizes. A layer that runs several times is listed at its last run.
@@ -72,11 +70,7 @@ def layers(
 
 
 def default_layer(
-    network: nn.Module,
-    images: Tensor,
-    query: Any = None,
-    forward: Forward | None = None,
-    token_layers: int = 2,
+    network: nn.Module, images: Tensor, query: Any = None, forward: Forward | None = None, token_layers: int = 2
 ) -> str:
     """The last convolutional feature map after its activation and before pooling, as in the paper.
 
@@ -88,9 +82,7 @@ def default_layer(
     """
     runs = [run for run in _runs(network, images[:1], query, forward) if run.name]
     kind = type(network).__name__
-    last = max(
-        (i for i, run in enumerate(runs) if run.is_map and isinstance(run.module, CONVOLUTIONS)), default=None
-    )
+    last = max((i for i, run in enumerate(runs) if run.is_map and isinstance(run.module, CONVOLUTIONS)), default=None)
     if last is None:
         raise LayerError(
             f"{kind} runs no convolution with a feature map; name the layer to explain and, for a transformer,"
@@ -240,11 +232,7 @@ def unknown_layer(name: str, network: nn.Module) -> LayerError:
     near = difflib.get_close_matches(str(name), names, n=6, cutoff=0.5)
     parts = [known for known, _ in network.named_children()]
     hint = f"near it: {', '.join(near)}" if near else f"its parts: {', '.join(parts)}"
-    given = (
-        f"'{name}'"
-        if isinstance(name, str)
-        else f"{name!r} ({type(name).__name__}; layers are named by strings)"
-    )
+    given = f"'{name}'" if isinstance(name, str) else f"{name!r} ({type(name).__name__}; layers are named by strings)"
     return LayerError(f"the network has no layer {given}; {hint}; `layers()` lists all with a feature map")
 
 

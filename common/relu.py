@@ -39,9 +39,7 @@ class _RuledReLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
-        if (
-            ctx.rule == "guided"
-        ):  # only where the function isn't flat; deconvolution does not look at the forward pass
+        if ctx.rule == "guided":  # only where the function isn't flat; deconvolution does not look at the forward pass
             (y,) = ctx.saved_tensors
             gradient = aten.hardtanh_backward(gradient, y, 0.0, ctx.ceiling)
         return gradient.clamp(min=0), None, None, None

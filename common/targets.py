@@ -223,11 +223,7 @@ def score_table(targets: Sequence[Target], output: Any, images: int, differentia
 def _score(target: Target, output: Any, images: int, differentiable: bool) -> Tensor:
     row = target(output)
     if not isinstance(row, Tensor) or row.shape != (images,) or not row.is_floating_point():
-        given = (
-            f"scores of shape {tuple(row.shape)} and {row.dtype}"
-            if isinstance(row, Tensor)
-            else repr(row)[:80]
-        )
+        given = f"scores of shape {tuple(row.shape)} and {row.dtype}" if isinstance(row, Tensor) else repr(row)[:80]
         raise UserError(
             f"target '{target_name(target)}' gave {given}; a target gives one real number for each image, a tensor"
             f" ({images},)"
@@ -246,7 +242,5 @@ def logits(output: Any) -> Tensor:
     tensor = found if isinstance(found, Tensor) else first_tensor(output)
     if tensor is None or tensor.dim() != 2:
         shape = "no tensor" if tensor is None else f"shape {tuple(tensor.shape)}"
-        raise UserError(
-            f"the output has {shape}, not (B, C) scores; give a callable output -> (B,) as target"
-        )
+        raise UserError(f"the output has {shape}, not (B, C) scores; give a callable output -> (B,) as target")
     return tensor

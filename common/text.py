@@ -44,9 +44,7 @@ class Text:
     written: str = ""
 
     @staticmethod
-    def of(
-        words: Sequence[str], tokens: Sequence[int], unknown: Sequence[str] = (), written: str = ""
-    ) -> Text:
+    def of(words: Sequence[str], tokens: Sequence[int], unknown: Sequence[str] = (), written: str = "") -> Text:
         """Words that are written with one token each."""
         spans = tuple((i, i + 1) for i in range(len(words)))
         return Text(tuple(words), tuple(tokens), spans, tuple(unknown), written)
@@ -98,9 +96,7 @@ class TextOutput:
         """The first sequence of each image alone: fields (B, L, ...)."""
         if self.tokens.dim() == 2:
             return self
-        return TextOutput(
-            self.log_probs[0], self.distributions[0], self.tokens[0], self.mask[0], self.summary
-        )
+        return TextOutput(self.log_probs[0], self.distributions[0], self.tokens[0], self.mask[0], self.summary)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,9 +16,7 @@ from data.words.vocabulary import tokenize
 
 MAX_QUESTION_WORDS = 1000
 """Longer questions are refused by the readers and by the model."""
-_PREPOSITIONS = frozenset(
-    "of in on with at to from for that which who near by over under and or , behind".split()
-)
+_PREPOSITIONS = frozenset("of in on with at to from for that which who near by over under and or , behind".split())
 
 
 class Box(NamedTuple):
@@ -30,9 +28,7 @@ class Box(NamedTuple):
     bottom: float
 
     @classmethod
-    def of_pixels(
-        cls, edges: Iterable[float], size: Iterable[float], where: str, first_pixel: int = 0
-    ) -> Box:
+    def of_pixels(cls, edges: Iterable[float], size: Iterable[float], where: str, first_pixel: int = 0) -> Box:
         """The box of left, top, right, bottom in pixels of an image of `size` (width, height), cut to it.
 
         `first_pixel` is the number of the first pixel: 1 in VOC, where a box includes its last pixel, else 0.
@@ -41,9 +37,7 @@ class Box(NamedTuple):
         x0, y0, x1, y1 = edges
         width, height = size
         if width <= 0 or height <= 0:
-            raise UserError(
-                f"{where}: <size> is {width:g} x {height:g}; boxes need the image's size in pixels"
-            )
+            raise UserError(f"{where}: <size> is {width:g} x {height:g}; boxes need the image's size in pixels")
         if x1 < x0 or y1 < y0:
             raise UserError(f"{where}: a box ends before it starts: {x0:g},{y0:g} to {x1:g},{y1:g}")
         x0, y0 = x0 - first_pixel, y0 - first_pixel
@@ -60,9 +54,7 @@ def boxes_of_shares(boxes: Any, where: str) -> tuple[Box, ...]:
     try:
         found = [tuple(float(edge) for edge in box) for box in boxes]
     except (TypeError, ValueError):
-        raise UserError(
-            f"{where}: boxes is {str(boxes)[:60]!r}, not a list of [left, top, right, bottom]"
-        ) from None
+        raise UserError(f"{where}: boxes is {str(boxes)[:60]!r}, not a list of [left, top, right, bottom]") from None
     for box in found:
         if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
             raise UserError(f"{where}: box {list(box)} is not left < right, top < bottom within [0, 1]")
@@ -248,9 +240,7 @@ def checked_answer(answer: Any, where: str) -> str:
 def checked_soft_answers(soft: Any, where: str) -> tuple[tuple[str, float], ...]:
     """Pairs of {answer: accuracy in [0, 1]}, blank answers left out; `UserError` when it is no such object."""
     if not isinstance(soft, dict) or not any(answer.strip() for answer in soft):
-        raise UserError(
-            f"{where}: 'soft_answers' is {soft!r}, not an object of answers with their accuracies"
-        )
+        raise UserError(f"{where}: 'soft_answers' is {soft!r}, not an object of answers with their accuracies")
     odd = next((v for v in soft.values() if not isinstance(v, (int, float)) or not 0 <= v <= 1), None)
     if odd is not None:
         raise UserError(f"{where}: the accuracy {odd!r} of an answer is not in [0, 1]")

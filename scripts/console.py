@@ -30,18 +30,14 @@ def add_image_arguments(parser: argparse.ArgumentParser, nargs: str = "+") -> No
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--out", default="saywhy-out", metavar="DIR", help="folder for results (default: %(default)s)"
-    )
+    parser.add_argument("--out", default="saywhy-out", metavar="DIR", help="folder for results (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON record a line, and nothing else")
     parser.add_argument("--quiet", action="store_true", help="no progress bar and no list of files written")
 
 
 def add_classifier_arguments(parser: argparse.ArgumentParser, help_model: str) -> None:
     add_model_arguments(parser, help_model, "the last convolutional map", "efficientnet_lite0")
-    parser.add_argument(
-        "--random-weights", action="store_true", help="untrained weights, for tests and timing"
-    )
+    parser.add_argument("--random-weights", action="store_true", help="untrained weights, for tests and timing")
 
 
 def add_model_arguments(
@@ -53,9 +49,7 @@ def add_model_arguments(
     """Which model, which of its layers (`layer` says which is explained by default), and where it runs."""
     parser.add_argument("--model", default=default, metavar="NAME", help=help_model)
     parser.add_argument("--layer", metavar="NAME", help=f"layer to explain (default: {layer})")
-    parser.add_argument(
-        "--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:N (default: %(default)s)"
-    )
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:N (default: %(default)s)")
 
 
 def add_contrast_argument(parser: argparse.ArgumentParser, what: str) -> None:
@@ -70,12 +64,8 @@ def add_method_arguments(parser: argparse.ArgumentParser) -> None:
         "--methods", default="gradcam", metavar="A,B",
         help=f"comma-separated: {', '.join(METHOD_NAMES).replace('_', '-')} (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument(
-        "--window", type=int, metavar="PIXELS", help="side of the occlusion window (default: 32)"
-    )
-    parser.add_argument(
-        "--stride", type=int, metavar="PIXELS", help="step of the occlusion window (default: 16)"
-    )
+    parser.add_argument("--window", type=int, metavar="PIXELS", help="side of the occlusion window (default: 32)")
+    parser.add_argument("--stride", type=int, metavar="PIXELS", help="step of the occlusion window (default: 16)")
 
 
 def methods_of(args: argparse.Namespace) -> tuple[str, ...]:
@@ -137,9 +127,7 @@ class Outcome:
     picture: Any = None
 
 
-def run_each(
-    items: Sequence[Any], work: Callable[..., Outcome], args: argparse.Namespace, folder: Path | None
-) -> int:
+def run_each(items: Sequence[Any], work: Callable[..., Outcome], args: argparse.Namespace, folder: Path | None) -> int:
     """Do `work(*item)` for each item, which begins with a photograph's file; of a bad one is told, the others are done.
 
     `--json` prints the records; otherwise the lines are printed, and the files that explanations went to in `folder`.

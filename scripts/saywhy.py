@@ -31,12 +31,9 @@ class _Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     """The parser with every subcommand; what a subcommand needs is imported when it runs."""
     parser = _Parser(
-        prog="saywhy",
-        description="Why a vision model said what it said: explains captions, answers and labels.",
+        prog="saywhy", description="Why a vision model said what it said: explains captions, answers and labels."
     )
-    parser.add_argument(
-        "--version", action="store_true", help="print the versions of what decides the numbers"
-    )
+    parser.add_argument("--version", action="store_true", help="print the versions of what decides the numbers")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     for command in COMMANDS:
         importlib.import_module(f"scripts.commands.{command}").add_parser(subparsers)

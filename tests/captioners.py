@@ -24,9 +24,7 @@ class Trunk(nn.Module):
 def small(seed=0, hidden=10, scale=1.0, dtype=torch.float64):
     torch.manual_seed(seed)
     vocabulary = Vocabulary.build([WORDS], minimum=1)
-    model = (
-        CaptionModel(Trunk(), vocabulary, 6, ["dog", "cat", "ball"], hidden, layer="last").to(dtype).eval()
-    )
+    model = CaptionModel(Trunk(), vocabulary, 6, ["dog", "cat", "ball"], hidden, layer="last").to(dtype).eval()
     with torch.no_grad():
         for parameter in model.decoder.parameters():
             parameter.normal_(0, scale)

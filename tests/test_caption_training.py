@@ -23,14 +23,7 @@ from data.words.vocabulary import END
 from scripts import saywhy
 
 TINY = Settings(
-    views=2,
-    hidden=8,
-    evidence_words=6,
-    minimum_count=2,
-    batch=8,
-    evidence_epochs=1,
-    caption_epochs=2,
-    reward_epochs=1,
+    views=2, hidden=8, evidence_words=6, minimum_count=2, batch=8, evidence_epochs=1, caption_epochs=2, reward_epochs=1
 )
 
 
@@ -97,9 +90,7 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(trained, copy, 
 
 
 def test_going_on_with_other_settings_is_refused(trained, copy):
-    with pytest.raises(
-        UserError, match="hidden = 8, not 9; name another --out, or start again with --restart"
-    ):
+    with pytest.raises(UserError, match="hidden = 8, not 9; name another --out, or start again with --restart"):
         train_captioner(f"flickr8k:{copy}", trained, Settings(**{**vars(TINY), "hidden": 9}))
 
 
@@ -166,10 +157,7 @@ def test_a_vocabulary_that_does_not_fit_the_weights_is_refused(tmp_path, trained
     config = json.loads((trained / "captioner.json").read_text())
     (tmp_path / "captioner.safetensors").write_bytes((trained / "captioner.safetensors").read_bytes())
     for change, message in (
-        (
-            {"vocabulary": [*config["vocabulary"], "extra"]},
-            "'vocabulary' in .* doesn't fit the checkpoint: it has",
-        ),
+        ({"vocabulary": [*config["vocabulary"], "extra"]}, "'vocabulary' in .* doesn't fit the checkpoint: it has"),
         ({"kind": "vqa"}, "no checkpoint of a captioner model, but of a vqa one"),
         ({"hidden": 16}, "doesn't fit this model"),
         ({"vocabulary": config["vocabulary"][::-1]}, "a vocabulary starts with"),

@@ -37,11 +37,7 @@ def _twin(model, maps, tokens):
         weights = decoder.evidence.weight[:, :, 0, 0]
         pooled = []
         for e in range(len(words)):
-            places = [
-                float(weights[e] @ image[:, i, j] + decoder.evidence.bias[e])
-                for i in range(4)
-                for j in range(4)
-            ]
+            places = [float(weights[e] @ image[:, i, j] + decoder.evidence.bias[e]) for i in range(4) for j in range(4)]
             pooled.append(math.log(sum(math.exp(p) for p in places) / 16))
         evidence = torch.tensor(pooled, dtype=torch.float64)
         mean = image.flatten(1).mean(1)
@@ -101,9 +97,7 @@ def test_padding_changes_nothing(model, maps):
 def test_one_map_serves_several_captions(model, maps):
     together = model.head(maps[:1], TOKENS)
     for row in range(2):
-        torch.testing.assert_close(
-            together.log_probs[row], model.head(maps[:1], TOKENS[row : row + 1]).log_probs[0]
-        )
+        torch.testing.assert_close(together.log_probs[row], model.head(maps[:1], TOKENS[row : row + 1]).log_probs[0])
 
 
 def test_gradients_of_all_words_come_from_one_batched_backward_pass_in_eval_mode(model, maps):

@@ -27,9 +27,7 @@ def lite0() -> Classifier:
 
 def small_net(classes: int = 4) -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, classes)
-    )
+    return nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, classes))
 
 
 def small(labels: object = ("ant", "bee", "cow", "dog"), **options: object) -> Classifier:
@@ -79,9 +77,7 @@ def test_an_imagenet_prediction_brings_its_wnid(lite0: Classifier, sample_images
 
 def test_targets_by_synonym_index_wnid_and_callable_agree(lite0: Classifier) -> None:
     images = torch.randn(1, 3, 224, 224)
-    (explanation,) = lite0.explain(
-        images, targets=["Tiger_Cat", 282, "n02123159", lambda output: output[:, 282]]
-    )
+    (explanation,) = lite0.explain(images, targets=["Tiger_Cat", 282, "n02123159", lambda output: output[:, 282]])
     assert explanation.names[:3] == ("tiger cat",) * 3
     for row in range(1, 4):
         torch.testing.assert_close(explanation.heatmaps[row], explanation.heatmaps[0])
@@ -120,9 +116,7 @@ def test_contrast_is_the_map_of_the_difference() -> None:
     images = torch.randn(1, 3, 20, 24)
     (explanation,) = classifier.explain(images, targets=["bee", 0], contrast="dog")
     assert explanation.names == ("bee", "ant", "bee rather than dog", "ant rather than dog")
-    direct = gradcam(
-        small_net(), images, [lambda out: out[:, 1] - out[:, 3], lambda out: out[:, 0] - out[:, 3]]
-    )
+    direct = gradcam(small_net(), images, [lambda out: out[:, 1] - out[:, 3], lambda out: out[:, 0] - out[:, 3]])
     torch.testing.assert_close(explanation.heatmaps[2:], direct)
     (each,) = classifier.explain(images, targets=["bee", 0], contrast=["dog", "ant"])
     assert each.names[2:] == ("bee rather than dog",)
@@ -150,15 +144,7 @@ def test_explaining_a_path_an_image_and_a_list_agree(tmp_path: Path) -> None:
 
 
 def test_what_is_no_image_is_refused() -> None:
-    for wrong in (
-        3,
-        None,
-        b"photo.jpg",
-        np.zeros((8, 8, 3)),
-        [np.zeros((8, 8, 3))],
-        torch.zeros(3, 8, 8),
-        [],
-    ):
+    for wrong in (3, None, b"photo.jpg", np.zeros((8, 8, 3)), [np.zeros((8, 8, 3))], torch.zeros(3, 8, 8), []):
         with pytest.raises(UserError):
             small().predict(wrong)  # type: ignore[call-overload]
 
@@ -170,9 +156,7 @@ def test_provenance_names_model_weights_layer_and_preprocessing(lite0: Classifie
     assert Preprocessing.from_dict(provenance["preprocessing"]) == lite0.preprocessing
 
 
-def test_fast_gives_the_same_maps_and_says_what_it_changed(
-    lite0: Classifier, sample_images: list[Path]
-) -> None:
+def test_fast_gives_the_same_maps_and_says_what_it_changed(lite0: Classifier, sample_images: list[Path]) -> None:
     fast = classification.load(fast=True)
     assert "49 BatchNorm layers folded" in fast.changes and not lite0.changes
     plain, quick = (c.explain(sample_images[0], ["tabby", 967]) for c in (lite0, fast))
@@ -183,10 +167,7 @@ def test_fast_gives_the_same_maps_and_says_what_it_changed(
 
 def test_layers_lists_candidates_that_can_be_explained() -> None:
     classifier = small()
-    assert [(layer.name, layer.shape) for layer in classifier.layers()] == [
-        ("0", (6, 18, 22)),
-        ("1", (6, 18, 22)),
-    ]
+    assert [(layer.name, layer.shape) for layer in classifier.layers()] == [("0", (6, 18, 22)), ("1", (6, 18, 22))]
     for layer in classifier.layers():
         (found,) = classifier.explain(torch.randn(1, 3, 20, 24), 0, layer=layer.name)
         assert found.heatmaps.shape[-2:] == (18, 22)

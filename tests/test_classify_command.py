@@ -21,9 +21,7 @@ COFFEE = ROOT / "data" / "samples" / "espresso.jpg"
 def saywhy(*arguments, cwd=None) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "scripts.saywhy", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(
-        command, cwd=cwd or ROOT, env=environment, capture_output=True, text=True, timeout=300
-    )
+    return subprocess.run(command, cwd=cwd or ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture
@@ -65,13 +63,9 @@ def test_records_are_printed_one_a_line_and_nothing_else(explained) -> None:
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert [record["prediction"]["label"].split(",")[0] for record in records] == ["Egyptian cat", "espresso"]
     first = records[0]
+    assert first["task"] == "classify" and first["image"] == str(CAT) and first["model"] == "efficientnet_lite0"
     assert (
-        first["task"] == "classify" and first["image"] == str(CAT) and first["model"] == "efficientnet_lite0"
-    )
-    assert (
-        first["layer"] == "bn2"
-        and first["prediction"]["wnid"] == "n02124075"
-        and first["prediction"]["index"] == 285
+        first["layer"] == "bn2" and first["prediction"]["wnid"] == "n02124075" and first["prediction"]["index"] == 285
     )
     assert 0.5 < first["prediction"]["probability"] < 1
     assert [target["name"].split(",")[0] for target in first["targets"]] == ["tabby", "espresso"]
@@ -90,9 +84,7 @@ def test_a_bad_image_is_reported_the_others_are_done_and_the_status_says_so(expl
 def test_images_of_one_stem_do_not_overwrite_each_other_and_no_file_is_left_over(explained) -> None:
     folder, _ = explained
     found = sorted(path.name for path in (folder / "out").iterdir())
-    assert found == sorted(
-        f"{stem}.classify.{kind}" for stem in ("cat", "cat-2") for kind in ("json", "npz", "png")
-    )
+    assert found == sorted(f"{stem}.classify.{kind}" for stem in ("cat", "cat-2") for kind in ("json", "npz", "png"))
 
 
 def test_arrays_have_the_names_shapes_and_types_that_are_promised(explained) -> None:
@@ -150,9 +142,7 @@ def test_the_map_of_the_cat_is_on_the_cat_and_that_of_the_cup_on_the_cup(tmp_pat
     ],
     ids=str,
 )
-def test_wrong_arguments_end_in_one_line_that_names_them(
-    fails, monkeypatch, tmp_path, arguments, words
-) -> None:
+def test_wrong_arguments_end_in_one_line_that_names_them(fails, monkeypatch, tmp_path, arguments, words) -> None:
     monkeypatch.chdir(tmp_path)
     line = fails("classify", *arguments)
     assert all(word in line for word in words), line
@@ -172,7 +162,5 @@ def test_the_papers_figures_are_drawn(figure, tmp_path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert Image.open(out).width > 800
-    wrong = subprocess.run(
-        [*command, "--target", "unicorn"], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+    wrong = subprocess.run([*command, "--target", "unicorn"], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert wrong.returncode == 2 and "unicorn" in wrong.stderr and "Traceback" not in wrong.stderr

@@ -43,9 +43,7 @@ def test_a_beam_of_one_takes_the_best_word_at_each_step(model, maps):
     for i, (found,) in enumerate(decoding.beam(model, model.start(maps), width=1, max_length=6)):
         words = []
         for place in range(6):
-            distribution = (
-                model.head(maps[i : i + 1], torch.tensor([[*words, 4]])).distributions[0, -1].clone()
-            )
+            distribution = model.head(maps[i : i + 1], torch.tensor([[*words, 4]])).distributions[0, -1].clone()
             distribution[[PAD, START, UNKNOWN] + ([END] if place == 0 else [])] = -math.inf
             if int(distribution.argmax()) == END:
                 break

@@ -16,8 +16,7 @@ from data.words.english import article, color_of, gerund, head_noun, number_of, 
 
 BOXES = {"1": ((0.1, 0.1, 0.5, 0.9),), "2": ((0.2, 0.1, 0.3, 0.2),), "3": ((0.0, 0.5, 1.0, 1.0),)}
 LEXICON = Lexicon(
-    frozenset({"holding", "running", "jumping"}),
-    frozenset({"dog", "man", "hat", "stick", "beach", "dogs", "girl"}),
+    frozenset({"holding", "running", "jumping"}), frozenset({"dog", "man", "hat", "stick", "beach", "dogs", "girl"})
 )
 
 
@@ -69,10 +68,7 @@ def test_captions_that_disagree_on_a_color_ask_for_none():
 
 
 def test_a_number_needs_two_captions_and_as_many_boxes():
-    lines = (
-        "[/EN#1/animals Two dogs] are running",
-        "[/EN#1/animals Two dogs] run on [/EN#3/scene the beach]",
-    )
+    lines = ("[/EN#1/animals Two dogs] are running", "[/EN#1/animals Two dogs] run on [/EN#3/scene the beach]")
     assert not [q for q in _asked(*lines).values() if q.kind == "number"]  # one box only
     two = _image(*lines, boxes={"1": ((0, 0, 0.2, 0.2), (0.5, 0.5, 0.9, 0.9))})
     found = [q for q, _ in ask(describe(two, LEXICON), random.Random(0)) if q.kind == "number"]
@@ -166,16 +162,10 @@ def test_no_question_text_gives_its_answer_away(derived):
 def test_a_thing_that_is_said_not_to_be_there_is_in_no_caption(derived):
     images, questions = derived
     words = {image.image_id: {w for caption in image.captions for w in caption.tokens} for image in images}
-    absent = [
-        q
-        for q in questions
-        if q.answer == "no" and q.text.startswith(("is there", "do you see", "can you see"))
-    ]
+    absent = [q for q in questions if q.answer == "no" and q.text.startswith(("is there", "do you see", "can you see"))]
     assert len(absent) > 50
     for question in absent:
-        noun = [w.strip("?") for w in question.text.split() if w not in ("in", "the", "picture?", "here?")][
-            -1
-        ]
+        noun = [w.strip("?") for w in question.text.split() if w not in ("in", "the", "picture?", "here?")][-1]
         assert noun not in words[question.image_id] and plural(noun) not in words[question.image_id], question
 
 

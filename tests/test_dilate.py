@@ -41,9 +41,7 @@ def test_what_is_fine_enough_already_is_not_changed():
 
 
 def test_poolings_keep_the_size_and_what_follows_is_spread():
-    net = seeded(
-        lambda: nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.MaxPool2d(2, 2), nn.Conv2d(4, 5, 3, 1, 1))
-    )
+    net = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.MaxPool2d(2, 2), nn.Conv2d(4, 5, 3, 1, 1)))
     found = dilated(net, "2", torch.zeros(1, 3, 32, 32), 2)
     assert feature_map(found, "2", torch.zeros(1, 3, 32, 32)).shape == (1, 5, 16, 16)
     assert (found[2].dilation, found[2].padding) == ((2, 2), (2, 2))

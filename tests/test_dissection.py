@@ -38,10 +38,7 @@ def test_overlaps_equal_counting_pixel_by_pixel():
     generator = torch.Generator().manual_seed(1)
     activations = torch.rand(3, 2, 3, 3, generator=generator)
     masks = [
-        {
-            "dog": torch.rand(6, 6, generator=generator) > 0.5,
-            "sky": torch.rand(6, 6, generator=generator) > 0.7,
-        },
+        {"dog": torch.rand(6, 6, generator=generator) > 0.5, "sky": torch.rand(6, 6, generator=generator) > 0.7},
         {"dog": torch.rand(6, 6, generator=generator) > 0.5},
         {},
     ]
@@ -87,9 +84,7 @@ def test_the_sentence_names_top_and_bottom_units_once():
     assert [name.unit for name, _ in found.against_it] == [3, 4]
     assert found.sentence("bedroom") == "'bedroom' because of bed and lamp; sky and grass speak against it"
     assert dissection.reasons(alpha, names, 1).sentence("x") == "'x' because of bed; sky speaks against it"
-    assert (
-        dissection.reasons(-alpha.abs(), named("bed")).sentence("x") == "'x' although bed speaks against it"
-    )
+    assert dissection.reasons(-alpha.abs(), named("bed")).sentence("x") == "'x' although bed speaks against it"
     assert "none of the important neurons" in dissection.reasons(alpha, {}).sentence("x")
 
 

@@ -12,10 +12,7 @@ from common.gradcam import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
-    [
-        *ROOT.glob("*.md"),
-        *(page for part in ("data", "docs", "scripts") for page in (ROOT / part).rglob("*.md")),
-    ]
+    [*ROOT.glob("*.md"), *(page for part in ("data", "docs", "scripts") for page in (ROOT / part).rglob("*.md"))]
 )
 EXAMPLES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
@@ -93,13 +90,9 @@ def named_in_tree() -> set[Path]:
 
 def test_the_tree_is_the_tree() -> None:
     """Every folder, and every module that lies in one of the packages themselves."""
-    files = [
-        path for path in tracked() if len(path.parts) > 1 and path.parts[0] not in (".ci", "docs", "tests")
-    ]
+    files = [path for path in tracked() if len(path.parts) > 1 and path.parts[0] not in (".ci", "docs", "tests")]
     folders = {Path(*path.parts[:depth]) for path in files for depth in (1, 2) if len(path.parts) > depth}
-    modules = {
-        path for path in files if len(path.parts) == 2 and path.suffix == ".py" and path.stem != "__init__"
-    }
+    modules = {path for path in files if len(path.parts) == 2 and path.suffix == ".py" and path.stem != "__init__"}
     assert named_in_tree() - {Path("tests")} == folders | modules
 
 

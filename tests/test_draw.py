@@ -96,9 +96,7 @@ def test_words_above_the_tiles_make_a_panel_no_wider() -> None:
     tiles = [Tile(GREY, "photograph"), Tile(GREY, "cat")]
     words, weights = ["what", "animal", "is", "this", "then"] * 4, [[1.0] * 20, [-1.0] * 20]
     plain = panel("t", tiles)
-    with_words = panel(
-        "t", tiles, above=lambda width: attributed_words(words, ["cat", "dog"], weights, width)
-    )
+    with_words = panel("t", tiles, above=lambda width: attributed_words(words, ["cat", "dog"], weights, width))
     assert with_words.width == plain.width and with_words.height > plain.height + 4 * 30
 
 

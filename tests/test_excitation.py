@@ -36,9 +36,7 @@ class Deep(nn.Module):
 def matrix(linear, shape) -> np.ndarray:
     """A linear operation on inputs of `shape`, as a matrix, by unit vectors."""
     size = int(np.prod(shape))
-    columns = [
-        linear(torch.eye(size, dtype=torch.float64)[i].reshape(1, *shape)).flatten() for i in range(size)
-    ]
+    columns = [linear(torch.eye(size, dtype=torch.float64)[i].reshape(1, *shape)).flatten() for i in range(size)]
     return torch.stack(columns, 1).numpy()
 
 
@@ -182,9 +180,7 @@ def test_behind_pooling_and_one_layer_contrastive_excitation_is_a_cam_that_sums_
     """ReLU(P / sum P - N / sum N), P and N the maps of the class's positive and negative weights: the closed form
     that the report's note on c-MWP rests on.
     """
-    network = nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
-    )
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
     network = seeded(lambda: network, 4).double()
     images = torch.rand(1, 3, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     found = excitation(network, images, [2], layer="1", contrastive=True)[0, 0]

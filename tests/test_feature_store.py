@@ -144,9 +144,7 @@ def test_a_disk_that_fills_up_is_a_clear_error_and_finished_rows_stay(tmp_path, 
     path = tmp_path / "s.h5"
     with FeatureStore.open(path, NAMES, SHAPE, "t") as store:
         store.write([0, 1], _compute(NAMES[:2]))
-        monkeypatch.setattr(
-            h5py.File, "flush", lambda self: (_ for _ in ()).throw(OSError(28, "No space left"))
-        )
+        monkeypatch.setattr(h5py.File, "flush", lambda self: (_ for _ in ()).throw(OSError(28, "No space left")))
         with pytest.raises(UserError, match="No space left on device; free some space and run again"):
             store.write([2], _compute(NAMES[2:3]))
     monkeypatch.undo()

@@ -19,12 +19,7 @@ def _token_file(folder):
 
 def test_a_split_is_read_in_its_own_order_with_five_captions_an_image(copy):
     images = flickr8k.read(copy, "dev")
-    assert [image.name for image in images] == [
-        "1012_000c.jpg",
-        "1013_000d.jpg",
-        "1014_000e.jpg",
-        "1015_000f.jpg",
-    ]
+    assert [image.name for image in images] == ["1012_000c.jpg", "1013_000d.jpg", "1014_000e.jpg", "1015_000f.jpg"]
     assert all(len(image.captions) == 5 and image.path.is_file() for image in images)
     assert images[0].tokens[1] == ["the", images[0].tokens[1][1], "square"]
 
@@ -67,9 +62,7 @@ def test_an_image_without_captions_or_listed_twice_is_named(copy):
     with pytest.raises(UserError, match="trainImages.txt:13: image '9999_a.jpg' has no caption"):
         flickr8k.read(copy, "train")
     listing.write_text(text + "1001_0001.jpg\n")
-    with pytest.raises(
-        UserError, match="trainImages.txt:13: image '1001_0001.jpg' is listed twice, first on line 2"
-    ):
+    with pytest.raises(UserError, match="trainImages.txt:13: image '1001_0001.jpg' is listed twice, first on line 2"):
         flickr8k.read(copy, "train")
 
 
@@ -189,14 +182,8 @@ def test_a_broken_instance_is_named_and_its_image_left_out_where_others_are_soun
         ('{"images": [],\n "annotations": [}', ":2: broken JSON"),
         ('{"images": []}', "has no list 'annotations'"),
         ('{"images": [{"id": 1}], "annotations": []}', "images\\[0\\] has no 'file_name'"),
-        (
-            '{"images": [], "annotations": [{"image_id": 1, "caption": "x"}]}',
-            "annotations\\[0\\] is of image 1",
-        ),
-        (
-            '{"images": [{"id":1,"file_name":"a"}], "annotations": [{"image_id": 1, "caption": "."}]}',
-            "empty caption",
-        ),
+        ('{"images": [], "annotations": [{"image_id": 1, "caption": "x"}]}', "annotations\\[0\\] is of image 1"),
+        ('{"images": [{"id":1,"file_name":"a"}], "annotations": [{"image_id": 1, "caption": "."}]}', "empty caption"),
     ],
 )
 def test_broken_coco_files_name_file_and_entry(tmp_path, text, message):

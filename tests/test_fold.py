@@ -50,9 +50,7 @@ def test_outputs_agree_and_names_stay(build, pairs) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
-@pytest.mark.parametrize(
-    ("build", "layer"), [(Chain, "blocks.4"), (SamePadding, "b.bn2"), (SamePadding, "b")]
-)
+@pytest.mark.parametrize(("build", "layer"), [(Chain, "blocks.4"), (SamePadding, "b.bn2"), (SamePadding, "b")])
 def test_maps_agree_within_1e_5(build, layer) -> None:
     network = lively(seeded(build))
     copy, _ = fold(network, images(dtype=torch.float32))

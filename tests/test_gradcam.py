@@ -43,8 +43,7 @@ def images_of(batch: int = 2, seed: int = 1, side: int = 12) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("build", "layer"),
-    [(Plain, "features.5"), (Plain, "features.2"), (Functional, "conv3"), (Recurrent, "conv")],
+    ("build", "layer"), [(Plain, "features.5"), (Plain, "features.2"), (Functional, "conv3"), (Recurrent, "conv")]
 )
 def test_maps_agree_with_a_float64_twin(build, layer) -> None:
     network = seeded(build)
@@ -76,9 +75,7 @@ def test_an_in_place_relu_behind_the_layer_does_not_change_the_map() -> None:
     apart = copy.deepcopy(network)
     apart.features[5].inplace = False
     expected = torch.stack([twin(apart, "features.4", images_of(), index) for index in (1, 3)])
-    assert torch.allclose(
-        gradcam(network, images_of(), [1, 3], layer="features.4").double(), expected, atol=1e-6
-    )
+    assert torch.allclose(gradcam(network, images_of(), [1, 3], layer="features.4").double(), expected, atol=1e-6)
 
 
 def test_a_layer_that_runs_twice_is_explained_at_its_last_run() -> None:
@@ -121,9 +118,7 @@ def test_contrast_and_negation_are_the_gradients_of_what_they_say() -> None:
     explanation = explain(network, images, [Contrast(Index(1, "a"), Index(2, "b")), Negated(Index(1, "a"))])
     assert explanation.names == ("a rather than b", "not a")
     logits = network(images)
-    assert torch.allclose(
-        explanation.scores, torch.stack([logits[:, 1] - logits[:, 2], -logits[:, 1]]), atol=1e-6
-    )
+    assert torch.allclose(explanation.scores, torch.stack([logits[:, 1] - logits[:, 2], -logits[:, 1]]), atol=1e-6)
     counter = explain(network, images, [1], methods=("counterfactual",)).counterfactual
     assert torch.allclose(explanation.heatmaps[1], counter[0], atol=1e-7)
     weights = copy.deepcopy(network)
@@ -235,8 +230,7 @@ def snapshot(network: nn.Module) -> dict:
         "requires_grad": [parameter.requires_grad for parameter in network.parameters()],
         "grads": [None if p.grad is None else p.grad.clone() for p in network.parameters()],
         "hooks": [
-            (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
-            for m in network.modules()
+            (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in network.modules()
         ],
         "attributes": [sorted(vars(module)) for module in network.modules()],
         "inplace": [getattr(module, "inplace", None) for module in network.modules()],
@@ -285,8 +279,7 @@ def test_the_model_is_bit_identical_after_a_failure(targets, layer, methods) -> 
 
 def test_a_layer_without_a_feature_map_is_refused_with_those_that_have_one() -> None:
     with pytest.raises(
-        LayerError,
-        match=r"'fc' gives a \(2, 5\) tensor.*features\.2 \(ReLU, 4x12x12\), features \(Sequential, 6x6x6\)",
+        LayerError, match=r"'fc' gives a \(2, 5\) tensor.*features\.2 \(ReLU, 4x12x12\), features \(Sequential, 6x6x6\)"
     ):
         gradcam(seeded(Plain), images_of(), 0, layer="fc")
     with pytest.raises(LayerError, match="no layer 'featuers.5'; near it: features.5"):
@@ -308,9 +301,7 @@ def test_targets_that_do_not_fit_are_refused(targets, message) -> None:
 
 
 def test_images_that_are_no_batch_are_refused() -> None:
-    with pytest.raises(
-        UserError, match=r"\(3, 12, 12\) torch.float32; give a floating-point tensor \(B, 3, H, W\)"
-    ):
+    with pytest.raises(UserError, match=r"\(3, 12, 12\) torch.float32; give a floating-point tensor \(B, 3, H, W\)"):
         gradcam(seeded(Plain), images_of()[0], 0)
 
 
@@ -344,9 +335,7 @@ def test_a_seam_of_the_models_own_gives_the_same_maps_from_one_pass_of_the_trunk
     query = torch.tensor([1.0, 3.0])
     maps = explain(model, images, [0, 1], query=query).heatmaps
     assert model.passes == 1
-    assert torch.allclose(
-        maps, gradcam(model.network, images, [0, 1]) * query[None, :, None, None], atol=1e-6
-    )
+    assert torch.allclose(maps, gradcam(model.network, images, [0, 1]) * query[None, :, None, None], atol=1e-6)
     features = model.network.features(images).detach()
     again = explain(model, images, [0, 1], query=query, features=features)
     assert model.passes == 1 and torch.allclose(again.heatmaps, maps)
@@ -370,9 +359,7 @@ def test_importance_is_the_mean_gradient_of_each_target() -> None:
     with torch.enable_grad():
         twin = torch.stack([torch.autograd.grad(output[:, c].sum(), A, retain_graph=True)[0] for c in (0, 1)])
     torch.testing.assert_close(found.importance, twin.mean((-2, -1)))
-    torch.testing.assert_close(
-        found.heatmaps, torch.einsum("tbk,bkhw->tbhw", found.importance, A.detach()).relu()
-    )
+    torch.testing.assert_close(found.heatmaps, torch.einsum("tbk,bkhw->tbhw", found.importance, A.detach()).relu())
 
 
 @pytest.mark.parametrize(

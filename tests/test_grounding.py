@@ -60,11 +60,7 @@ def test_measures_agree_with_slow_twins():
     pointing, ratio, energy, chance = [], [], [], []
     for heatmap, each in zip(maps.double().numpy(), boxes, strict=True):
         big = _slow_upsampled(heatmap, SIZE)
-        spots = [
-            ((j + 0.5) / SIZE[1], (i + 0.5) / SIZE[0], big[i, j])
-            for i in range(SIZE[0])
-            for j in range(SIZE[1])
-        ]
+        spots = [((j + 0.5) / SIZE[1], (i + 0.5) / SIZE[0], big[i, j]) for i in range(SIZE[0]) for j in range(SIZE[1])]
         best = max(spots, key=lambda spot: spot[2])
         within = [value for x, y, value in spots if _inside(x, y, each)]
         without = [value for x, y, value in spots if not _inside(x, y, each)]
@@ -161,10 +157,7 @@ def seen(captioner):
 def test_words_are_the_head_nouns_of_phrases_with_boxes(captioner):
     caption = parse(SENTENCE, BOXES)
     (case,) = grounding.human_cases(0, [caption], captioner.network, ["cat", "dog", "ball"])
-    assert [(span.word, span.kind, span.start) for span in case.heads] == [
-        ("dog", "people", 2),
-        ("ball", "scene", 6),
-    ]
+    assert [(span.word, span.kind, span.start) for span in case.heads] == [("dog", "people", 2), ("ball", "scene", 6)]
     assert [span.word for span in case.phrases] == ["a red dog", "the ball", "the zebra"]
     assert case.wrong == ("cat", "cat")  # 'dog' and 'ball' were said of the image
     without = parse(SENTENCE, {})
@@ -174,24 +167,15 @@ def test_words_are_the_head_nouns_of_phrases_with_boxes(captioner):
 def test_a_generated_word_takes_the_boxes_of_all_phrases_it_heads(captioner, seen):
     written = captioner.caption(seen, max_length=3)[0]
     other = parse("[/EN#4/people Dogs] sit", {"4": ((0.8, 0.8, 0.9, 0.9),)})
-    fixed = type(written)(
-        ("the", "dog", "sits"), (-1.0, -1.0, -1.0), -4.0, captioner.network.read("the dog sits")
-    )
+    fixed = type(written)(("the", "dog", "sits"), (-1.0, -1.0, -1.0), -4.0, captioner.network.read("the dog sits"))
     case = grounding.generated_case(0, fixed, [parse(SENTENCE, BOXES), other])
-    assert [(span.word, span.boxes) for span in case.heads] == [
-        ("dog", ((0.0, 0.0, 0.5, 0.5), (0.8, 0.8, 0.9, 0.9)))
-    ]
+    assert [(span.word, span.boxes) for span in case.heads] == [("dog", ((0.0, 0.0, 0.5, 0.5), (0.8, 0.8, 0.9, 0.9)))]
 
 
 def test_a_measurement_is_that_of_the_maps_explained_one_by_one(captioner, seen):
-    captions = [
-        parse(SENTENCE, BOXES),
-        parse("[/EN#3/other the cat] sits on [/EN#1/people a red dog]", BOXES),
-    ]
+    captions = [parse(SENTENCE, BOXES), parse("[/EN#3/other the cat] sits on [/EN#1/people a red dog]", BOXES)]
     cases = [
-        case
-        for row in range(2)
-        for case in grounding.human_cases(row, captions, captioner.network, ["cat", "ball"])
+        case for row in range(2) for case in grounding.human_cases(row, captions, captioner.network, ["cat", "ball"])
     ]
     records = grounding.measure(captioner, seen, cases)
     assert len(records) == sum(len(case.heads) + len(case.phrases) for case in cases)

@@ -74,10 +74,7 @@ def test_photographs_come_by_number_with_classes_and_boxes(folder):
     assert [item.name for item in found.items] == names(3) and not found.problems
     first = found.items[0]
     assert first.classes == ("n01751748",) and first.path.is_file()
-    assert first.boxes("n01751748") == [
-        (111 / 500, 107 / 375, 441 / 500, 1.0),
-        (0.0, 0.0, 1.0, 75 / 375),
-    ]
+    assert first.boxes("n01751748") == [(111 / 500, 107 / 375, 441 / 500, 1.0), (0.0, 0.0, 1.0, 75 / 375)]
     assert len(ilsvrc.read_validation(folder, limit=2).items) == 2
 
 
@@ -116,9 +113,7 @@ def test_class_files_number_the_wordnet_ids(tmp_path):
         json.dumps({"0": ["n01440764", "tench"], "1": ["n01443537", "goldfish"]})
     )
     assert ilsvrc.class_indices(tmp_path) == {"n01440764": 0, "n01443537": 1}
-    (tmp_path / "LOC_synset_mapping.txt").write_text(
-        "n01443537 goldfish, Carassius auratus\nn01440764 tench\n"
-    )
+    (tmp_path / "LOC_synset_mapping.txt").write_text("n01443537 goldfish, Carassius auratus\nn01440764 tench\n")
     assert ilsvrc.class_indices(tmp_path) == {"n01443537": 0, "n01440764": 1}
 
 

@@ -36,9 +36,7 @@ def near(pixel: tuple[int, ...], colour: tuple[int, int, int], tolerance: int = 
 
 def check_corners(image: Image.Image) -> None:
     w, h = image.size
-    for (x, y), colour in zip(
-        ((2, 2), (w - 3, 2), (2, h - 3), (w - 3, h - 3)), (RED, GREEN, BLUE, WHITE), strict=True
-    ):
+    for (x, y), colour in zip(((2, 2), (w - 3, 2), (2, h - 3), (w - 3, h - 3)), (RED, GREEN, BLUE, WHITE), strict=True):
         assert near(image.getpixel((x, y)), colour), (x, y, image.getpixel((x, y)))
 
 
@@ -129,9 +127,7 @@ def test_the_first_frame_of_an_animation_is_read(tmp_path: Path, suffix: str) ->
     assert near(open_image(tmp_path / f"a.{suffix}").getpixel((4, 4)), RED)
 
 
-@pytest.mark.parametrize(
-    "mode, suffix", [("RGB", "jpg"), ("P", "png"), ("1", "png"), ("L", "png"), ("RGBA", "png")]
-)
+@pytest.mark.parametrize("mode, suffix", [("RGB", "jpg"), ("P", "png"), ("1", "png"), ("L", "png"), ("RGBA", "png")])
 def test_twenty_thousand_pixels_wide_is_reduced(tmp_path: Path, mode: str, suffix: str) -> None:
     image = Image.new("RGB", (20_000, 40), BLUE).convert(mode)
     image.save(tmp_path / f"wide.{suffix}")
@@ -215,11 +211,7 @@ def test_nothing_is_written_to_the_terminal(tmp_path: Path) -> None:
     )
     files = [str(path) for path in sorted(tmp_path.iterdir())]
     done = subprocess.run(
-        [sys.executable, "-c", code, *files],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[1],
-        check=True,
+        [sys.executable, "-c", code, *files], capture_output=True, text=True, cwd=Path(__file__).parents[1], check=True
     )
     assert done.stdout == done.stderr == ""
 
@@ -239,12 +231,8 @@ def test_cropping_agrees_with_torchvision_closely() -> None:
     pixels = np.stack([x * 255 / 400, y * 255 / 300, (x + y) * 255 / 700], -1).astype(np.uint8)
     image = Image.fromarray(pixels)
     ours = Preprocessing(crop=0.875, mean=(0, 0, 0), std=(1, 1, 1))(image)[0]
-    theirs = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()])(
-        image
-    )
-    assert (
-        ours - theirs
-    ).abs().max() < 0.015  # the same part of the image, cut before instead of after resizing
+    theirs = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()])(image)
+    assert (ours - theirs).abs().max() < 0.015  # the same part of the image, cut before instead of after resizing
 
 
 def test_region_is_the_whole_image_or_its_centre() -> None:
@@ -276,8 +264,7 @@ def test_preprocessing_survives_json() -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"size": (0, 4)}, {"std": (1, 0, 1)}, {"interpolation": "cubic"}, {"crop": 1.5}, {"mean": (0,)}],
+    "options", [{"size": (0, 4)}, {"std": (1, 0, 1)}, {"interpolation": "cubic"}, {"crop": 1.5}, {"mean": (0,)}]
 )
 def test_impossible_preprocessing_is_refused(options: dict) -> None:
     with pytest.raises(UserError):

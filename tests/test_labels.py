@@ -42,10 +42,7 @@ def test_any_synonym_wnid_or_index_finds_the_class(target: object, index: int) -
     assert imagenet().find(target) == index
 
 
-@pytest.mark.parametrize(
-    "name, indices",
-    [("crane", (134, 517)), ("maillot", (638, 639)), ("Cardigan", (264, 474))],
-)
+@pytest.mark.parametrize("name, indices", [("crane", (134, 517)), ("maillot", (638, 639)), ("Cardigan", (264, 474))])
 def test_a_name_that_two_classes_go_by_is_refused_with_both(name: str, indices: tuple[int, int]) -> None:
     with pytest.raises(UserError) as caught:
         imagenet().find(name)
@@ -79,9 +76,7 @@ def test_every_synonym_finds_its_class_or_lists_it(index: int, data: st.DataObje
         assert f"{index} (" in str(error)
     else:
         # A name that another class goes by belongs to that class.
-        assert found == index or labels[found].casefold().replace("-", " ") == name.casefold().replace(
-            "-", " "
-        )
+        assert found == index or labels[found].casefold().replace("-", " ") == name.casefold().replace("-", " ")
 
 
 def test_labels_come_from_lists_dicts_and_files(tmp_path: Path) -> None:
@@ -93,9 +88,7 @@ def test_labels_come_from_lists_dicts_and_files(tmp_path: Path) -> None:
     for source in [tmp_path / "a.txt", str(tmp_path / "a.json"), tmp_path / "b.json", *sources[::2]]:
         assert Labels.of(source) == wanted
     assert Labels.of(sources[1])[2] == "x7"
-    assert (
-        wanted.find("DOG") == 1 and wanted.find("7") == 2 and wanted.find(0) == 0 and wanted.wnid(0) is None
-    )
+    assert wanted.find("DOG") == 1 and wanted.find("7") == 2 and wanted.find(0) == 0 and wanted.wnid(0) is None
 
 
 def test_a_comma_in_a_label_of_ones_own_stays() -> None:

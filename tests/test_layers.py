@@ -100,9 +100,7 @@ def test_tokens_that_do_not_fill_the_grid_are_refused() -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(
-    st.integers(4, 300), st.integers(4, 300), st.integers(1, 32), st.sampled_from([(1, 1), (2, 1), (1, 3)])
-)
+@given(st.integers(4, 300), st.integers(4, 300), st.integers(1, 32), st.sampled_from([(1, 1), (2, 1), (1, 3)]))
 def test_the_grid_of_equal_patches_follows_from_the_inputs_size(height, width, side, ratio) -> None:
     step = (side * ratio[0], side * ratio[1])
     h, w = height // step[0], width // step[1]  # what is left over is cut off
@@ -138,9 +136,7 @@ def test_channels_last_are_no_feature_map_but_can_be_read(layer: str, side: int)
         gradcam(network, images, 1, layer=layer)
     maps = gradcam(network, images, 1, layer=layer, grid=TokenGrid(layout="channels_last"))
     assert maps.shape == (1, 1, side // 4, side // 2)
-    with pytest.raises(
-        LayerError, match="tokens, as transformers do, behind its last convolution .'patches'"
-    ):
+    with pytest.raises(LayerError, match="tokens, as transformers do, behind its last convolution .'patches'"):
         default_layer(network, images)
 
 
@@ -199,8 +195,7 @@ def pooling_named(name: str) -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("name", "layer", "side"),
-    [("nest", "levels", 4), ("poolformer", "stages", 2), ("seresnet18", "layer4", 2)],
+    ("name", "layer", "side"), [("nest", "levels", 4), ("poolformer", "stages", 2), ("seresnet18", "layer4", 2)]
 )
 def test_a_class_named_after_pooling_does_not_end_the_search(name: str, layer: str, side: int) -> None:
     network, images = seeded(lambda: pooling_named(name)), torch.rand(1, 3, 64, 64)
@@ -209,13 +204,9 @@ def test_a_class_named_after_pooling_does_not_end_the_search(name: str, layer: s
 
 
 def test_a_layer_is_named_by_a_string() -> None:
-    network = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
-    )
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     for layer in (0, 3, ""):
-        with pytest.raises(
-            LayerError, match=r"no layer (0|3) \(int; layers are named by strings|no layer ''"
-        ):
+        with pytest.raises(LayerError, match=r"no layer (0|3) \(int; layers are named by strings|no layer ''"):
             gradcam(network, images_of(), 0, layer=layer)
 
 

@@ -50,9 +50,7 @@ def slow_deletion(image, row, values, baseline, steps):
     for step in range(steps + 1):
         now = image.clone()
         for i in order[: round(step / steps * values.numel())]:
-            now[:, i // values.shape[1], i % values.shape[1]] = baseline[
-                :, i // values.shape[1], i % values.shape[1]
-            ]
+            now[:, i // values.shape[1], i % values.shape[1]] = baseline[:, i // values.shape[1], i % values.shape[1]]
         curve.append(float(score(now[None], torch.tensor([row]))))
     return curve
 
@@ -66,28 +64,20 @@ def test_deletion_and_insertion_equal_one_pixel_after_the_other(batch):
     deleted = faithfulness.deletion(score, images, maps, baseline, steps=5, batch=batch)
     inserted = faithfulness.insertion(score, images, maps, baseline, steps=5, batch=batch)
     for b in range(2):
-        assert deleted[b].tolist() == pytest.approx(
-            slow_deletion(images[b], b, maps[b], baseline[b], 5), rel=1e-5
-        )
-        assert inserted[b].tolist() == pytest.approx(
-            slow_deletion(baseline[b], b, maps[b], images[b], 5), rel=1e-5
-        )
+        assert deleted[b].tolist() == pytest.approx(slow_deletion(images[b], b, maps[b], baseline[b], 5), rel=1e-5)
+        assert inserted[b].tolist() == pytest.approx(slow_deletion(baseline[b], b, maps[b], images[b], 5), rel=1e-5)
 
 
 def test_area_equals_scikit_learns():
     curve = torch.rand(11, generator=torch.Generator().manual_seed(3))
-    assert faithfulness.area(curve).item() == pytest.approx(
-        auc(np.linspace(0, 1, 11), curve.numpy()), rel=1e-6
-    )
+    assert faithfulness.area(curve).item() == pytest.approx(auc(np.linspace(0, 1, 11), curve.numpy()), rel=1e-6)
     assert faithfulness.area(torch.ones(2, 5)).tolist() == [1, 1]
 
 
 def test_blur_equals_scipys_gaussian():
     images = torch.rand(1, 3, 24, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     found = faithfulness.blurred(images, 2.0)[0].numpy()
-    expected = np.stack(
-        [ndimage.gaussian_filter(c, 2.0, mode="nearest", truncate=3.0) for c in images[0].numpy()]
-    )
+    expected = np.stack([ndimage.gaussian_filter(c, 2.0, mode="nearest", truncate=3.0) for c in images[0].numpy()])
     assert np.abs(found - expected).max() < 1e-12
     flat = torch.full((1, 3, 9, 9), 0.7)
     assert torch.allclose(faithfulness.blurred(flat), flat)

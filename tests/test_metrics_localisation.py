@@ -59,9 +59,7 @@ def test_a_map_without_a_positive_value_has_no_box():
 
 
 def test_overlap_of_boxes_is_intersection_over_union():
-    found = localisation.box_overlap(
-        [[0, 0, 0.5, 0.5]], [[0.25, 0, 0.75, 0.5], [0.5, 0.5, 1, 1], [0, 0, 0.5, 0.5]]
-    )
+    found = localisation.box_overlap([[0, 0, 0.5, 0.5]], [[0.25, 0, 0.75, 0.5], [0.5, 0.5, 1, 1], [0, 0, 0.5, 0.5]])
     assert found[0].tolist() == pytest.approx([1 / 3, 0, 1])
     assert math.isnan(localisation.box_overlap([[math.nan] * 4], [[0, 0, 1, 1]])[0, 0])
 
@@ -90,9 +88,7 @@ def test_cell_share_is_the_part_of_the_positive_map_in_the_cell():
 
 
 def test_a_uniform_map_has_the_share_of_chance():
-    assert localisation.cell_share(torch.ones(1, 3, 3), [4], 3, (90, 90)).item() == pytest.approx(
-        1 / 9, abs=1e-6
-    )
+    assert localisation.cell_share(torch.ones(1, 3, 3), [4], 3, (90, 90)).item() == pytest.approx(1 / 9, abs=1e-6)
 
 
 def test_a_cell_outside_the_grid_is_refused():
@@ -122,9 +118,7 @@ def slow_pointing(values: np.ndarray, region: np.ndarray, tolerance: float) -> f
     """A twin on a map of the region's size: every pixel's distance to the peak, one by one."""
     H, W = region.shape
     peak = max(((y, x) for y in range(H) for x in range(W)), key=lambda at: values[at])
-    distances = [
-        math.hypot(y - peak[0], x - peak[1]) for y in range(H) for x in range(W) if bool(region[y, x])
-    ]
+    distances = [math.hypot(y - peak[0], x - peak[1]) for y in range(H) for x in range(W) if bool(region[y, x])]
     return math.nan if not distances else float(min(distances) <= tolerance)
 
 

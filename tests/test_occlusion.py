@@ -206,11 +206,7 @@ NETWORKS = [
 
 def pooled(build) -> nn.Module:
     network = lively(seeded(build))
-    return (
-        nn.Sequential(network, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
-        if build is KnowsPlaces
-        else network
-    )
+    return nn.Sequential(network, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval() if build is KnowsPlaces else network
 
 
 @pytest.mark.parametrize(("build", "layer", "expected"), NETWORKS)
@@ -284,11 +280,7 @@ def test_slow_option_takes_whole_networks_and_gives_the_same() -> None:
     network, x = lively(seeded(Chain)).double(), images()
     maps = [
         occlusion(
-            HookedModel(network, "blocks.4"),
-            x,
-            as_targets([1]),
-            None,
-            OcclusionOptions(14, 9, fast=fast, batch=batch),
+            HookedModel(network, "blocks.4"), x, as_targets([1]), None, OcclusionOptions(14, 9, fast=fast, batch=batch)
         )
         for fast, batch in ((True, None), (False, None), (True, 1), (True, 1000))
     ]
@@ -302,9 +294,7 @@ def test_drop_is_what_the_window_took_away() -> None:
     nn.init.ones_(network[2].weight)
     x = torch.zeros(1, 3, 4, 4)
     x[:, :, :2, 2:] = torch.tensor([[4.0, 8.0], [0.0, 0.0]])
-    maps = occlusion(
-        HookedModel(network, "0"), x, as_targets([0]), None, OcclusionOptions(2, 2, fill=(1.0, 2.0, 0.0))
-    )
+    maps = occlusion(HookedModel(network, "0"), x, as_targets([0]), None, OcclusionOptions(2, 2, fill=(1.0, 2.0, 0.0)))
     # Each 2x2 mean of a channel counts once: 3 channels with 3.0 in the top right corner; the fill adds 1 + 2
     # + 0.
     assert maps.tolist() == [[[[-3.0, 6.0], [-3.0, -3.0]]]]
@@ -366,15 +356,11 @@ def test_each_image_keeps_its_query_and_its_target(query, monkeypatch) -> None:
     network = seeded(Reader).double()
     x, index = images(3), torch.tensor([5, 0, 3])
     target = Contrast(Index(index), Negated(Index(1)))
-    monkeypatch.setattr(
-        module._Plain, "base", lambda self, image: pytest.fail("the definition was fallen back to")
-    )
+    monkeypatch.setattr(module._Plain, "base", lambda self, image: pytest.fail("the definition was fallen back to"))
     monkeypatch.setattr(module._Batched, "__init__", _no_whole_networks(module._Batched.__init__))
     maps = occlusion(ReaderSplit(network), x, [target], query, OcclusionOptions(14, 9))
     score = lambda output: output.gather(1, index[:, None])[:, 0] + output[:, 1]  # noqa: E731
-    torch.testing.assert_close(
-        maps[0], definition(network, x, score, 14, 9, query=query), rtol=1e-7, atol=1e-10
-    )
+    torch.testing.assert_close(maps[0], definition(network, x, score, 14, 9, query=query), rtol=1e-7, atol=1e-10)
 
 
 def _no_whole_networks(init):

@@ -110,9 +110,7 @@ def test_ablation_cam_agrees_with_pytorch_grad_cam() -> None:
     with pytorch_grad_cam.AblationCAM(network, [network.features[5]]) as cam:
         cam.activations_and_grads(images_of(1))
         weights = cam.get_cam_weights(images_of(1), network.features[5], [target], A.numpy(), None)
-    theirs = (torch.as_tensor(weights)[..., None, None] * A).sum(1) * network(images_of(1))[
-        0, 2
-    ].abs().detach()
+    theirs = (torch.as_tensor(weights)[..., None, None] * A).sum(1) * network(images_of(1))[0, 2].abs().detach()
     ours = explain(network, images_of(1), 2, methods="ablation_cam").ablation_cam[0]
     sign = network(images_of(1))[0, 2].sign().detach()  # they divide by the score, and with it by its sign
     torch.testing.assert_close(ours, (theirs * sign).relu().to(ours), rtol=1e-4, atol=1e-6)
@@ -127,9 +125,7 @@ def test_integrated_gradients_agree_with_captum() -> None:
     network.conv1.bias.data.zero_()
     network.conv2.bias.data.zero_()
     theirs = peer.attribute(images, images * 0, target=2, n_steps=32, method="riemann_middle").sum(1)
-    ours = explain(
-        HookedModel(network, "conv3"), images, 2, methods="integrated_gradients"
-    ).integrated_gradients
+    ours = explain(HookedModel(network, "conv3"), images, 2, methods="integrated_gradients").integrated_gradients
     torch.testing.assert_close(ours[0], theirs, rtol=1e-4, atol=1e-6)
 
 
@@ -140,13 +136,9 @@ def test_finer_cams_target_is_that_of_pytorch_grad_cam() -> None:
     for target, others in ((Finer(2, (5, 7), strength=0.6), [[5, 7]] * 3), (Finer(2, strength=0.6), None)):
         if others is None:  # those whose logits are nearest
             others = [(row - row[2]).abs().argsort()[1:4].tolist() for row in output]
-        theirs = torch.stack(
-            [FinerWeightedTarget(2, o, 0.6)(row) for o, row in zip(others, output, strict=True)]
-        )
+        theirs = torch.stack([FinerWeightedTarget(2, o, 0.6)(row) for o, row in zip(others, output, strict=True)])
         torch.testing.assert_close(target(output), theirs, rtol=1e-5, atol=1e-6)
-        ours, peer = (
-            torch.autograd.grad(s.sum(), output, retain_graph=True)[0] for s in (target(output), theirs)
-        )
+        ours, peer = (torch.autograd.grad(s.sum(), output, retain_graph=True)[0] for s in (target(output), theirs))
         torch.testing.assert_close(ours, peer, rtol=1e-4, atol=1e-6)
 
 

@@ -184,18 +184,14 @@ HIDDEN = {
 @pytest.mark.parametrize("what", HIDDEN)
 @pytest.mark.parametrize("method", ["guided", "deconv"])
 def test_gates_out_of_reach_are_refused(what, method) -> None:
-    network = nn.Sequential(
-        nn.Conv2d(3, 4, 3), HIDDEN[what](), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
-    )
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), HIDDEN[what](), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     for _ in range(3):  # scripted functions are compiled after a run or two
         with pytest.raises(MethodError, match=what):
             explain(HookedModel(network.eval(), "0"), images_of(), [0], methods=(method,))
 
 
 def test_backward_hooks_of_the_users_are_no_gates() -> None:
-    network = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
-    )
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     expected = explain(network.eval(), images_of(), [0], methods=("guided",)).guided
     network[0].register_full_backward_hook(lambda module, inputs, outputs: None)
     assert torch.equal(explain(network, images_of(), [0], methods=("guided",)).guided, expected)

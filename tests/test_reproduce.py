@@ -213,10 +213,7 @@ def test_other_data_is_measured_again(lab, tmp_path):
 def test_an_experiment_without_its_data_is_named_in_the_report(lab, capsys):
     lab.data = {}
     assert run.experiment_all({"fig9": section_of("fig9")}, lab, quiet=True) == 0
-    assert (
-        "Left out: no flickr8k data; give its folder with --flickr8k PATH"
-        in (lab.out / "index.html").read_text()
-    )
+    assert "Left out: no flickr8k data; give its folder with --flickr8k PATH" in (lab.out / "index.html").read_text()
     with pytest.raises(Absent):
         lab.on("voc")
 
@@ -247,18 +244,14 @@ def test_ilsvrcs_protocol_runs_on_its_layout(lab, classifier, tmp_path):
     top1, top5 = section.tables
     assert not top1.substitute and top1.heading == "Table 1, top-1 localisation error; ILSVRC val"
     rows = {row.what: row for row in top1.rows}
-    assert (
-        rows["Grad-CAM"].published == "56.51" and rows["Grad-CAM"].n == 2 and rows["Grad-CAM"].left_out == 1
-    )
+    assert rows["Grad-CAM"].published == "56.51" and rows["Grad-CAM"].n == 2 and rows["Grad-CAM"].left_out == 1
     assert all(a.ours >= b.ours for a, b in zip(top1.rows, top5.rows, strict=True))
 
 
 def test_mosaics_are_the_same_for_every_method_and_of_right_samples(lab):
     lab = lab.on("samples")
     one, two = grid.mosaics(lab, 2, 3), grid.mosaics(lab, 2, 3)
-    assert one == two and all(
-        len({s.path for s in parts}) == 4 and all(s.right for s in parts) for parts in one
-    )
+    assert one == two and all(len({s.path for s in parts}) == 4 and all(s.right for s in parts) for parts in one)
     known, broken = samples(lab)
     assert len(known) == 9 and broken == 1
     assert len(right_samples(lab)) == 8 and len(right_samples(lab, 3)) == 3
@@ -285,10 +278,7 @@ def test_the_linear_head_separates_what_can_be_separated():
 
 def test_groups_of_nouns_name_imagenets_classes():
     labels = classification.imagenet()
-    assert (
-        labels[nouns.GROUPS["dog"][0]] == "Chihuahua"
-        and labels[nouns.GROUPS["dog"][-1]] == "Mexican hairless"
-    )
+    assert labels[nouns.GROUPS["dog"][0]] == "Chihuahua" and labels[nouns.GROUPS["dog"][-1]] == "Mexican hairless"
     expected = {
         "aeroplane": "airliner", "bicycle": "mountain bike", "boat": "speedboat", "bottle": "wine bottle",
         "bus": "school bus", "car": "convertible", "cat": "tabby", "chair": "folding chair", "cow": "ox",
@@ -306,9 +296,7 @@ def test_group_scores_are_the_best_classes(lab):
     scores = torch.randn(1000, generator=torch.Generator().manual_seed(0))
     names, best, indices = maps.group_scores(scores)
     for name, value, index in zip(names, best.tolist(), indices.tolist(), strict=True):
-        assert index == max(nouns.GROUPS[name], key=lambda i: float(scores[i])) and value == float(
-            scores[index]
-        )
+        assert index == max(nouns.GROUPS[name], key=lambda i: float(scores[i])) and value == float(scores[index])
 
 
 def test_a_table_tells_what_was_left_out_and_escapes_names(tmp_path):
@@ -319,16 +307,11 @@ def test_a_table_tells_what_was_left_out_and_escapes_names(tmp_path):
     section = Section("S", [table], [Picture(tmp_path / "p.png", "shows")], ["a note"])
     page, figures = write_report(tmp_path, {"s": section}, {"model": "net"})
     text = page.read_text()
-    assert (
-        "A; substitute: B" in text and "3 (2 left out)" in text and "&lt;b&gt;" in text and "<b>" not in text
-    )
+    assert "A; substitute: B" in text and "3 (2 left out)" in text and "&lt;b&gt;" in text and "<b>" not in text
     assert "data:image/png;base64," in text
     record = json.loads(figures.read_text())["sections"]["s"]
     assert record["pictures"] == [{"file": "p.png", "caption": "shows"}]
-    assert (
-        "not defined for this network" in text_table(table)
-        or table.rows[1].note == "not defined for this network"
-    )
+    assert "not defined for this network" in text_table(table) or table.rows[1].note == "not defined for this network"
 
 
 def parsed(*arguments):
@@ -353,14 +336,10 @@ def test_what_a_user_gets_wrong_is_said_in_a_line(arguments, message, tmp_path):
         args.run(args)
 
 
-def test_an_experiment_runs_by_itself_and_its_faults_are_one_line(
-    sample_folder, tmp_path, monkeypatch, capsys
-):
+def test_an_experiment_runs_by_itself_and_its_faults_are_one_line(sample_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("SAYWHY_DATA", raising=False)
     out = tmp_path / "report"
-    monkeypatch.setattr(
-        "sys.argv", ["figure6", "--samples", str(sample_folder), "--out", str(out), "--limit", "1"]
-    )
+    monkeypatch.setattr("sys.argv", ["figure6", "--samples", str(sample_folder), "--out", str(out), "--limit", "1"])
     with pytest.raises(SystemExit) as ended:
         run.alone("fig6", "Figure 6.")
     assert ended.value.code == 0 and "Figure 6" in capsys.readouterr().out
@@ -436,8 +415,7 @@ def test_a_head_that_looks_at_the_ground_is_found_out(tmp_path):
         features[n, 1, :, 1] = 1.0 if place == "grass" else -1.0
     left, right = (0.0, 0.0, 0.5, 1.0), (0.0, 0.0, 1.0, 1.0)
     seen = [
-        Scene(tmp_path, {subject: (left,), place: (right,)}, frozenset({subject, place}))
-        for subject, place in kinds
+        Scene(tmp_path, {subject: (left,), place: (right,)}, frozenset({subject, place})) for subject, place in kinds
     ]
     heads = (torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
     good, bad = (

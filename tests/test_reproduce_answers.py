@@ -35,9 +35,7 @@ def folder(tmp_path):
         for q, i, _ in asked
     ]
     stem = "mscoco_val_from_train2014"
-    (tmp_path / "coco" / f"v2_OpenEnded_{stem}_questions.json").write_text(
-        json.dumps({"questions": questions})
-    )
+    (tmp_path / "coco" / f"v2_OpenEnded_{stem}_questions.json").write_text(json.dumps({"questions": questions}))
     (tmp_path / "coco" / f"v2_{stem}_annotations.json").write_text(json.dumps({"annotations": given}))
     (tmp_path / "hat").mkdir()
     for name in ("1_1.png", "1_2.png", "3.png"):
@@ -55,9 +53,7 @@ def test_published_values_stand_beside_ours_in_the_report(lab, answerer):  # noq
     section = table_vqa.section(lab)
     occlusion, attention = section.tables
     rows = {row.what: row for row in occlusion.rows}
-    assert (
-        rows["Grad-CAM"].published == "0.60 ± 0.038" and rows["Guided Backprop"].published == "0.42 ± 0.038"
-    )
+    assert rows["Grad-CAM"].published == "0.60 ± 0.038" and rows["Guided Backprop"].published == "0.42 ± 0.038"
     assert rows["Grad-CAM"].n == 3 and -1 <= rows["Grad-CAM"].ours <= 1
     parts = [rows[f"Grad-CAM, {part}"] for part in (table_vqa.NEEDED, table_vqa.BLIND)]
     assert sum(row.n for row in parts) == 3

@@ -149,9 +149,7 @@ def test_ten_crops_are_seven_eighths_of_the_shorter_side():
     means = [np.asarray(c).mean() for c in table1.ten_crops(Image.fromarray(ramp), (28, 28))]
     left, right, centre = means[0], means[1], means[4]
     assert left == pytest.approx(199 * 7 / 16, abs=1.5) and right == pytest.approx(199 * 9 / 16, abs=1.5)
-    assert centre == pytest.approx(199 / 2, abs=1.5) and means[5:7] == pytest.approx(
-        [199 - left, 199 - right], abs=1.5
-    )
+    assert centre == pytest.approx(199 / 2, abs=1.5) and means[5:7] == pytest.approx([199 - left, 199 - right], abs=1.5)
 
 
 def test_scores_of_ten_crops_are_the_mean_of_their_probabilities(classifier, tmp_path):
@@ -293,9 +291,7 @@ def test_a_pooled_head_gives_cam_to_a_network_that_has_none(voc_folder, tmp_path
             self.fc = torch.nn.Sequential(torch.nn.Linear(12, 9), torch.nn.ReLU(), torch.nn.Linear(9, 1000))
 
     fit_quickly(monkeypatch, 1)
-    known = classification.load(
-        seeded(Hidden, 1), preprocessing=Preprocessing((48, 48), (0.5,) * 3, (0.5,) * 3)
-    )
+    known = classification.load(seeded(Hidden, 1), preprocessing=Preprocessing((48, 48), (0.5,) * 3, (0.5,) * 3))
     lab = Lab(tmp_path / "report", {"voc": voc_folder}, 6, True, "hidden", shared={"classifier": known})
     own, _ = figure4.voc_classifier(lab)
     pooled, _ = figure4.voc_classifier(lab, pooled=True)

@@ -28,11 +28,7 @@ def speaking(lab, answerer):  # noqa: F811
 def test_all_three_tasks_are_explained_in_words(speaking):
     section = figure9.section(speaking)
     titles = [table.title for table in section.tables]
-    assert [title.split("'s")[0].rpartition(" ")[2] for title in titles] == [
-        "classifier",
-        "captioner",
-        "model",
-    ]
+    assert [title.split("'s")[0].rpartition(" ")[2] for title in titles] == ["classifier", "captioner", "model"]
     assert all(table.rows[0].n > 0 and table.substitute for table in section.tables)
     captions = [picture.caption for picture in section.pictures]
     for context in ("Classifier, the class: ", "Captioner, the caption: ", "VQA model, the answer to "):
@@ -68,8 +64,7 @@ def test_importance_of_a_word_is_the_mean_gradient_of_its_log_probability(speaki
         [A + sign * step * torch.eye(len(units))[k][None, :, None, None] for k in units for sign in (1, -1)]
     )
     scores = [
-        model.score(type(seen)(seen.pixels, one[None], True), caption.text).log_probabilities[0]
-        for one in shifted
+        model.score(type(seen)(seen.pixels, one[None], True), caption.text).log_probabilities[0] for one in shifted
     ]
     slopes = torch.tensor([(scores[2 * k] - scores[2 * k + 1]) / (2 * step) for k in units])
     positions = A.shape[-1] * A.shape[-2]
@@ -88,9 +83,7 @@ def test_published_names_are_used_instead_of_dissection(speaking, tmp_path):
 
 def test_names_of_a_larger_layer_are_refused(speaking, tmp_path):
     file = tmp_path / "names.csv"
-    file.write_text(
-        "layer,unit,description,similarity\nlayer4,0,dog,0.3\nlayer4,99,cat,0.2\nlayer3,0,sky,0.2\n"
-    )
+    file.write_text("layer,unit,description,similarity\nlayer4,0,dog,0.3\nlayer4,99,cat,0.2\nlayer3,0,sky,0.2\n")
     speaking.neuron_names, speaking.neuron_layer = file, "layer4"
     with pytest.raises(UserError, match="unit 99 has a name, but the layer has units 0 to 11"):
         figure9.section(speaking)
@@ -98,10 +91,7 @@ def test_names_of_a_larger_layer_are_refused(speaking, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [
-        ("a,b\n1,2\n", "columns a, b"),
-        ("layer,unit,description,similarity\nx,0,d,1\ny,0,d,1\n", "name one of them"),
-    ],
+    [("a,b\n1,2\n", "columns a, b"), ("layer,unit,description,similarity\nx,0,d,1\ny,0,d,1\n", "name one of them")],
 )
 def test_names_that_cannot_be_read_stop_the_command_at_once(text, message, tmp_path):
     (tmp_path / "names.csv").write_text(text)

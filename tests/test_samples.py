@@ -37,16 +37,12 @@ def test_the_predictions_in_the_readme_are_the_models(
     readme = (sample_images[0].parent / "README.md").read_text()
     for path in sample_images:
         first = classifier.predict(path, top=1)[0]
-        row = next(
-            line for line in readme.splitlines() if line.startswith(f"| `{path.name}` | {first.label} ")
-        )
+        row = next(line for line in readme.splitlines() if line.startswith(f"| `{path.name}` | {first.label} "))
         written = row.split("|")[2].removeprefix(f" {first.label} ").split(",")[0]
         assert abs(float(written) - first.probability) < 0.05
 
 
-def test_two_classes_are_found_where_each_is(
-    classifier: classification.Classifier, sample_images: list[Path]
-) -> None:
+def test_two_classes_are_found_where_each_is(classifier: classification.Classifier, sample_images: list[Path]) -> None:
     """The cup is the upper half of the montage, the cat the lower."""
     path = next(path for path in sample_images if path.stem == "espresso_and_cat")
     cup, cat = classifier.explain(path, targets=["espresso", "Egyptian cat"]).heatmaps[:, 0]

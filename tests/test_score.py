@@ -95,9 +95,7 @@ def test_pytorch_grad_cams_maps_are_scored(tmp_path, boxes, capsys, explained):
         maps = cam(images, [ClassifierOutputTarget(c) for c in classes])
     path = tmp_path / "maps.npz"
     np.savez(path, maps=maps, images=["a.jpg", "b.jpg"])
-    np.savez(
-        tmp_path / "ours.npz", maps=gradcam(net, images, torch.tensor(classes))[0].numpy(), images=["a", "b"]
-    )
+    np.savez(tmp_path / "ours.npz", maps=gradcam(net, images, torch.tensor(classes))[0].numpy(), images=["a", "b"])
     found = scores(capsys, "--maps", path, "--data", boxes, "--references", tmp_path / "ours.npz")
     assert found["energy"]["n"] + found["energy"]["left_out"] == 2
     if found["rank_correlation"]["n"]:
@@ -121,9 +119,7 @@ def test_voc_and_ilsvrc_and_coco_layouts_are_read(tmp_path, capsys, voc_folder, 
     maps = np.ones((1, 4, 4), np.float32)
     maps[0, 2, 2] = 2
     np.savez(tmp_path / "voc.npz", maps=maps, images=["2007_000027.jpg"], classes=["dog"])
-    assert (
-        scores(capsys, "--maps", tmp_path / "voc.npz", "--data", f"voc:{voc_folder}")["pointing"]["mean"] == 1
-    )
+    assert scores(capsys, "--maps", tmp_path / "voc.npz", "--data", f"voc:{voc_folder}")["pointing"]["mean"] == 1
     np.savez(tmp_path / "val.npz", maps=maps, images=["ILSVRC2012_val_00000001.JPEG"])
     found = scores(capsys, "--maps", tmp_path / "val.npz", "--data", f"imagenet:{ilsvrc_folder}")
     assert found["pointing"]["mean"] == 1
@@ -158,9 +154,7 @@ def test_what_does_not_fit_is_refused(tmp_path, boxes):
     two.write_text(json.dumps({"a.jpg": [[0, 0, 1, 1]]}))
     refused("'a.jpg' is not", two, maps=maps, images=["a.jpg"])
     two.write_text(json.dumps({"a.jpg": {"cat": [[10, 20, 100, 120]]}}))  # pixels
-    refused(
-        r"'a.jpg': box .* is not left < right, top < bottom within \[0, 1\]", two, maps=maps, images=["a.jpg"]
-    )
+    refused(r"'a.jpg': box .* is not left < right, top < bottom within \[0, 1\]", two, maps=maps, images=["a.jpg"])
     np.savez(path, maps=maps, images=["a.jpg"])
     np.savez(tmp_path / "more.npz", maps=np.ones((2, 4, 4), np.float32), images=["a", "b"])
     with pytest.raises(UserError, match="hold 2 maps; expected one for each of 1"):
@@ -207,9 +201,7 @@ def test_a_classifiers_saved_explanation_is_scored(tmp_path, boxes, capsys):
     net = seeded(Plain)
     preprocessing = Preprocessing((16, 16), (0.5,) * 3, (0.5,) * 3)
     classifier = classification.load(net, labels=["cat", "dog", "x", "y", "z"], preprocessing=preprocessing)
-    explanation = classifier.explain(
-        Image.new("RGB", (20, 20), "red"), ["cat", "dog"], methods=("gradcam", "guided")
-    )
+    explanation = classifier.explain(Image.new("RGB", (20, 20), "red"), ["cat", "dog"], methods=("gradcam", "guided"))
     explanation.save(tmp_path / "a.classify.npz")
     for method in ("gradcam", "guided"):
         found = scores(capsys, "--maps", tmp_path / "a.classify.npz", "--data", boxes, "--method", method)

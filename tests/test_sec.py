@@ -71,9 +71,7 @@ def as_double(tensor):
 @pytest.mark.parametrize("seed", range(3))
 def test_the_losses_equal_slow_twins(seed):
     _, f, cues, present = drawn(seed)
-    assert sec.seeding_loss(f, cues).item() == pytest.approx(
-        slow_seeding(as_double(f), cues.numpy()), rel=1e-5
-    )
+    assert sec.seeding_loss(f, cues).item() == pytest.approx(slow_seeding(as_double(f), cues.numpy()), rel=1e-5)
     expected = slow_expansion(as_double(f), present.numpy())
     assert sec.expansion_loss(f, present).item() == pytest.approx(expected, rel=1e-5)
     _, q, _, _ = drawn(seed + 10)
@@ -153,9 +151,7 @@ def halves(noise: float = 0.0):
     right = torch.full((12, 16), 0.3)
     right[:, 8:] = 0.7
     if noise:
-        right = (right + noise * torch.randn(12, 16, generator=torch.Generator().manual_seed(0))).clamp(
-            0.02, 0.98
-        )
+        right = (right + noise * torch.randn(12, 16, generator=torch.Generator().manual_seed(0))).clamp(0.02, 0.98)
     return image, torch.stack([1 - right, right])
 
 

@@ -88,16 +88,12 @@ def gives_table(output):
 
 
 @pytest.mark.parametrize("methods", ["gradcam", "gradient", "occlusion"])
-@pytest.mark.parametrize(
-    "target", [gives_none, gives_number, gives_list, gives_complex, gives_class, gives_table]
-)
+@pytest.mark.parametrize("target", [gives_none, gives_number, gives_list, gives_complex, gives_class, gives_table])
 def test_what_is_no_score_of_each_image_is_refused(target, methods) -> None:
     with pytest.raises(
         UserError, match=rf"target '{target.__name__}' gave .*; a target gives one real number for each"
     ):
-        explain(
-            seeded(Plain), images_of(), [0, target], methods=methods, occlusion_options=OcclusionOptions(4, 4)
-        )
+        explain(seeded(Plain), images_of(), [0, target], methods=methods, occlusion_options=OcclusionOptions(4, 4))
 
 
 def constant(output: Tensor) -> Tensor:
@@ -108,25 +104,17 @@ def constant(output: Tensor) -> Tensor:
 @pytest.mark.parametrize("methods", ["gradcam", "guided", "hirescam", "occlusion,gradcam"])
 def test_a_constant_target_is_refused_alone_and_among_others(targets, methods) -> None:
     with pytest.raises(UserError, match="target 'constant' does not depend on the explained layer"):
-        explain(
-            seeded(Plain), images_of(), targets, methods=methods, occlusion_options=OcclusionOptions(4, 4)
-        )
+        explain(seeded(Plain), images_of(), targets, methods=methods, occlusion_options=OcclusionOptions(4, 4))
 
 
 def test_occlusion_asks_for_no_gradient() -> None:
     found = explain(
-        seeded(Plain),
-        images_of(),
-        [0, constant],
-        methods="occlusion",
-        occlusion_options=OcclusionOptions(4, 4),
+        seeded(Plain), images_of(), [0, constant], methods="occlusion", occlusion_options=OcclusionOptions(4, 4)
     )
     assert found.occlusion[0].abs().max() > 0 and not found.occlusion[1].any()
 
 
-@pytest.mark.parametrize(
-    "wrap", [lambda x: {"logits": x}, lambda x: {"loss": x.sum(), "logits": x}, lambda x: (x, 1)]
-)
+@pytest.mark.parametrize("wrap", [lambda x: {"logits": x}, lambda x: {"loss": x.sum(), "logits": x}, lambda x: (x, 1)])
 def test_logits_in_a_dict_or_a_tuple_are_found(wrap) -> None:
     class Wrapped(Plain):
         def forward(self, images):
@@ -191,9 +179,7 @@ def test_what_a_target_is_about_is_decided_by_the_image_as_it_is(target, methods
 
 def test_with_one_other_and_full_strength_finer_is_a_contrast() -> None:
     network, images = seeded(Plain), images_of()
-    torch.testing.assert_close(
-        gradcam(network, images, Finer(2, (4,))), gradcam(network, images, Contrast(2, 4))
-    )
+    torch.testing.assert_close(gradcam(network, images, Finer(2, (4,))), gradcam(network, images, Contrast(2, 4)))
 
 
 def test_a_fault_in_the_callers_own_backward_pass_is_raised_and_not_worked_around() -> None:
@@ -235,21 +221,15 @@ class InPlace(nn.Module):
         return self.net(images)
 
 
-@pytest.mark.parametrize(
-    "methods", ["gradcam", "guided_gradcam,occlusion", "ablation_cam", "deconv_relu,gradient"]
-)
+@pytest.mark.parametrize("methods", ["gradcam", "guided_gradcam,occlusion", "ablation_cam", "deconv_relu,gradient"])
 @pytest.mark.parametrize("layer", [None, "net.features.5"])
 def test_a_network_that_works_in_place_on_its_input_changes_nobodys_images(methods, layer) -> None:
     from common.gradcam import as_explainable
 
     network, plain, images = seeded(InPlace), seeded(Plain), images_of()
     before, options = images.clone(), OcclusionOptions(4, 4, fill=0.5)
-    expected = explain(
-        plain, (images - 0.5) * 2, [0, 1], methods=methods, occlusion_options=OcclusionOptions(4, 4)
-    )
-    found = explain(
-        as_explainable(network, images, layer), images, [0, 1], methods=methods, occlusion_options=options
-    )
+    expected = explain(plain, (images - 0.5) * 2, [0, 1], methods=methods, occlusion_options=OcclusionOptions(4, 4))
+    found = explain(as_explainable(network, images, layer), images, [0, 1], methods=methods, occlusion_options=options)
     assert torch.equal(images, before)
     for method, maps in expected.maps.items():
         scale = 2 if maps.dim() == 5 else 1  # gradients of the image, by the chain rule

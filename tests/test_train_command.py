@@ -45,9 +45,7 @@ def test_there_is_an_option_for_each_setting(task):
     settings, run = task
     for name in vars(settings()):
         default = getattr(settings(), name)
-        value = (
-            "small_cnn" if isinstance(default, str) else default * 0.5 if isinstance(default, float) else 7
-        )
+        value = "small_cnn" if isinstance(default, str) else default * 0.5 if isinstance(default, float) else 7
         (_, _, made), _ = run(f"--{name.replace('_', '-')}", str(value))
         assert vars(made) == {**vars(settings()), name: value}
     (_, _, made), _ = run("--freeze-trunk")

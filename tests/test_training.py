@@ -70,9 +70,7 @@ def test_evidence_that_is_not_known_to_be_untrue_counts_less():
     evidence, targets = torch.tensor([[0.3, -1.0], [0.2, 2.0]]), torch.tensor([[0.6, 0.0], [0.0, 1.0]])
 
     def entropy(logit, target):
-        return -target * math.log(1 / (1 + math.exp(-logit))) - (1 - target) * math.log(
-            1 / (1 + math.exp(logit))
-        )
+        return -target * math.log(1 / (1 + math.exp(-logit))) - (1 - target) * math.log(1 / (1 + math.exp(logit)))
 
     expected = entropy(0.3, 0.6) + 0.5 * entropy(-1.0, 0.0) + entropy(0.2, 0.0) + entropy(2.0, 1.0)
     found = evidence_entropy(evidence, targets, torch.tensor([0.5, 1.0]))

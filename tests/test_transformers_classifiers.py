@@ -58,10 +58,7 @@ NAMES = {0: "cat", 1: "dog", 2: "boat", 3: "tree", 4: "house"}
 def saved(folder: Path, kind: str, processor: Any = True, **options: Any) -> str:
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(kind, **KINDS[kind][0] | {"id2label": NAMES} | options)
-    two = {
-        "deit": ["DeiTForImageClassification"],
-        "levit": ["LevitForImageClassification"],
-    }  # that have two kinds
+    two = {"deit": ["DeiTForImageClassification"], "levit": ["LevitForImageClassification"]}  # that have two kinds
     config.architectures = two.get(kind)
     model = transformers.AutoModelForImageClassification.from_config(config)
     for parameter in model.parameters():
@@ -251,9 +248,7 @@ def test_a_folder_below_the_home_folder(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", ["beit", "swin", "swinv2", "vit"])
-def test_folders_in_half_precision_are_read_and_explained(
-    tmp_path: Path, kind: str, half: torch.dtype
-) -> None:
+def test_folders_in_half_precision_are_read_and_explained(tmp_path: Path, kind: str, half: torch.dtype) -> None:
     name = saved(tmp_path, kind)
     images = torch.randn(2, 3, SIDE, SIDE)
     expected = classification.load(name).explain(images, 0)

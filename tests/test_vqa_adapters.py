@@ -12,12 +12,7 @@ import vqa
 from common.errors import UserError
 
 SIDE, PATCH = 32, 8
-CORPUS = [
-    "what color is the dog",
-    "is there a cat on the mat",
-    "how many dogs are there",
-    "yes no red blue two",
-] * 3
+CORPUS = ["what color is the dog", "is there a cat on the mat", "how many dogs are there", "yes no red blue two"] * 3
 
 
 def _tokenizer():
@@ -26,10 +21,7 @@ def _tokenizer():
     core = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     core.train_from_iterator(
-        CORPUS,
-        trainers.WordPieceTrainer(
-            vocab_size=70, special_tokens=["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[DEC]"]
-        ),
+        CORPUS, trainers.WordPieceTrainer(vocab_size=70, special_tokens=["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[DEC]"])
     )
     core.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
@@ -146,12 +138,7 @@ def test_blip_scores_are_the_losses_of_the_library(folder, photo):
     for answer, target in zip(("red", "yes no"), request.targets, strict=True):
         ids, score = answerer.network.tokenizer(answer, add_special_tokens=False)["input_ids"], target(output)
         row = torch.tensor([[4, *ids, 2]])
-        logits = (
-            module.text_decoder(input_ids=row, encoder_hidden_states=hidden)
-            .logits[0]
-            .log_softmax(-1)
-            .detach()
-        )
+        logits = module.text_decoder(input_ids=row, encoder_hidden_states=hidden).logits[0].log_softmax(-1).detach()
         by_hand = sum(float(logits[place, token]) for place, token in enumerate(row[0, 1:].tolist()))
         assert float(score) == pytest.approx(by_hand, abs=1e-4)
 

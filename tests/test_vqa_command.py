@@ -68,16 +68,7 @@ def test_many_questions_from_a_file_and_a_bad_one_among_them(model, photo, tmp_p
     ]
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
     status = saywhy.main(
-        [
-            "vqa",
-            "--questions",
-            str(tmp_path / "q.jsonl"),
-            "--model",
-            model,
-            "--json",
-            "--out",
-            str(tmp_path / "o"),
-        ]
+        ["vqa", "--questions", str(tmp_path / "q.jsonl"), "--model", model, "--json", "--out", str(tmp_path / "o")]
     )
     said = capsys.readouterr()
     assert status == 2 and len(said.out.splitlines()) == 2

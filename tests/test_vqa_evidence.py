@@ -11,9 +11,7 @@ from vqa.training.evidence import SCALE, start_evidence
 
 def test_a_noun_has_the_classes_whose_names_end_in_it():
     assert len(imagenet_classes()) == 1000 and imagenet_classes()[285] == ("n02124075", ("Egyptian cat",))
-    assert set(range(281, 286)) <= set(
-        classes_of_noun()["cat"]
-    )  # tabby, tiger cat, Persian, Siamese, Egyptian
+    assert set(range(281, 286)) <= set(classes_of_noun()["cat"])  # tabby, tiger cat, Persian, Siamese, Egyptian
     assert classes_of_noun()["pizza"] == (963,)
     assert "tabby cat" not in classes_of_noun()
 
@@ -40,9 +38,7 @@ def test_a_trunk_without_imagenets_classes_leaves_the_weights_alone(classifier):
 
 
 def test_words_that_are_answers_come_first_then_the_commonest():
-    shown = [
-        {"dog", "grass"} | ({"kite"} if i < 3 else set()) | ({"rare"} if i < 2 else set()) for i in range(5)
-    ]
+    shown = [{"dog", "grass"} | ({"kite"} if i < 3 else set()) | ({"rare"} if i < 2 else set()) for i in range(5)]
     assert commonest_words(shown, 3, minimum=3) == ["dog", "grass", "kite"]
     assert commonest_words(shown, 2, 3, {"kite", "rare"}) == ["kite", "dog"]
     assert commonest_words(shown, 4) == ["dog", "grass", "kite", "rare"]

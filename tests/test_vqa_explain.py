@@ -48,9 +48,7 @@ def answerer():
     nn.init.normal_(model.image.evidence.weight)
     nn.init.normal_(model.classifier.weight)
     half = (0.5, 0.5, 0.5)
-    network = LstmNetwork(
-        model.eval().requires_grad_(False), Preprocessing((32, 32), half, half), layer="trunk"
-    )
+    network = LstmNetwork(model.eval().requires_grad_(False), Preprocessing((32, 32), half, half), layer="trunk")
     return Answerer(network)
 
 
@@ -83,9 +81,7 @@ def test_maps_are_those_of_a_twin_with_one_backward_pass_for_each_answer(answere
     model = answerer.network.module.double()
     A = model.features(pixels).detach().requires_grad_()
     scores = model.head(A, torch.tensor([[4, 5, 6, 7, 9]]))[0]
-    for row, score in enumerate(
-        (scores[2], scores[3], scores[1], scores[2] - scores[3], scores[1] - scores[3])
-    ):
+    for row, score in enumerate((scores[2], scores[3], scores[1], scores[2] - scores[3], scores[1] - scores[3])):
         (slope,) = torch.autograd.grad(score, A, retain_graph=True)
         expected = np.zeros(A.shape[-2:])
         for k in range(6):
@@ -124,18 +120,13 @@ def test_nothing_is_kept_of_weights_that_changed(answerer, photo, change):
     assert not torch.allclose(first.scores, second.scores)
     model = answerer.network.module
     torch.testing.assert_close(
-        second.scores[0, 0],
-        model(encoded.pixels, torch.tensor([[4, 5, 6, 7, 9]]))[0, 2],
-        rtol=1e-5,
-        atol=1e-6,
+        second.scores[0, 0], model(encoded.pixels, torch.tensor([[4, 5, 6, 7, 9]]))[0, 2], rtol=1e-5, atol=1e-6
     )
 
 
 def test_four_threads_get_the_answers_of_their_own_images_and_questions(answerer):
     noise = np.random.default_rng(3).integers(0, 255, (4, 40, 30, 3), dtype=np.uint8)
-    asked = list(
-        zip(map(Image.fromarray, noise), [QUESTION, "is the dog", "the hat", "what is"], strict=True)
-    )
+    asked = list(zip(map(Image.fromarray, noise), [QUESTION, "is the dog", "the hat", "what is"], strict=True))
 
     def explained(pair):
         return answerer.answer(*pair).score, answerer.explain(*pair, "red")
@@ -175,10 +166,7 @@ def test_word_gradients_are_those_of_the_twin_and_words_left_out_are_run_again(a
     for row, score in enumerate((scores[2], scores[2] - scores[3])):
         (slope,) = torch.autograd.grad(score, embedded, retain_graph=True)
         np.testing.assert_allclose(
-            found.word_gradients[row].numpy(),
-            (slope * embedded)[0].sum(-1).detach().numpy(),
-            rtol=1e-3,
-            atol=1e-5,
+            found.word_gradients[row].numpy(), (slope * embedded)[0].sum(-1).detach().numpy(), rtol=1e-3, atol=1e-5
         )
     for place in range(5):
         shorter = model.head(A, torch.tensor([tokens[:place] + tokens[place + 1 :]]))[0]
@@ -202,9 +190,7 @@ def test_answers_left_out_are_the_models_own(answerer, photo):
 def test_a_contrast_with_one_answer_is_taken_against_each(answerer, photo):
     found = answerer.explain(photo, QUESTION, answers=["red", "no"], contrast="blue")
     assert found.names[2:] == ("red rather than blue", "no rather than blue")
-    torch.testing.assert_close(
-        found.scores[2], found.scores[0] - answerer.explain(photo, QUESTION, "blue").scores[0]
-    )
+    torch.testing.assert_close(found.scores[2], found.scores[0] - answerer.explain(photo, QUESTION, "blue").scores[0])
     with pytest.raises(UserError, match="3 contrasts for 2 answers"):
         answerer.explain(photo, QUESTION, answers=["red", "no"], contrast=["blue"] * 3)
 
@@ -240,9 +226,7 @@ def test_explaining_leaves_the_model_as_it_was(answerer, photo):
     before = {name: value.clone() for name, value in module.state_dict().items()}
     random_state = torch.random.get_rng_state()
     answerer.explain(photo, QUESTION, answers=["red"])
-    assert (
-        module.training and module.classifier.weight.requires_grad and module.classifier.weight.grad is None
-    )
+    assert module.training and module.classifier.weight.requires_grad and module.classifier.weight.grad is None
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert torch.equal(torch.random.get_rng_state(), random_state)
 

@@ -27,14 +27,7 @@ class Trunk(nn.Module):
 def model():
     torch.manual_seed(0)
     made = VqaModel(
-        Trunk(),
-        Vocabulary([*SPECIAL, *WORDS]),
-        ANSWERS,
-        6,
-        evidence_words=EVIDENCE,
-        embedding=5,
-        hidden=4,
-        joint=7,
+        Trunk(), Vocabulary([*SPECIAL, *WORDS]), ANSWERS, 6, evidence_words=EVIDENCE, embedding=5, hidden=4, joint=7
     )
     for weights in (made.image.evidence.weight, made.image.answer_offset, made.trust.weight):
         nn.init.normal_(weights)
@@ -58,10 +51,7 @@ def _twin(model, features, tokens):
     w = {name: value.numpy() for name, value in model.state_dict().items()}
     h1 = c1 = h2 = c2 = np.zeros(4)
     first, second = (
-        {
-            part: w[f"question.lstm.{part}_{layer}"]
-            for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        }
+        {part: w[f"question.lstm.{part}_{layer}"] for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
         for layer in ("l0", "l1")
     )
     for token in tokens:
@@ -96,9 +86,7 @@ def test_scores_are_those_of_the_twin(model):
     tokens = torch.tensor([[4, 5, 6, 7], [8, 9, 0, 0]])
     scores = model.head(features, tokens)
     for row, question in enumerate(([4, 5, 6, 7], [8, 9])):
-        np.testing.assert_allclose(
-            scores[row].numpy(), _twin(model, features[row].numpy(), question), rtol=1e-9
-        )
+        np.testing.assert_allclose(scores[row].numpy(), _twin(model, features[row].numpy(), question), rtol=1e-9)
 
 
 def test_the_fused_lstm_and_the_loop_of_cells_agree(model):

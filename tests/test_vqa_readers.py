@@ -30,13 +30,9 @@ def coco(tmp_path):
 
 
 def _vqa(folder, questions, annotations, version="v2_"):
-    (folder / f"{version}OpenEnded_mscoco_train2014_questions.json").write_text(
-        json.dumps({"questions": questions})
-    )
+    (folder / f"{version}OpenEnded_mscoco_train2014_questions.json").write_text(json.dumps({"questions": questions}))
     if annotations is not None:
-        (folder / f"{version}mscoco_train2014_annotations.json").write_text(
-            json.dumps({"annotations": annotations})
-        )
+        (folder / f"{version}mscoco_train2014_annotations.json").write_text(json.dumps({"annotations": annotations}))
 
 
 def _asked(number=1, image=9, question="What is it?"):

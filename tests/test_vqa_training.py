@@ -19,15 +19,7 @@ from vqa.training.settings import EASY, Settings
 
 pytest.importorskip("easy_vqa")
 TINY = dataclasses.replace(
-    EASY,
-    hidden=24,
-    joint=48,
-    embedding=16,
-    answer_epochs=3,
-    per_image=4,
-    batch=8,
-    head_epochs=1,
-    head_batch=8,
+    EASY, hidden=24, joint=48, embedding=16, answer_epochs=3, per_image=4, batch=8, head_epochs=1, head_batch=8
 )
 
 
@@ -115,9 +107,7 @@ def test_no_question_about_a_validation_image_is_trained_on(shared_datasets):
     sets = [QuestionSet.parse(f"{kind}:{shared_datasets / 'coco'}") for kind in ("vqa2", "cocoqa")]
     made = Corpus.read(sets, Settings())
     ids = {q.image_id for q in made.train}
-    listed = {
-        f"coco:{int(i)}" for i in (shared_datasets / "coco/splits/val_image_ids.txt").read_text().split()
-    }
+    listed = {f"coco:{int(i)}" for i in (shared_datasets / "coco/splits/val_image_ids.txt").read_text().split()}
     assert not ids & listed and not ids & {q.image_id for q in made.val}
     assert Counter(q.source for q in made.val) == {"vqa2": 373, "cocoqa": 522}
 

@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
 
 def load(
-    checkpoint: str | os.PathLike[str] | None = None,
-    device: str | torch.device = "cpu",
-    layer: str | None = None,
+    checkpoint: str | os.PathLike[str] | None = None, device: str | torch.device = "cpu", layer: str | None = None
 ) -> Answerer:
     """The VQA model of a checkpoint (default: the shipped one), ready to answer and explain.
 
@@ -49,6 +47,4 @@ def load(
     model, preprocessing, config = load_model(checkpoint)
     source = str(checkpoint or f"shipped checkpoint {SHIPPED.name}")
     known = config.get("baselines")
-    return Answerer(
-        LstmNetwork(model.to(device), preprocessing, "vqa", source, config["layer"], known), layer
-    )
+    return Answerer(LstmNetwork(model.to(device), preprocessing, "vqa", source, config["layer"], known), layer)

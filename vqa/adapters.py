@@ -108,14 +108,10 @@ class ViltNetwork(TransformersNetwork):
     def head(self, states: Tensor, query: Tensor) -> Tensor:
         seen = states.expand(len(query), -1, -1)
         ones = torch.ones(seen.shape[:2], dtype=torch.long, device=query.device)
-        return self.module(
-            input_ids=query, attention_mask=self.mask(query), image_embeds=seen, pixel_mask=ones
-        ).logits
+        return self.module(input_ids=query, attention_mask=self.mask(query), image_embeds=seen, pixel_mask=ones).logits
 
     def answers(self, features: Tensor, questions: Sequence[Text], top: int) -> list[list[Answer]]:
-        return best_answers(
-            self._forward(features, self.tokens(questions).to(features.device)), self.names, top
-        )
+        return best_answers(self._forward(features, self.tokens(questions).to(features.device)), self.names, top)
 
     def request(self, questions: Sequence[Text], answers: Sequence[Sequence[str]]) -> Request:
         numbers = [[find_answer(answer, self.answer_index) for answer in each] for each in answers]
@@ -150,9 +146,7 @@ class BlipNetwork(TransformersNetwork):
         lengths = self.mask(tokens).sum(1).expand(B)
         # The library's decoder sees padding whatever the mask: questions of one length go through it together.
         groups = [(lengths == length).nonzero()[:, 0] for length in lengths.unique()]
-        parts = [
-            self._answer_logits(asked[rows, : int(lengths[rows[0]])], answers[:, rows]) for rows in groups
-        ]
+        parts = [self._answer_logits(asked[rows, : int(lengths[rows[0]])], answers[:, rows]) for rows in groups]
         logits = torch.cat(parts, 1)[:, torch.cat(groups).argsort()]
         return TextOutput.of(logits, answers.clamp(min=0), answers >= 0)
 

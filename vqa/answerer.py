@@ -67,9 +67,7 @@ class Answerer(Facade):
         return [replace(first, runners_up=tuple(others)) for first, *others in found]
 
     @overload
-    def explain(
-        self, images: ImageLike, questions: str | Text, *asked: Any, **options: Any
-    ) -> Explanation: ...
+    def explain(self, images: ImageLike, questions: str | Text, *asked: Any, **options: Any) -> Explanation: ...
     @overload
     def explain(self, images: Images, questions: Questions, *asked: Any, **options: Any) -> Any: ...
 
@@ -92,9 +90,7 @@ class Answerer(Facade):
         """
         encoded, texts = self._paired(images, questions)
         given = listed(answers)
-        own = (
-            [given] * len(texts) if given else [[answer.text] for answer in self._answers(encoded, texts, 1)]
-        )
+        own = [given] * len(texts) if given else [[answer.text] for answer in self._answers(encoded, texts, 1)]
         others = listed(contrast)
 
         def ask(questions: Sequence[Text], numbers: Sequence[int]) -> Request:

@@ -33,8 +33,7 @@ def with_words(
             states = network.states(encoded.features)
         slopes = word_gradients(network, states, questions, ask)
         drops = [
-            found[b].scores - scores_without(network, states, b, question, ask)
-            for b, question in enumerate(questions)
+            found[b].scores - scores_without(network, states, b, question, ask) for b, question in enumerate(questions)
         ]
     return [
         replace(explanation, words=question.words, word_gradients=slope, word_drops=drop)

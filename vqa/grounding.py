@@ -93,8 +93,7 @@ def pointing_accuracy(
     kept = {"all": rows, "answered rightly": [row for row in rows if row[1]]}
     return {
         which: {
-            name: summary([row[2].get(name, float("nan")) for row in some], [row[0] for row in some])
-            for name in names
+            name: summary([row[2].get(name, float("nan")) for row in some], [row[0] for row in some]) for name in names
         }
         for which, some in kept.items()
     }

@@ -92,9 +92,7 @@ def accuracy_of(prediction: str, question: Question) -> float:
     """
     if question.soft_answers:
         given = normalise_answer(prediction)
-        return max(
-            (s for answer, s in question.soft_answers if normalise_answer(answer) == given), default=0.0
-        )
+        return max((s for answer, s in question.soft_answers if normalise_answer(answer) == given), default=0.0)
     if len(question.answers) > 1:
         return vqa_accuracy(prediction, question.answers)
     return exact_match(prediction, question)
@@ -118,9 +116,7 @@ def by_kind(predictions: Sequence[str], questions: Sequence[Question]) -> dict[s
     for prediction, question in zip(predictions, questions, strict=True):
         groups[question.kind or "(none)"].append(accuracy_of(prediction, question))
     everything = [value for values in groups.values() for value in values]
-    return {"all": mean_and_error(everything)} | {
-        kind: mean_and_error(groups[kind]) for kind in sorted(groups)
-    }
+    return {"all": mean_and_error(everything)} | {kind: mean_and_error(groups[kind]) for kind in sorted(groups)}
 
 
 def by_source(

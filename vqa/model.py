@@ -36,22 +36,14 @@ class QuestionEncoder(nn.Module):
     """
 
     def __init__(
-        self,
-        vocabulary: int,
-        embedding: int = 200,
-        hidden: int = 384,
-        dropout: float = 0.3,
-        word_dropout: float = 0.1,
+        self, vocabulary: int, embedding: int = 200, hidden: int = 384, dropout: float = 0.3, word_dropout: float = 0.1
     ):
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, embedding)
         self.lstm = nn.LSTM(embedding, hidden, num_layers=2, dropout=dropout, batch_first=True)
         self.dropout, self.word_dropout = dropout, word_dropout
         nn.init.normal_(self.embedding.weight, std=0.5)
-        for bias in (
-            self.lstm.bias_ih_l0,
-            self.lstm.bias_ih_l1,
-        ):  # remember at first: the cells start as bags of words
+        for bias in (self.lstm.bias_ih_l0, self.lstm.bias_ih_l1):  # remember at first: the cells start as bags of words
             nn.init.constant_(cast(Tensor, bias)[hidden : 2 * hidden], 1.0)
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -99,9 +91,7 @@ def _bag(embedded: Tensor, mask: Tensor) -> Tensor:
     return (embedded * kept).sum(1) / kept.sum(1).clamp(min=1).sqrt()
 
 
-def _step(
-    weights: dict[str, Tensor], x: Tensor, h: Tensor, c: Tensor, there: Tensor
-) -> tuple[Tensor, Tensor]:
+def _step(weights: dict[str, Tensor], x: Tensor, h: Tensor, c: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
     gates = F.linear(x, weights["weight_ih"], weights["bias_ih"])
     gates = gates + F.linear(h, weights["weight_hh"], weights["bias_hh"])
     i, f, g, o = gates.chunk(4, -1)
@@ -119,9 +109,7 @@ class ImageEncoder(nn.Module):
     an evidence word (N), with a learnt offset for each answer: `answers` has the number of its word, or -1.
     """
 
-    def __init__(
-        self, channels: int, joint: int, evidence: int = 0, answers: Sequence[int] = (), dropout: float = 0.5
-    ):
+    def __init__(self, channels: int, joint: int, evidence: int = 0, answers: Sequence[int] = (), dropout: float = 0.5):
         super().__init__()
         self.answer_offset = None
         if evidence:

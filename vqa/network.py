@@ -124,9 +124,7 @@ class LstmSplit(SplitModel):
 
     def head(self, features: Tensor, query: Tensor | None = None) -> AnswerOutput:
         if query is None:
-            raise UserError(
-                "a VQA model explains an answer to a question; give its tokens (B, L) as the query"
-            )
+            raise UserError("a VQA model explains an answer to a question; give its tokens (B, L) as the query")
         return self.network.output(features, query)
 
     def importance(self, scores: Tensor, A: Tensor, output: AnswerOutput) -> Tensor:

@@ -50,9 +50,7 @@ def numbered_request(query: Any, numbers: Sequence[Sequence[int]], names: Sequen
     """Targets for a model that scores all its answers `names`, given the numbers of those of each image."""
     columns = list(zip(*numbers, strict=True))
     targets = [
-        AnswerScore(column[0], names[column[0]])
-        if len(set(column)) == 1
-        else AnswerScore(torch.tensor(column))
+        AnswerScore(column[0], names[column[0]]) if len(set(column)) == 1 else AnswerScore(torch.tensor(column))
         for column in columns
     ]
     return Request(query, list(targets), [[names[number] for number in row] for row in numbers])
@@ -77,6 +75,4 @@ def _near(plain: str, known: Mapping[str, int]) -> str:
     near = difflib.get_close_matches(plain, known, n=5, cutoff=0.55)
     within = [name for name in known if set(plain.split()) & set(name.split())]
     hints = list(dict.fromkeys([*near, *within]))[:6]
-    return (
-        f"nearest: {', '.join(hints)}" if hints else f"none is near it; among them: {', '.join([*known][:6])}"
-    )
+    return f"nearest: {', '.join(hints)}" if hints else f"none is near it; among them: {', '.join([*known][:6])}"

@@ -38,9 +38,7 @@ class Corpus:
 
     def loader(self, split: str, stores: Stores, settings: Settings) -> Loader:
         """Batches of a split's images, each with its captions and the share of them that say each word."""
-        images, name, views = (
-            (self.train, "train", settings.views) if split == "train" else (self.val, "dev", 1)
-        )
+        images, name, views = (self.train, "train", settings.views) if split == "train" else (self.val, "dev", 1)
         store = stores.open(name, {image.name: image.path for image in images}, views)
         pictures = [Picture(i.image_id, i.name, store, word_shares(i.tokens)) for i in images]
         captions = [[self.vocabulary.encode(tokens) for tokens in image.tokens] for image in images]

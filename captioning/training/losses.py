@@ -23,9 +23,7 @@ def logits(model: CaptionModel, pooled: Tensor, evidence: Tensor, tokens: Tensor
         return model.decoder.logits(hidden, evidence[rows]), tokens[mask]
 
 
-def reinforce(
-    model: CaptionModel, pooled: Tensor, evidence: Tensor, tokens: Tensor, rewards: Tensor
-) -> Tensor:
+def reinforce(model: CaptionModel, pooled: Tensor, evidence: Tensor, tokens: Tensor, rewards: Tensor) -> Tensor:
     """REINFORCE's loss of sampled captions (B*S,L) and their `rewards` (B,S), of which each image has S.
 
     The baseline of a sample is the mean reward of the image's other samples (Kool et al. 2019).

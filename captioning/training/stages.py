@@ -96,9 +96,7 @@ class Training(stages.Training):
         s, decoder, tail = self.settings, self.model.decoder, list(self.tail.parameters())
         evidence = list(decoder.evidence.parameters())
         rest = [p for n, p in decoder.named_parameters() if not n.startswith("evidence.")]
-        common = dict(
-            steps=self.train_loader.steps, batches=self.train_loader.epoch, evaluate=self.caption_figures
-        )
+        common = dict(steps=self.train_loader.steps, batches=self.train_loader.epoch, evaluate=self.caption_figures)
         return [
             self.stage(
                 "evidence",
@@ -186,10 +184,7 @@ class Training(stages.Training):
             losses.append(float(loss) * len(batch.numbers))
             best = evidence.topk(min(5, evidence.shape[1]), 1).indices
             ranked.extend((batch.evidence.gather(1, best) > 0).float().mean(1).tolist())
-        return {
-            "dev_evidence": sum(losses) / len(self.corpus.val),
-            "dev_precision_5": float(np.mean(ranked)),
-        }
+        return {"dev_evidence": sum(losses) / len(self.corpus.val), "dev_precision_5": float(np.mean(ranked))}
 
     def caption_figures(self) -> dict[str, float]:
         """Greedy captions of the dev images, with the evidence figures."""

@@ -52,9 +52,7 @@ def targeted(
 
 def _check(pixels: Tensor, classes: Tensor, epsilon: float, step: float, iterations: int) -> None:
     if pixels.dim() != 4 or classes.shape != pixels.shape[:1]:
-        raise UserError(
-            f"pixels {tuple(pixels.shape)} and classes {tuple(classes.shape)}; give (B, 3, H, W), (B,)"
-        )
+        raise UserError(f"pixels {tuple(pixels.shape)} and classes {tuple(classes.shape)}; give (B, 3, H, W), (B,)")
     if float(pixels.min()) < 0 or float(pixels.max()) > 1:
         raise UserError("pixels are outside [0, 1]; undo the network's normalisation first")
     if min(epsilon, step) <= 0 or iterations < 1:
@@ -75,6 +73,4 @@ def psnr(images: Tensor, others: Tensor) -> Tensor:
     Infinite for equal images; above 40 dB a change is hardly ever seen.
     """
     error = (images.double() - others.double()).square().flatten(1).mean(1)
-    return torch.where(
-        error > 0, -10 * torch.log10(error.clamp(min=1e-300)), torch.full_like(error, math.inf)
-    )
+    return torch.where(error > 0, -10 * torch.log10(error.clamp(min=1e-300)), torch.full_like(error, math.inf))

@@ -34,13 +34,9 @@ class NeuronName:
 def firing_thresholds(activations: Tensor, share: float = QUANTILE_SHARE) -> Tensor:
     """The value that each unit exceeds at `share` of all positions: activations (N, K, h, w) -> (K,)."""
     if activations.dim() != 4 or not activations.numel():
-        raise UserError(
-            f"activations are {tuple(activations.shape)}; give (N, K, h, w) of at least one image"
-        )
+        raise UserError(f"activations are {tuple(activations.shape)}; give (N, K, h, w) of at least one image")
     if not 0 < share < 1:
-        raise UserError(
-            f"a share of positions is between 0 and 1, not {share}; the paper's is {QUANTILE_SHARE}"
-        )
+        raise UserError(f"a share of positions is between 0 and 1, not {share}; the paper's is {QUANTILE_SHARE}")
     values = activations.transpose(0, 1).flatten(1).float()
     above = max(1, round(share * values.shape[1]))
     return values.kthvalue(values.shape[1] - above + 1, dim=1).values if above > 1 else values.amax(1)
@@ -65,9 +61,7 @@ class Overlaps:
     def add(self, activations: Tensor, masks: Mapping[str, Tensor], size: tuple[int, int]) -> None:
         """Count one image: its activations (K, h, w), upsampled to `size` (H, W), and its masks (H, W) by concept."""
         firing = upsample(activations[None].float(), size)[0] >= self.thresholds[:, None, None]
-        firing &= (
-            activations.amax((-2, -1))[:, None, None] > 0
-        )  # a silent unit fires nowhere, whatever its threshold
+        firing &= activations.amax((-2, -1))[:, None, None] > 0  # a silent unit fires nowhere, whatever its threshold
         rows = firing.flatten(1).float()
         self.fires = self.fires + rows.sum(1)
         for concept, mask in masks.items():
@@ -85,9 +79,7 @@ class Overlaps:
         return shared / union.clamp(min=1)
 
 
-def name_units(
-    overlaps: Tensor, concepts: Sequence[str], least: float = LEAST_OVERLAP
-) -> dict[int, NeuronName]:
+def name_units(overlaps: Tensor, concepts: Sequence[str], least: float = LEAST_OVERLAP) -> dict[int, NeuronName]:
     """The best concept of each unit (K, C) whose overlap is at least `least`; other units go without a name."""
     if not len(concepts):
         return {}
@@ -145,9 +137,7 @@ def read_names(path: PathLike, layer: str | None = None, least: float | None = N
     elif {"layer", "unit", "description", "similarity"} <= columns:
         known = list(dict.fromkeys(row["layer"] for row in rows))
         if layer is None and len(known) > 1 or layer is not None and layer not in known:
-            raise UserError(
-                f"{path} names units of the layers {', '.join(known)}, not '{layer}'; name one of them"
-            )
+            raise UserError(f"{path} names units of the layers {', '.join(known)}, not '{layer}'; name one of them")
         found = [
             _neuron(path, line, row["unit"], 0, row["similarity"], row["description"])
             for line, row in enumerate(rows, 2)
@@ -167,9 +157,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
             return list(csv.DictReader(stream))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"cannot read neuron names from '{path}': {reason}; give the published CSV"
-        ) from error
+        raise UserError(f"cannot read neuron names from '{path}': {reason}; give the published CSV") from error
 
 
 def _netdissect(path: PathLike, line: int, row: dict[str, str]) -> NeuronName:
@@ -179,13 +167,7 @@ def _netdissect(path: PathLike, line: int, row: dict[str, str]) -> NeuronName:
 
 
 def _neuron(
-    path: PathLike,
-    line: int,
-    unit: str,
-    first: int,
-    score: str,
-    concept: str | None,
-    category: str | None = "",
+    path: PathLike, line: int, unit: str, first: int, score: str, concept: str | None, category: str | None = ""
 ) -> NeuronName:
     try:
         number, value = int(float(unit)) - first, float(score)

@@ -21,9 +21,7 @@ def trainable_layers(network: nn.Module) -> list[str]:
 
 
 @contextlib.contextmanager
-def randomised(
-    network: nn.Module, layers: Sequence[str], rule: str = "redraw", seed: int = 0
-) -> Iterator[None]:
+def randomised(network: nn.Module, layers: Sequence[str], rule: str = "redraw", seed: int = 0) -> Iterator[None]:
     """The named layers with random weights inside the block; the learnt ones are back after it, come what may.
 
     `rule` 'redraw' draws weights as the layer's own `reset_parameters` does (and forgets what a norm has
@@ -72,11 +70,7 @@ def stages(layers: Sequence[str], count: int) -> list[list[str]]:
 
 
 def cascade(
-    network: nn.Module,
-    maps: Callable[[], Tensor],
-    sets: Sequence[Sequence[str]],
-    rule: str = "redraw",
-    seed: int = 0,
+    network: nn.Module, maps: Callable[[], Tensor], sets: Sequence[Sequence[str]], rule: str = "redraw", seed: int = 0
 ) -> Tensor:
     """Rank correlation (S, T) of the maps before and after each set of layers was randomised.
 

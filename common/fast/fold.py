@@ -67,9 +67,7 @@ def fold_traced(
     names = {module: name for name, module in network.named_modules()}
     found = _pairs([call for root in calls for call in root.walk()])
     named = [(names.get(conv), names.get(norm)) for conv, norm in found]
-    pairs = [
-        (conv, norm) for conv, norm in named if conv is not None and norm is not None and conv not in keep
-    ]
+    pairs = [(conv, norm) for conv, norm in named if conv is not None and norm is not None and conv not in keep]
     twin = copy.deepcopy(network).eval()
     with torch.no_grad():
         for conv_name, norm_name in pairs:
@@ -130,9 +128,7 @@ def _fold_pair(network: nn.Module, conv_name: str, norm_name: str) -> None:
     replace(network, norm_name, rest.eval())
 
 
-def _check_same(
-    network: nn.Module, twin: nn.Module, images: Tensor, call: Callable[[nn.Module, Tensor], Any]
-) -> None:
+def _check_same(network: nn.Module, twin: nn.Module, images: Tensor, call: Callable[[nn.Module, Tensor], Any]) -> None:
     probe = torch.sin(torch.arange(images.numel()) * 0.37).to(images).view_as(images)
     with untouched(network), torch.no_grad():
         expected, found = first_tensor(call(network, probe)), first_tensor(call(twin, probe))

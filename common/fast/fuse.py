@@ -86,7 +86,5 @@ def _activation(conv: Call, calls: list[Call], runs: Counter[nn.Module]) -> nn.M
 
 def _available(network: nn.Module) -> bool:
     operators = ("_reorder_convolution_weight", "_convolution_pointwise")
-    known = torch.backends.mkldnn.is_available() and all(
-        hasattr(torch.ops.mkldnn, name) for name in operators
-    )
+    known = torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in operators)
     return known and all(p.device.type == "cpu" and p.dtype == torch.float32 for p in network.parameters())

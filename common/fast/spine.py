@@ -51,9 +51,7 @@ class Axis:
 
     def reached(self, at: int) -> slice:
         """The outputs that depend on input `at`."""
-        return slice(
-            max(0, -((self.after - at) // self.stride)), max(0, (at + self.before) // self.stride + 1)
-        )
+        return slice(max(0, -((self.after - at) // self.stride)), max(0, (at + self.before) // self.stride + 1))
 
 
 @dataclass(frozen=True)
@@ -111,11 +109,7 @@ class Spine:
 
     @staticmethod
     def build(
-        network: nn.Module,
-        image: Tensor,
-        run: Callable[[], Any],
-        windows: Windows,
-        end: str | None = None,
+        network: nn.Module, image: Tensor, run: Callable[[], Any], windows: Windows, end: str | None = None
     ) -> "Spine | None":
         """Find the spine in one pass: `run()` runs the network on `image` (1, 3, H, W), the very tensor.
 
@@ -153,9 +147,7 @@ class Spine:
             corners = [(y.crop_starts[i], x.crop_starts[j]) for i, j in positions]
             out = link(_pasted(base, corners, (y.crop, x.crop), changed, at))
             at = [(y.starts[i], x.starts[j]) for i, j in positions]
-            changed = [
-                _part(one, y, x, corner, place) for one, corner, place in zip(out, corners, at, strict=True)
-            ]
+            changed = [_part(one, y, x, corner, place) for one, corner, place in zip(out, corners, at, strict=True)]
         whole = maps[len(self.steps)]
         out = _pasted(whole, [(0, 0)] * len(positions), whole.shape[-2:], changed, at)
         for link in self.links[len(self.steps) :]:
@@ -260,9 +252,7 @@ def _plan(links: list[nn.Module], image: Tensor, windows: Windows) -> list[tuple
 def _same_in_crops(link: nn.Module, x: Tensor, y: Tensor, axes: tuple[Axis, Axis]) -> bool:
     """Whether a link gives the same wherever a crop lies: quarters of its input `x`, compared with `y`."""
     halves = [(axis.inputs + 1) // 2 for axis in axes]
-    down, across = [
-        plan_step(axis, (0, axis.inputs - half), half) for axis, half in zip(axes, halves, strict=True)
-    ]
+    down, across = [plan_step(axis, (0, axis.inputs - half), half) for axis, half in zip(axes, halves, strict=True)]
     corners = list(itertools.product(down.crop_starts, across.crop_starts))
     out = link(_pasted(x, corners, (down.crop, across.crop), [x[0, :, :0, :0]] * len(corners), corners))
     allowed = (5e-3 if y.is_cuda else 100 * torch.finfo(y.dtype).eps) * y.abs().max()
@@ -307,9 +297,7 @@ def _reached(link: nn.Module, blank: Tensor, pixels: list[list[tuple[int, int]]]
     return link(probe).isnan().any(1)
 
 
-def _ends_at_borders(
-    link: nn.Module, blank: Tensor, outputs: Sequence[int], down: Axis, across: Axis
-) -> bool:
+def _ends_at_borders(link: nn.Module, blank: Tensor, outputs: Sequence[int], down: Axis, across: Axis) -> bool:
     """Whether pixels along the borders reach no outputs but those that the axes say."""
     H, W = blank.shape[-2:]
     pad = max(
@@ -319,9 +307,7 @@ def _ends_at_borders(
     if pad >= min(H, W) // 4:
         return False
     # One pixel at each border, at different places, so that none hides what comes from the opposite one.
-    pixels = [
-        [(k, W // 4), (H - 1 - k, 3 * W // 4), (H // 4, k), (3 * H // 4, W - 1 - k)] for k in range(pad + 1)
-    ]
+    pixels = [[(k, W // 4), (H - 1 - k, 3 * W // 4), (H // 4, k), (3 * H // 4, W - 1 - k)] for k in range(pad + 1)]
     hit = _reached(link, blank, pixels)
     for reached, places in zip(hit, pixels, strict=True):
         for row, column in places:

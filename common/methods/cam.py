@@ -32,9 +32,7 @@ def class_activation(scores: Tensor, A: Tensor) -> Tensor:
     linear = sum(name.startswith(_LINEAR) for name in operations)
     averages = sum(name.startswith(_AVERAGES) for name in operations)
     if others or linear != 1 or averages != 1:
-        behind = ", ".join(
-            dict.fromkeys(name.removesuffix("0").removesuffix("Backward") for name in operations)
-        )
+        behind = ", ".join(dict.fromkeys(name.removesuffix("0").removesuffix("Backward") for name in operations))
         raise MethodError(
             "CAM needs a head of average pooling and one linear layer; behind this layer stand"
             f" {behind}; use the method 'gradcam', which needs none"

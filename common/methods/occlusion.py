@@ -80,12 +80,7 @@ class _Task:
     """One call's arguments, its windows, and how the covered images are scored by definition."""
 
     def __init__(
-        self,
-        explainable: Explainable,
-        images: Tensor,
-        targets: Sequence[Target],
-        query: Any,
-        options: OcclusionOptions,
+        self, explainable: Explainable, images: Tensor, targets: Sequence[Target], query: Any, options: OcclusionOptions
     ) -> None:
         self.explainable, self.images, self.targets, self.query = explainable, images, targets, query
         self.options = options
@@ -308,6 +303,4 @@ def _check(options: OcclusionOptions, images: Tensor) -> None:
     if options.stride < 1 or (options.batch is not None and options.batch < 1):
         raise UserError(f"occlusion stride {options.stride} and batch {options.batch} are at least 1")
     if isinstance(options.fill, tuple) and len(options.fill) not in (1, images.shape[1]):
-        raise UserError(
-            f"the occlusion fill {options.fill} has neither one value nor {images.shape[1]}, one a channel"
-        )
+        raise UserError(f"the occlusion fill {options.fill} has neither one value nor {images.shape[1]}, one a channel")

@@ -24,9 +24,7 @@ def rank_correlation(maps: Tensor, references: Tensor) -> Tensor:
     (paper, section 5.3, with occlusion maps as the references). NaN where either is the same everywhere.
     """
     if len(maps) != len(references) or maps.dim() != 3 or references.dim() != 3:
-        raise UserError(
-            f"maps {tuple(maps.shape)} and references {tuple(references.shape)}; give (T, h, w) for both"
-        )
+        raise UserError(f"maps {tuple(maps.shape)} and references {tuple(references.shape)}; give (T, h, w) for both")
     pairs = zip(on_grid(maps, (references.shape[-2], references.shape[-1])), references, strict=True)
     return torch.tensor([_spearman(a, b) for a, b in pairs], dtype=torch.float64)
 

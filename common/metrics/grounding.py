@@ -95,9 +95,7 @@ def centre_hit(boxes: Sequence[Boxes]) -> Tensor:
 
 def random_hit(boxes: Sequence[Boxes], size: tuple[int, int] = SIZE) -> Tensor:
     """The chance that a random point hits: the share of the image that the boxes cover, exactly. (T,)"""
-    covered = [
-        float(box_mask(each, size).double().mean()) if len(_boxes(each)) else math.nan for each in boxes
-    ]
+    covered = [float(box_mask(each, size).double().mean()) if len(_boxes(each)) else math.nan for each in boxes]
     return torch.tensor(covered, dtype=torch.float64)
 
 
@@ -156,9 +154,7 @@ def _boxes(boxes: Boxes) -> Tensor:
     if found.numel() == 0:
         return found.new_zeros(0, 4)
     if found.dim() != 2 or found.shape[1] != 4:
-        raise UserError(
-            f"boxes are {tuple(found.shape)}; give (n, 4) left, top, right, bottom as shares of the image"
-        )
+        raise UserError(f"boxes are {tuple(found.shape)}; give (n, 4) left, top, right, bottom as shares of the image")
     return found
 
 
@@ -166,9 +162,7 @@ def _in_any(point: Tensor, boxes: Tensor) -> float:
     if not len(boxes):
         return math.nan
     x, y = point.tolist()
-    return float(
-        any(left <= x <= right and top <= y <= bottom for left, top, right, bottom in boxes.tolist())
-    )
+    return float(any(left <= x <= right and top <= y <= bottom for left, top, right, bottom in boxes.tolist()))
 
 
 def _check(maps: Tensor, boxes: Sequence[Boxes]) -> None:

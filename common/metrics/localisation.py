@@ -62,11 +62,7 @@ def box_overlap(these: Boxes, those: Boxes) -> Tensor:
 
 
 def localisation_errors(
-    predicted: Tensor,
-    boxes: Tensor,
-    truth: Sequence[int],
-    true_boxes: Sequence[Boxes],
-    overlap: float = OVERLAP,
+    predicted: Tensor, boxes: Tensor, truth: Sequence[int], true_boxes: Sequence[Boxes], overlap: float = OVERLAP
 ) -> Tensor:
     """1 where none of an image's first k guesses is right, else 0: (B, k), errors at 1, 2, ... k guesses.
 
@@ -186,7 +182,5 @@ def _own_cells(cells: Sequence[int], side: int) -> list[list[list[float]]]:
     boxes = cell_boxes(side)
     bad = [cell for cell in cells if not 0 <= cell < len(boxes)]
     if bad:
-        raise UserError(
-            f"cell {bad[0]} is not in a grid of {side} by {side}; cells are 0 to {len(boxes) - 1}"
-        )
+        raise UserError(f"cell {bad[0]} is not in a grid of {side} by {side}; cells are 0 to {len(boxes) - 1}")
     return [[boxes[cell]] for cell in cells]

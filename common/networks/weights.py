@@ -134,9 +134,7 @@ def _read_torch(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if not _is_pickle(path):
-            raise UserError(
-                f"{path}: is no PyTorch checkpoint; expected .safetensors, .pth or .pt"
-            ) from error
+            raise UserError(f"{path}: is no PyTorch checkpoint; expected .safetensors, .pth or .pt") from error
         raise UserError(
             f"{path}: holds pickled code, which is never run; save its weights alone:"
             " torch.save(model.state_dict(), FILE), or as .safetensors"

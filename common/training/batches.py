@@ -69,9 +69,7 @@ class Loader:
         stored = torch.stack(rows).to(self.device)
         return stored.float().contiguous(memory_format=torch.channels_last)
 
-    def together(
-        self, numbers: Sequence[int], features: Tensor, texts: Sequence[Sequence[Sequence[int]]]
-    ) -> Batch:
+    def together(self, numbers: Sequence[int], features: Tensor, texts: Sequence[Sequence[Sequence[int]]]) -> Batch:
         """The batch of some pictures, with the texts about each."""
         image = [row for row, each in enumerate(texts) for _ in each]
         return Batch(

@@ -21,9 +21,7 @@ from common.networks.trunk import Trunk, load_trunk
 _FULL_PRECISION = ("running_mean", "running_var")
 
 
-def save_checkpoint(
-    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], config: Mapping[str, Any]
-) -> Path:
+def save_checkpoint(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Path:
     """Write tensors and configuration, each atomically; returns the path of the safetensors file.
 
     `path` is the stem, or either file's own name.
@@ -47,9 +45,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
     try:
         config = json.loads(described.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(
-            f"no checkpoint '{stem}': '{described}' is missing; give a checkpoint's stem"
-        ) from None
+        raise UserError(f"no checkpoint '{stem}': '{described}' is missing; give a checkpoint's stem") from None
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read '{described}': {error}; copy or train the checkpoint again") from error
     if not isinstance(config, dict):
@@ -80,9 +76,7 @@ def load_model(
     path = stem_of(path / kind if path.is_dir() else path)
     tensors, config = load_checkpoint(path)
     if config.get("kind") != kind:
-        raise UserError(
-            f"'{path}' is no checkpoint of a {kind} model, but of a {config.get('kind', 'unknown')} one"
-        )
+        raise UserError(f"'{path}' is no checkpoint of a {kind} model, but of a {config.get('kind', 'unknown')} one")
     config = _Config(config, lacking=f"'{path}' is no checkpoint of a {kind} model: it lacks")
     for key, name in vocabularies.items():
         if name in tensors and len(tensors[name]) != len(config[key]):
@@ -111,9 +105,7 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], name: str) ->
     own = module.state_dict()
     wrong = [k for k in own if k not in tensors] + [k for k in tensors if k not in own]
     if wrong:
-        raise UserError(
-            f"checkpoint '{name}' doesn't fit this model: entry '{wrong[0]}' is in only one of them"
-        )
+        raise UserError(f"checkpoint '{name}' doesn't fit this model: entry '{wrong[0]}' is in only one of them")
     for key, value in own.items():
         if value.shape != tensors[key].shape:
             raise UserError(

@@ -111,9 +111,7 @@ class Stage:
     mode: Callable[[], object] = field(default=lambda: None)
 
 
-def parameter_groups(
-    module: nn.Module, *pairs: tuple[list[nn.Parameter], float]
-) -> Callable[[], list[dict[str, Any]]]:
+def parameter_groups(module: nn.Module, *pairs: tuple[list[nn.Parameter], float]) -> Callable[[], list[dict[str, Any]]]:
     """For `Stage.parameters`: optimiser groups of (parameters, learning rate); the rest of `module` is frozen."""
 
     def make() -> list[dict[str, Any]]:
@@ -204,9 +202,7 @@ class _Training:
             group["lr"] = rate * factor
         loss, numbers = stage.loss(batch)
         if not torch.isfinite(loss):
-            raise UserError(
-                f"the loss is {float(loss.detach())} in stage '{stage.name}'; use a smaller learning rate"
-            )
+            raise UserError(f"the loss is {float(loss.detach())} in stage '{stage.name}'; use a smaller learning rate")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]

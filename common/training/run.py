@@ -20,9 +20,7 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(
-                f"cannot make '{folder}': {error.strerror or error}; choose another --out"
-            ) from error
+            raise UserError(f"cannot make '{folder}': {error.strerror or error}; choose another --out") from error
         self.log_path, self.state_path = self.folder / "log.jsonl", self.folder / "state.pt"
         if fresh:
             self.log_path.unlink(missing_ok=True)
@@ -56,9 +54,7 @@ class Run:
         try:
             state = torch.load(self.state_path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise UserError(
-                f"'{self.state_path}' cannot be read; delete it or start with --restart"
-            ) from error
+            raise UserError(f"'{self.state_path}' cannot be read; delete it or start with --restart") from error
         changed = [k for k in self.settings if state["settings"].get(k) != self.settings[k]]
         if changed:
             raise UserError(

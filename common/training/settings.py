@@ -28,9 +28,7 @@ def rate(default: float, what: str) -> Any:
     return setting(default, f"learning rate of {what}", "a learning rate above 0", lambda x: x > 0)
 
 
-def setting(
-    default: Any, what: str, allowed: str = "", valid: Callable[[Any], bool] = lambda value: True
-) -> Any:
+def setting(default: Any, what: str, allowed: str = "", valid: Callable[[Any], bool] = lambda value: True) -> Any:
     """A dataclass field with `what` it is, for `--help`, and the values `allowed`, which `valid` accepts."""
     return field(default=default, metadata={"what": what, "allowed": allowed, "valid": valid})
 
@@ -45,10 +43,7 @@ class TrainingSettings:
 
     trunk: str = setting("efficientnet_lite0", "network whose last map is read; see 'saywhy models'")
     train_blocks: int | None = setting(  # None: not at all
-        5,
-        "the trunk is trained from this block on",
-        "a block's number",
-        lambda n: n is None or _is_whole(n, 0),
+        5, "the trunk is trained from this block on", "a block's number", lambda n: n is None or _is_whole(n, 0)
     )
     views: int = whole(1, "views of each photograph: itself, mirrored, then random crops")
     hidden: int = whole(256, "width of each LSTM layer")

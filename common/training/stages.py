@@ -43,9 +43,7 @@ class Training(ABC):
         self.tail = self.trunk.split(settings.train_blocks)[1]
         self.trunk.module.requires_grad_(False)
         made = Stores(self.trunk, settings.train_blocks, Path(stores), self.device)
-        self.train_loader, self.val_loader = (
-            corpus.loader(split, made, settings) for split in ("train", "val")
-        )
+        self.train_loader, self.val_loader = (corpus.loader(split, made, settings) for split in ("train", "val"))
         self.start_evidence()
 
     @abstractmethod
@@ -78,9 +76,7 @@ class Training(ABC):
         """A stage that trains `groups` of parameters, each at its rate; `more` are further fields of `Stage`."""
         parameters = parameter_groups(self.model, *groups)
         decay = self.settings.weight_decay
-        return Stage(
-            name, epochs, parameters=parameters, loss=loss, weight_decay=decay, mode=self.mode, **more
-        )
+        return Stage(name, epochs, parameters=parameters, loss=loss, weight_decay=decay, mode=self.mode, **more)
 
     def maps(self, stored: Tensor) -> Tensor:
         """Stored features (B,C,..) -> the last map (B,K,h,w), channels of it dropped in training."""

@@ -104,9 +104,7 @@ class FeatureStore:
         """Rows of `names`; raises for a name that the store lacks."""
         for name in names:
             if name not in self.row:
-                raise UserError(
-                    f"feature store '{self.path}' has no image '{name}'; make it again for these images"
-                )
+                raise UserError(f"feature store '{self.path}' has no image '{name}'; make it again for these images")
         return [self.row[name] for name in names]
 
     def read(self, rows: Sequence[int], view: int | Sequence[int] | None = None) -> np.ndarray:
@@ -200,9 +198,7 @@ def _open(path: Path, mode: str) -> h5py.File:
     try:
         file = h5py.File(path, mode)
     except FileNotFoundError:
-        raise UserError(
-            f"feature store '{path}' is missing; run the training command, which makes it"
-        ) from None
+        raise UserError(f"feature store '{path}' is missing; run the training command, which makes it") from None
     except BlockingIOError as error:
         raise UserError(f"feature store '{path}' is in use by another process; wait for it to end") from error
     except OSError as error:
@@ -222,6 +218,5 @@ def _broken(path: Path) -> UserError:
 def _full(path: Path, error: OSError) -> UserError:
     reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
     return UserError(
-        f"cannot write feature store '{path}': {reason}; free some space and run again: "
-        "finished rows are kept"
+        f"cannot write feature store '{path}': {reason}; free some space and run again: finished rows are kept"
     )

@@ -27,8 +27,7 @@ def view(image: Tensor, name: str, number: int) -> Tensor:
     shares = low + (high - low) * torch.rand(2, generator=generator)
     size = [int(round(float(s) * n)) for s, n in zip(shares, image.shape[1:], strict=True)]
     top, left = (
-        int(torch.randint(0, n - s + 1, (), generator=generator))
-        for s, n in zip(size, image.shape[1:], strict=True)
+        int(torch.randint(0, n - s + 1, (), generator=generator)) for s, n in zip(size, image.shape[1:], strict=True)
     )
     crop = image[None, :, top : top + size[0], left : left + size[1]]
     scaled = F.interpolate(crop, image.shape[1:], mode="bilinear", antialias=True, align_corners=False)[0]

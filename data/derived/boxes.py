@@ -70,9 +70,7 @@ def _read(folder: str | Path, split: str) -> list[Boxed]:
     return found
 
 
-def _presence(
-    photographs: Sequence[Boxed], rng: random.Random, per_image: int = 3
-) -> Iterator[list[Question]]:
+def _presence(photographs: Sequence[Boxed], rng: random.Random, per_image: int = 3) -> Iterator[list[Question]]:
     """'is there a dog?': yes where there is one, no where all else speaks for one."""
     together = _cooccurrence(photographs)
     asked: Counter[str] = Counter()
@@ -101,9 +99,7 @@ def _counts(photographs: Sequence[Boxed], rng: random.Random) -> Iterator[list[Q
         for photograph in photographs:
             if name in photograph.boxes and photograph.clear(name):
                 groups[len(photograph.boxes[name])].append(photograph)
-        highest = max(
-            (n for n in range(2, MOST + 1) if min(len(groups[k]) for k in range(1, n + 1)) >= 3), default=0
-        )
+        highest = max((n for n in range(2, MOST + 1) if min(len(groups[k]) for k in range(1, n + 1)) >= 3), default=0)
         rows = [rng.sample(groups[n], len(groups[n])) for n in range(1, highest + 1)]
         for row in zip(*rows, strict=False):
             text = rng.choice(COUNT).format(many=plural(name))
@@ -122,9 +118,7 @@ def _choices(photographs: Sequence[Boxed], rng: random.Random) -> Iterator[list[
         weights = {other: together[name][other] + 0.02 for other in rivals}
         for yes in there:
             for other in weighted_sample({r: w for r, w in weights.items() if r not in yes.boxes}, 1, rng):
-                partner = next(
-                    (p for p in rng.sample(single[other], len(single[other])) if name not in p.boxes), None
-                )
+                partner = next((p for p in rng.sample(single[other], len(single[other])) if name not in p.boxes), None)
                 if partner is None:
                     continue
                 first, second = rng.sample((name, other), 2)
@@ -154,17 +148,14 @@ def _sides(photographs: Sequence[Boxed], rng: random.Random) -> Iterator[list[Qu
             if partner is not None:
                 each.remove(partner)
                 yield [
-                    _question(p, text, answer, "side", p.boxes[answer])
-                    for p, answer in ((photograph, other), partner)
+                    _question(p, text, answer, "side", p.boxes[answer]) for p, answer in ((photograph, other), partner)
                 ]
 
 
 def _only(photograph: Boxed, thing: str, beside: Callable[[Box, Box], bool]) -> str | None:
     """The one class whose things are beside the thing; None where there are several, or none."""
     own = photograph.boxes[thing][0]
-    names = [
-        n for n, boxes in photograph.boxes.items() if n != thing and any(beside(box, own) for box in boxes)
-    ]
+    names = [n for n, boxes in photograph.boxes.items() if n != thing and any(beside(box, own) for box in boxes)]
     return names[0] if len(names) == 1 else None
 
 

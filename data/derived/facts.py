@@ -36,9 +36,7 @@ class Lexicon:
     @classmethod
     def of(cls, images: Sequence[GroundedImage], verb_count: int = 3, noun_share: float = 0.001) -> Lexicon:
         """Verbs seen `verb_count` times behind 'is' or 'are'; nouns named in a share of the photographs."""
-        return cls(
-            gerunds(images, verb_count), frequent_nouns(images, max(2, round(noun_share * len(images))))
-        )
+        return cls(gerunds(images, verb_count), frequent_nouns(images, max(2, round(noun_share * len(images)))))
 
 
 @dataclass
@@ -123,9 +121,7 @@ def gerunds(images: Iterable[GroundedImage], minimum: int = 3) -> frozenset[str]
         if word in AUXILIARIES and after.endswith("ing")
     )
     return frozenset(
-        word
-        for word, count in counts.items()
-        if count >= minimum and word not in ("being", "wearing", "having")
+        word for word, count in counts.items() if count >= minimum and word not in ("being", "wearing", "having")
     )
 
 
@@ -177,9 +173,7 @@ def _add(entity: Entity, mention: Phrase, caption: int, nouns: frozenset[str]) -
         entity.numbers[number] += 1
 
 
-def _relations(
-    words: tuple[str, ...], mentions: Sequence[Phrase], verbs: frozenset[str]
-) -> Iterator[Relation]:
+def _relations(words: tuple[str, ...], mentions: Sequence[Phrase], verbs: frozenset[str]) -> Iterator[Relation]:
     """Who does what to what in one caption; relations without an object have object ''."""
     for place, mention in enumerate(mentions):
         after = mentions[place + 1] if place + 1 < len(mentions) else None
@@ -196,9 +190,7 @@ def _relations(
             yield from _deed(subject, between, after, verbs)
 
 
-def _deed(
-    subject: Phrase, between: tuple[str, ...], after: Phrase | None, verbs: frozenset[str]
-) -> Iterator[Relation]:
+def _deed(subject: Phrase, between: tuple[str, ...], after: Phrase | None, verbs: frozenset[str]) -> Iterator[Relation]:
     """What the words `between` two phrases say that the subject does, and to what."""
     rest = between[1:] if between[0] in AUXILIARIES else between
     verb = gerund(rest[0], verbs) if rest else ""

@@ -35,11 +35,7 @@ from data.records import GroundedImage, Question
 
 
 def balance(
-    questions: Sequence[Asked],
-    key: Callable[[Asked], str],
-    cap: float,
-    rng: random.Random,
-    least: int = 4,
+    questions: Sequence[Asked], key: Callable[[Asked], str], cap: float, rng: random.Random, least: int = 4
 ) -> list[Asked]:
     """Drops questions at random until in each group by `key` no answer has more than share `cap`.
 

@@ -24,11 +24,7 @@ DEEDS = frozenset(
 )
 TRANSITIVE = frozenset("climbing playing eating reading hugging".split())
 PLACING = frozenset("in on at through across along down up near into".split())
-HOW_MANY = (
-    "how many {many} are there?",
-    "how many {many} are in the picture?",
-    "how many {many} can you see?",
-)
+HOW_MANY = ("how many {many} are there?", "how many {many} are in the picture?", "how many {many} can you see?")
 
 
 def ask(facts: Facts, rng: random.Random) -> list[Asked]:
@@ -84,10 +80,7 @@ def _color_texts(facts: Facts, entity: Entity) -> list[str]:
     worn = {r.object for r in facts.relations if r.subject == owner.id and r.is_worn()}
     named = [facts.entities[id] for id in worn if id in facts.entities]
     if sum(singular(name) in map(singular, thing.names) for thing in named) == 1:
-        texts += [
-            f"what color {be} the {owner.name}'s {name}?",
-            f"what color {name} is the {owner.name} wearing?",
-        ]
+        texts += [f"what color {be} the {owner.name}'s {name}?", f"what color {name} is the {owner.name} wearing?"]
     return texts
 
 

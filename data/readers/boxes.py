@@ -31,9 +31,7 @@ def _from_json(path: AnyPath) -> Boxes:
         if not isinstance(classes, dict) or not all(isinstance(boxes, list) for boxes in classes.values()):
             raise UserError(f"{path}: '{image}' is not {{class: [[left, top, right, bottom], ...]}}")
         where = f"{path}: '{image}'"
-        found[Path(image).stem] = {
-            name: list(boxes_of_shares(boxes, where)) for name, boxes in classes.items()
-        }
+        found[Path(image).stem] = {name: list(boxes_of_shares(boxes, where)) for name, boxes in classes.items()}
     if not found:
         raise UserError(f'{path}: expected {{"cat.jpg": {{"cat": [[left, top, right, bottom]]}}}}')
     return found

@@ -65,9 +65,7 @@ def split_ids(folder: AnyPath, split: str) -> set[str]:
     return {f"coco:{int(line)}" for line in lines}
 
 
-def read_captions(
-    path: AnyPath, images: AnyPath | None = None, check_images: bool = True
-) -> list[CaptionedImage]:
+def read_captions(path: AnyPath, images: AnyPath | None = None, check_images: bool = True) -> list[CaptionedImage]:
     """Images with captions from a captions JSON, by image id; `images` is the folder of photographs.
 
     The default folder is `../<set>` for `captions_<set>.json`. Raises `UserError` naming the file and entry.
@@ -94,9 +92,7 @@ def read_texts(path: AnyPath) -> list[CaptionedText]:
     for key in sorted(captions):
         labels = entries[key].get("labels", [])
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-            raise UserError(
-                f"{path}: image {key} has the labels {str(labels)[:40]}; expected a list of names"
-            )
+            raise UserError(f"{path}: image {key} has the labels {str(labels)[:40]}; expected a list of names")
         found.append(CaptionedText(f"coco:{key}", tuple(captions[key]), tuple(labels)))
     return found
 
@@ -128,9 +124,7 @@ def read_instances(path: AnyPath) -> dict[str, list[Instance]]:
     return found
 
 
-def sound_instances(
-    path: AnyPath, needed: tuple[str, ...] = ()
-) -> tuple[dict[str, list[Instance]], dict[str, str]]:
+def sound_instances(path: AnyPath, needed: tuple[str, ...] = ()) -> tuple[dict[str, list[Instance]], dict[str, str]]:
     """The objects of each image whose entries are all sound, by file name, and what is wrong with the others.
 
     `needed` are keys that an entry must have besides its box. An image with a broken entry is left out, since
@@ -196,9 +190,7 @@ def read_split(folder: AnyPath, split: str) -> list[tuple[CaptionedImage, list[I
         if ids and image_id not in ids:
             continue
         if not (photos / name).is_file():
-            raise UserError(
-                f"'{photos / name}' is listed in {notes.name} but is not there; give a whole copy of COCO"
-            )
+            raise UserError(f"'{photos / name}' is listed in {notes.name} but is not there; give a whole copy of COCO")
         found.append((CaptionedImage(name, photos / name, captions.get(name, ()), image_id), instances))
     return found
 

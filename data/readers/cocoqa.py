@@ -22,14 +22,12 @@ def read_cocoqa(folder: AnyPath, split: str = "train") -> list[Question]:
         folder, (split, f"cocoqa/{split}"), f"folder of COCO-QA's split '{split}', with its four text files"
     )
     columns = {
-        name: read_text(place / f"{name}.txt").splitlines()
-        for name in ("questions", "answers", "img_ids", "types")
+        name: read_text(place / f"{name}.txt").splitlines() for name in ("questions", "answers", "img_ids", "types")
     }
     lengths = {name: len(lines) for name, lines in columns.items()}
     if len(set(lengths.values())) > 1:
         raise UserError(
-            f"the files in {place} don't match: "
-            + ", ".join(f"{n}.txt has {k} lines" for n, k in lengths.items())
+            f"the files in {place} don't match: " + ", ".join(f"{n}.txt has {k} lines" for n, k in lengths.items())
         )
     images = photographs(place)
     rows = zip(columns["questions"], columns["answers"], columns["img_ids"], columns["types"], strict=True)
@@ -40,9 +38,7 @@ def _question(number: int, row: tuple[str, str, str, str], images: dict[int, Pat
     text, answer, image_id, kind = (cell.strip() for cell in row)
     where = f"{place.name}/, line {number + 1}"
     if kind not in KINDS:
-        raise UserError(
-            f"{where}: type {kind!r} is not one of {', '.join(f'{k} ({v})' for k, v in KINDS.items())}"
-        )
+        raise UserError(f"{where}: type {kind!r} is not one of {', '.join(f'{k} ({v})' for k, v in KINDS.items())}")
     if not image_id.isdigit():
         raise UserError(f"{where}: image id {image_id!r} is not a whole number")
     answer = checked_answer(answer, where)

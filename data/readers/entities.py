@@ -61,9 +61,7 @@ def parse(line: str, boxes: dict[str, tuple[Box, ...]], place: str = "sentence")
 
 def _plain(text: str, place: str) -> str:
     if "[/EN#" in text or "]" in text and "[" not in text:
-        raise UserError(
-            f"{place}: broken phrase mark near '{text.strip()[:40]}'; expected [/EN#id/type words]"
-        )
+        raise UserError(f"{place}: broken phrase mark near '{text.strip()[:40]}'; expected [/EN#id/type words]")
     return text
 
 

@@ -37,9 +37,7 @@ def read_json(path: AnyPath, lists: tuple[str, ...] = ()) -> Any:
         raise UserError(f"{path}:{error.lineno}: broken JSON ({error.msg}); copy the file again") from error
     for key in lists:
         if not isinstance(record, dict) or not isinstance(record.get(key), list):
-            raise UserError(
-                f"{path}: has no list '{key}'; expected the published layout ({', '.join(lists)})"
-            )
+            raise UserError(f"{path}: has no list '{key}'; expected the published layout ({', '.join(lists)})")
     return record
 
 
@@ -59,9 +57,7 @@ class Reading(Generic[Item]):
     problems: list[str] = field(default_factory=list)
 
 
-def read_each(
-    entries: Iterable[Entry], read: Callable[[Entry], Item], limit: int | None = None
-) -> Reading[Item]:
+def read_each(entries: Iterable[Entry], read: Callable[[Entry], Item], limit: int | None = None) -> Reading[Item]:
     """Read entries one by one, `limit` good ones at most; what cannot be read is noted and left out.
 
     Raises `UserError` with the first problem when nothing could be read.

@@ -11,11 +11,7 @@ from data.readers.files import AnyPath, find_folder, read_text
 from data.records import CaptionedImage
 from data.words.vocabulary import tokenize
 
-SPLITS = {
-    "train": "Flickr_8k.trainImages.txt",
-    "dev": "Flickr_8k.devImages.txt",
-    "test": "Flickr_8k.testImages.txt",
-}
+SPLITS = {"train": "Flickr_8k.trainImages.txt", "dev": "Flickr_8k.devImages.txt", "test": "Flickr_8k.testImages.txt"}
 PHOTOGRAPHS = ("Flicker8k_Dataset", "Flickr8k_Dataset")
 MAX_WORDS = 200
 _ADVICE = "give the folder of a copy of Flickr8k"
@@ -55,9 +51,7 @@ def read_captions(path: AnyPath) -> dict[str, list[str]]:
         key, tab, caption = line.partition("\t")
         name, mark, index = key.rpartition("#")
         if not tab or not mark or not name or not index.isdigit():
-            raise UserError(
-                f"{path}:{number}: expected '<image>#<number><TAB><caption>', received '{line[:60]}'"
-            )
+            raise UserError(f"{path}:{number}: expected '<image>#<number><TAB><caption>', received '{line[:60]}'")
         words = tokenize(caption)
         if not words:
             raise UserError(f"{path}:{number}: the caption of '{name}' is empty; write one or drop the line")

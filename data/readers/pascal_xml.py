@@ -17,9 +17,7 @@ def read_xml(path: AnyPath) -> ElementTree.Element:
         raise UserError(f"{path}:{error.position[0]}: broken XML ({error}); copy the file again") from error
 
 
-def xml_box(
-    item: ElementTree.Element, root: ElementTree.Element, path: AnyPath, first_pixel: int = 0
-) -> Box | None:
+def xml_box(item: ElementTree.Element, root: ElementTree.Element, path: AnyPath, first_pixel: int = 0) -> Box | None:
     """The `<bndbox>` of an object in PASCAL's XML, divided by the file's own `<size>`; None without one."""
     box = item.find("bndbox")
     if box is None:

@@ -61,9 +61,7 @@ def _parse(text: str, where: str) -> Any:
 def _question(where: str, row: dict[str, Any], path: Path) -> Question:
     missing = [name for name in ("image", "question") if name not in row]
     if missing:
-        raise UserError(
-            f"{where}: no {' and no '.join(missing)}; has {', '.join(map(str, row)) or 'nothing'}"
-        )
+        raise UserError(f"{where}: no {' and no '.join(missing)}; has {', '.join(map(str, row)) or 'nothing'}")
     if not isinstance(row["image"], str):
         raise UserError(f"{where}: the image is {row['image']!r}, not a path")
     image = path.parent / row["image"]

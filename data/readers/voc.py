@@ -43,9 +43,7 @@ def has_split(root: Path, split: str, task: str = "Main") -> bool:
     return bool(first) and (root / "Annotations" / f"{first[0]}.xml").is_file()
 
 
-def read(
-    folder: AnyPath, split: str = "val", task: str = "Main", limit: int | None = None
-) -> Reading[LocalisedImage]:
+def read(folder: AnyPath, split: str = "val", task: str = "Main", limit: int | None = None) -> Reading[LocalisedImage]:
     """The photographs of one split with their boxes, in the order of its list; broken ones are noted.
 
     `task` 'Segmentation' reads that list, whose photographs have segmentations.

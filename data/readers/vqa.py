@@ -46,9 +46,7 @@ def _softly_answered(entry: dict, annotation: dict, images: dict[int, Path], pat
     # The published answers are normalised: of one such as 'a' nothing is left.
     pairs = checked_soft_answers(annotation.get("soft_answers"), where)
     best = max(pairs, key=lambda pair: pair[1])[0]
-    return replace(
-        _question(entry, {}, images, path), answer=best, soft_answers=pairs, source="okvqa", kind="other"
-    )
+    return replace(_question(entry, {}, images, path), answer=best, soft_answers=pairs, source="okvqa", kind="other")
 
 
 def _find(folder: Path, split: str, layout: str = "*OpenEnded_mscoco_{split}*_questions.json") -> Path:
@@ -57,9 +55,7 @@ def _find(folder: Path, split: str, layout: str = "*OpenEnded_mscoco_{split}*_qu
         found = sorted(place.glob(pattern), key=lambda path: (not path.name.startswith("v2_"), path.name))
         if found:
             return found[0]
-    raise UserError(
-        f"no {pattern} in {folder} or {folder / 'vqa'}; give the folder with the official VQA files"
-    )
+    raise UserError(f"no {pattern} in {folder} or {folder / 'vqa'}; give the folder with the official VQA files")
 
 
 def _pairs(questions: Path, annotations: Path | None) -> list[tuple[dict[str, Any], dict[str, Any]]]:

@@ -28,9 +28,7 @@ my your our more most only same own get gets getting go goes going also still su
 """
 FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 
-_QUOTES = str.maketrans(
-    {"\u2019": "'", "\u2018": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": " "}
-)
+_QUOTES = str.maketrans({"\u2019": "'", "\u2018": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": " "})
 _ABBREVIATIONS = r"(?:mr|mrs|ms|dr|jr|sr|st|vs|inc|co|no)\.(?!\w)"
 _TOKEN = re.compile(
     r"(?:https?://\S+|www\.\S+)"

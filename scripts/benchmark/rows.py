@@ -100,9 +100,7 @@ def gradcam_row(
 
 
 def one_target_batch(bench: Bench) -> Work:
-    return Work(
-        "Grad-CAM, one target, batch 16", "1.05", bench.forward(16), gradcam_ways(bench, 16, [281]), slow=True
-    )
+    return Work("Grad-CAM, one target, batch 16", "1.05", bench.forward(16), gradcam_ways(bench, 16, [281]), slow=True)
 
 
 def guided_backprop(bench: Bench) -> Work:
@@ -146,9 +144,7 @@ def occlusion_windows(bench: Bench) -> Work:
 
         sizes = {"sliding_window_shapes": (3, 32, 32), "strides": (3, 16, 16)}
         with torch.no_grad():
-            return Occlusion(network).attribute(
-                image, target=281, baselines=0, perturbations_per_eval=4, **sizes
-            )
+            return Occlusion(network).attribute(image, target=281, baselines=0, perturbations_per_eval=4, **sizes)
 
     ways = bench.installed({OURS: ours, "captum": captum})
     return Work("occlusion, 32x32 window, stride 16 (169 windows)", "75", bench.forward(), ways, slow=True)
@@ -160,10 +156,7 @@ def caption_words(bench: Bench) -> Work:
     text = "a man in a red shirt is standing on a wooden bench"
     title = "caption and each of its 12 words, beyond decoding"
     return Work(
-        title,
-        "1.5",
-        partial(captioner.encode, bench.images[:1]),
-        {OURS: partial(captioner.explain, seen, text)},
+        title, "1.5", partial(captioner.encode, bench.images[:1]), {OURS: partial(captioner.explain, seen, text)}
     )
 
 

@@ -100,9 +100,7 @@ def memory_row(peers: list[str], repeats: int) -> Row:
     row = Row(title, "a quarter of the best peer's")
     for name in ("plain forward", OURS, *peers):
         command = [sys.executable, "-m", "scripts.benchmark", "--memory-of", name]
-        outputs = [
-            subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(repeats)
-        ]
+        outputs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(repeats)]
         figure = summary([float(output.split()[-1]) for output in outputs])
         figure.unit = "MB"
         row.figures[name] = figure
@@ -169,13 +167,7 @@ def table(rows: list[Row], names: list[str]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.benchmark", description="What explaining costs.")
     add, known = parser.add_argument, [*ROWS, "memory"]
-    add(
-        "--repeats",
-        type=int,
-        default=15,
-        metavar="N",
-        help="rounds; a third of it for slow rows (default: 15)",
-    )
+    add("--repeats", type=int, default=15, metavar="N", help="rounds; a third of it for slow rows (default: 15)")
     names = f"{', '.join(known)} (default: all)"
     add("--rows", nargs="+", metavar="NAME", choices=known, default=known, help=names)
     add("--json", metavar="FILE", help="write the figures there as well")

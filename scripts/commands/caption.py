@@ -31,16 +31,10 @@ def add_parser(subparsers: Any) -> None:
         choices=("log_probability", "logit"),
         help="what is explained of each word: its log-probability, as in the paper, or its logit",
     )
-    parser.add_argument(
-        "--end", action="store_true", help="explain why the caption ends where it does, as well"
-    )
+    parser.add_argument("--end", action="store_true", help="explain why the caption ends where it does, as well")
     parser.add_argument("--beam", type=int, metavar="N", help="beam width (default: the checkpoint's)")
     parser.add_argument(
-        "--alternatives",
-        type=int,
-        default=0,
-        metavar="N",
-        help="further captions to list (default: %(default)s)",
+        "--alternatives", type=int, default=0, metavar="N", help="further captions to list (default: %(default)s)"
     )
     parser.add_argument("--no-explain", action="store_true", help="captions only; no files are written")
     cli.add_model_arguments(parser)
@@ -91,17 +85,7 @@ def draw(image: Any, record: dict[str, Any], explanation: Any, whose: str) -> An
     """The panel of one image: the photograph, the caption's map, and a small map for each word in order."""
     from PIL import Image
 
-    from common.draw import (
-        METHOD_LABELS,
-        PAPER,
-        Tile,
-        draw_map,
-        fitted,
-        legends_of,
-        panel,
-        score_notes,
-        tile_row,
-    )
+    from common.draw import METHOD_LABELS, PAPER, Tile, draw_map, fitted, legends_of, panel, score_notes, tile_row
 
     shown = fitted(image)
     maps = {method: values[:, 0] for method, values in explanation.maps.items()}
@@ -139,13 +123,9 @@ def _word_note(word: str, log_probability: float, unknown: list[str]) -> str:
 
 def _check(args: argparse.Namespace) -> None:
     if args.no_explain and (args.caption is not None or args.phrases or args.contrast or args.end):
-        raise UserError(
-            "--no-explain writes captions only; leave out --caption, --phrase, --contrast and --end"
-        )
+        raise UserError("--no-explain writes captions only; leave out --caption, --phrase, --contrast and --end")
     if args.contrast and args.phrases and len(args.contrast) not in (1, len(args.phrases)):
-        raise UserError(
-            f"{len(args.contrast)} --contrast for {len(args.phrases)} --phrase; give one for all or each"
-        )
+        raise UserError(f"{len(args.contrast)} --contrast for {len(args.phrases)} --phrase; give one for all or each")
     if args.beam is not None and args.beam < 1:
         raise UserError(f"--beam is {args.beam}; give a width of at least 1")
     if args.alternatives < 0:

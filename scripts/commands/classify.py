@@ -29,13 +29,9 @@ def add_parser(subparsers: Any) -> None:
         "--crop", type=float, metavar="SHARE",
         help="look at the centre alone, as for ImageNet accuracy (0.875 there), instead of the whole image",
     )  # fmt: skip
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="predictions to list (default: %(default)s)")
     parser.add_argument(
-        "--top", type=int, default=5, metavar="N", help="predictions to list (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--fast",
-        action="store_true",
-        help="fold batch normalisation, reorder memory: quicker on a CPU, same maps",
+        "--fast", action="store_true", help="fold batch normalisation, reorder memory: quicker on a CPU, same maps"
     )
     parser.set_defaults(run=run)
 

@@ -53,12 +53,8 @@ def _add_captioner(models: Any) -> None:
 
 def _add_vqa(models: Any) -> None:
     about = "Accuracy by question type, and with --maps how true the maps of the answers are."
-    parser = models.add_parser(
-        "vqa", help="accuracy by question type, and the truth of the maps", description=about
-    )
-    data = (
-        "vqa2, vqa, okvqa or cocoqa:PATH, derived:FLICKR8K, boxes:COCO, file:QUESTIONS, easyvqa; repeatable"
-    )
+    parser = models.add_parser("vqa", help="accuracy by question type, and the truth of the maps", description=about)
+    data = "vqa2, vqa, okvqa or cocoqa:PATH, derived:FLICKR8K, boxes:COCO, file:QUESTIONS, easyvqa; repeatable"
     maps = "measure the maps of N questions of each set: occlusion, boxes, swapped questions (default: none)"
     add = parser.add_argument
     add("--data", required=True, action="append", metavar="KIND:PATH", help=data)
@@ -109,9 +105,7 @@ def _on_flickr8k(captioner: Any, args: argparse.Namespace) -> tuple[dict[str, An
     images = flickr8k.read(place, args.split)[: args.limit]
     notes = None if args.no_grounding else entities_folder(place)
     if notes is None and not args.no_grounding:
-        cli.report(
-            f"no boxes in '{place / 'flickr30k_entities'}': captions are scored, words are not located"
-        )
+        cli.report(f"no boxes in '{place / 'flickr30k_entities'}': captions are scored, words are not located")
     said, records = _captions_and_records(captioner, images, notes, args)
     found = {
         "score": args.score, "images": len(images),
@@ -153,9 +147,7 @@ def metric_names(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name.casefold() not in by_name]
     if unknown or not names:
-        raise UserError(
-            f"no caption metric '{unknown[0] if unknown else text}'; choose from {', '.join(METRICS)}"
-        )
+        raise UserError(f"no caption metric '{unknown[0] if unknown else text}'; choose from {', '.join(METRICS)}")
     return [by_name[name.casefold()] for name in names]
 
 

@@ -9,9 +9,7 @@ def add_parser(subparsers: Any) -> None:
     """Add the subcommand and its arguments."""
     about = "The networks that classify --model and train --trunk take, and where their weights come from."
     parser = subparsers.add_parser("models", help="list the networks that can be loaded", description=about)
-    parser.add_argument(
-        "--search", default="", metavar="WORD", help="only names that contain WORD, timm's too"
-    )
+    parser.add_argument("--search", default="", metavar="WORD", help="only names that contain WORD, timm's too")
     parser.add_argument("--json", action="store_true", help="print one JSON record a line, and nothing else")
     parser.set_defaults(run=run)
 
@@ -39,6 +37,4 @@ def table(records: list[dict[str, str]]) -> str:
     ordered = sorted(records, key=lambda record: record["status"] != "ready")
     rows = [{key: key.upper() for key in ordered[0]}, *ordered]
     widths = [max(len(row[key]) for row in rows) for key in ("name", "source")]
-    return "\n".join(
-        f"{row['name']:<{widths[0]}}  {row['source']:<{widths[1]}}  {row['status']}" for row in rows
-    )
+    return "\n".join(f"{row['name']:<{widths[0]}}  {row['source']:<{widths[1]}}  {row['status']}" for row in rows)

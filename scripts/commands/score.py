@@ -131,9 +131,7 @@ def agreement(maps: Sequence[Map], references: Sequence[Map]) -> Any:
     from common.metrics.grounding import summary
 
     if len(references) != len(maps):
-        raise UserError(
-            f"the references hold {len(references)} maps; expected one for each of {len(maps)}, in order"
-        )
+        raise UserError(f"the references hold {len(references)} maps; expected one for each of {len(maps)}, in order")
     pairs = zip(maps, references, strict=True)
     return summary(torch.cat([rank_correlation(a.values[None], b.values[None]) for a, b in pairs]))
 

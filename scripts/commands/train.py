@@ -24,9 +24,7 @@ from vqa.training.settings import settings_for
 def add_parser(subparsers: Any) -> None:
     """Add the subcommand with one parser for each model that can be trained."""
     parser = subparsers.add_parser(
-        "train",
-        help="train a captioner or a VQA model",
-        description="Train a model; an interrupted run goes on.",
+        "train", help="train a captioner or a VQA model", description="Train a model; an interrupted run goes on."
     )
     models = parser.add_subparsers(dest="train_model", metavar="MODEL", required=True)
     captioner = models.add_parser(
@@ -42,9 +40,7 @@ def add_parser(subparsers: Any) -> None:
         description="Train the VQA model; options left out are as the shipped checkpoint was trained. The default"
         " trunk is in saywhy[lite].",
     )
-    data = (
-        "vqa2, vqa, okvqa or cocoqa:PATH, derived:FLICKR8K, boxes:COCO, file:QUESTIONS, easyvqa; repeatable"
-    )
+    data = "vqa2, vqa, okvqa or cocoqa:PATH, derived:FLICKR8K, boxes:COCO, file:QUESTIONS, easyvqa; repeatable"
     vqa.add_argument("--data", required=True, action="append", metavar="KIND:PATH", help=data)
     _add_run_arguments(captioner, CaptionerSettings())
     _add_run_arguments(vqa, VqaSettings())
@@ -52,20 +48,12 @@ def add_parser(subparsers: Any) -> None:
 
 def _add_run_arguments(parser: argparse.ArgumentParser, settings: TrainingSettings) -> None:
     """The arguments that every training has, and one for each of its settings."""
-    parser.add_argument(
-        "--out", required=True, metavar="DIR", help="folder for checkpoint, log and learning curve"
-    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for checkpoint, log and learning curve")
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:N (default: cpu)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
-    parser.add_argument(
-        "--restart", action="store_true", help="start again instead of going on with the run in --out"
-    )
-    parser.add_argument(
-        "--limit", type=int, metavar="N", help="only the first N images of each split, for a trial"
-    )
-    parser.add_argument(
-        "--features", metavar="DIR", help="folder for stored features (default: OUT/features)"
-    )
+    parser.add_argument("--restart", action="store_true", help="start again instead of going on with the run in --out")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images of each split, for a trial")
+    parser.add_argument("--features", metavar="DIR", help="folder for stored features (default: OUT/features)")
     parser.add_argument("--freeze-trunk", action="store_true", help="train the head alone")
     for name, described in settings.described().items():
         default = getattr(settings, name)

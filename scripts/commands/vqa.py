@@ -16,9 +16,7 @@ def add_parser(subparsers: Any) -> None:
         description="Answer a question about a photograph and show why: where the answer looks, and at which words.",
     )
     parser.add_argument("image", nargs="?", metavar="IMAGE", help="image file")
-    parser.add_argument(
-        "question", nargs="?", metavar="QUESTION", help='question, such as "what color is the hat?"'
-    )
+    parser.add_argument("question", nargs="?", metavar="QUESTION", help='question, such as "what color is the hat?"')
     parser.add_argument(
         "--questions", metavar="FILE",
         help='many questions: JSONL of {"image", "question", "answers"?} or CSV; images are relative to the file',
@@ -28,9 +26,7 @@ def add_parser(subparsers: Any) -> None:
         help="explain this answer; repeatable (default: the model's own)",
     )  # fmt: skip
     cli.add_contrast_argument(parser, "each answer")
-    parser.add_argument(
-        "--top", type=int, default=5, metavar="N", help="answers to list (default: %(default)s)"
-    )
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="answers to list (default: %(default)s)")
     parser.add_argument("--no-explain", action="store_true", help="answers only; no files are written")
     cli.add_model_arguments(parser)
     cli.add_output_arguments(parser)
@@ -110,8 +106,7 @@ def _questions(args: argparse.Namespace) -> list[tuple[Path, str, list[str]]]:
 
     asked = read_questions_file(args.questions)
     return [
-        (question.image, question.text, args.answers or list(dict.fromkeys(question.answers)))
-        for question in asked
+        (question.image, question.text, args.answers or list(dict.fromkeys(question.answers))) for question in asked
     ]
 
 
@@ -127,10 +122,7 @@ def _read(answerer: Any, text: str) -> Any:
 
 def _said(question: Any, answer: Any) -> dict[str, Any]:
     """The question as it was read, and its answers, likeliest first."""
-    listed = [
-        {"answer": a.text, "score": a.score, "probability": a.probability}
-        for a in (answer, *answer.runners_up)
-    ]
+    listed = [{"answer": a.text, "score": a.score, "probability": a.probability} for a in (answer, *answer.runners_up)]
     asked = {"question": question.text, "unknown_words": list(question.unknown)}
     return {**asked, "prediction": answer.text, "predictions": listed}
 

@@ -61,9 +61,7 @@ def voc_training(root: Path, split: str, most: int) -> list[Labelled]:
     """Photographs of a split with the classes in them, without those of the segmentation's val split."""
     listing = root / "ImageSets" / "Segmentation" / "val.txt"
     held = set(listing.read_text(encoding="utf-8").split()) if listing.is_file() else set()
-    items = [
-        item for item in voc.read(root, split, "Main").items if split != "train" or item.name not in held
-    ]
+    items = [item for item in voc.read(root, split, "Main").items if split != "train" or item.name not in held]
     chosen = spread(items, most)
     return [Labelled(item.path, frozenset(map(voc.CLASSES.index, item.classes))) for item in chosen]
 
@@ -105,9 +103,7 @@ def _boxed(item: LocalisedImage) -> dict[str, tuple[float, Tensor]]:
     return boxed_regions({name: item.boxes(name) for name in item.classes}, size)
 
 
-def boxed_regions(
-    boxes: Mapping[str, Sequence[Box]], size: tuple[int, int] = SIZE
-) -> dict[str, tuple[float, Tensor]]:
+def boxed_regions(boxes: Mapping[str, Sequence[Box]], size: tuple[int, int] = SIZE) -> dict[str, tuple[float, Tensor]]:
     """Of each class the total area of its boxes as a share, and where they are: (H, W) of `size`."""
     return {name: (sum(box.area for box in these), box_mask(these, size)) for name, these in boxes.items()}
 

@@ -49,12 +49,8 @@ def section(lab: Lab) -> Section:
         rows.append(row_of(layer, cell["gradcam"], "", lab.model))
     found["Grad-CAM by layer, first to last"] = rows
     data = f"grid pointing game 2 x 2, {NAME}"
-    tables = [
-        Table(f"Appendix B, {what}", data, "share in the cell", rows, True) for what, rows in found.items()
-    ]
-    picture = lab.picture(
-        "layers", "Grad-CAM at layers from the first to the last", lambda: draw(lab, depths)
-    )
+    tables = [Table(f"Appendix B, {what}", data, "share in the cell", rows, True) for what, rows in found.items()]
+    picture = lab.picture("layers", "Grad-CAM at layers from the first to the last", lambda: draw(lab, depths))
     notes = [
         "The paper's table gives the localisation error of VGG-16 on ILSVRC; here the share of the positive map in the"
         " right cell stands for it. Without the ReLU the map is counted from its minimum on. HiResCAM is the paper's"

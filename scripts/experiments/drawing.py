@@ -62,15 +62,11 @@ class ClassFigure:
 
     def draw(self, classifier: Any, image: Image.Image, targets: Sequence[str]) -> Image.Image:
         found = classifier.explain(image, list(targets), methods=self.methods)
-        likely = "; ".join(
-            f"{p.label.split(',')[0]} {p.probability:.0%}" for p in classifier.predict(image, top=3)
-        )
+        likely = "; ".join(f"{p.label.split(',')[0]} {p.probability:.0%}" for p in classifier.predict(image, top=3))
         names = [name.split(",")[0] for name in found.names]
         tiles, columns = explanation_tiles(Tile(fitted(image), "Photograph", likely), found, "logit", names)
         what, _, about = self.title.partition(": ")
-        note = (
-            f"{classifier.network.name}, layer {classifier.layer}; after {what.lower()} of Selvaraju et al."
-        )
+        note = f"{classifier.network.name}, layer {classifier.layer}; after {what.lower()} of Selvaraju et al."
         return panel(about.capitalize(), tiles, columns, legends_of(self.methods), note=note)
 
     def section(self, lab: Lab) -> Section:
@@ -92,16 +88,12 @@ class ClassFigure:
 
         def drawn() -> None:
             classifier = classification.load(args.model, device=args.device)
-            save_figure(
-                self.draw(classifier, open_image(args.image), args.target or TWO_CLASS_NAMES), args.out
-            )
+            save_figure(self.draw(classifier, open_image(args.image), args.target or TWO_CLASS_NAMES), args.out)
 
         run_program(drawn)
 
 
-def line_chart(
-    lines: Mapping[str, tuple[Sequence[float], Sequence[float | None]]], x: str, y: str
-) -> Image.Image:
+def line_chart(lines: Mapping[str, tuple[Sequence[float], Sequence[float | None]]], x: str, y: str) -> Image.Image:
     """A chart of named lines; undefined values leave gaps."""
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(8.5, 3.8), layout="constrained")

@@ -17,13 +17,7 @@ from scripts.experiments.run import alone
 from scripts.experiments.samples import NAME, Sample, pixels, right_samples
 
 METHODS = ("guided_gradcam", "gradcam", "cmwp", "cam", "guided", "gradient")
-PUBLISHED = {
-    "guided_gradcam": "0.261",
-    "gradcam": "0.254",
-    "cmwp": "0.220",
-    "cam": "0.208",
-    "guided": "0.168",
-}
+PUBLISHED = {"guided_gradcam": "0.261", "gradcam": "0.254", "cmwp": "0.220", "cam": "0.208", "guided": "0.168"}
 WINDOW_METHODS = ("gradcam", "cmwp")
 WINDOWS = (32, 64, 96)  # pixels; the first is that of the table with all methods
 
@@ -44,12 +38,8 @@ def section(lab: Lab) -> Section:
     windows = [window for window in WINDOWS if side >= window + 2 * WINDOW]  # at least 3 x 3 places to rank
     if windows:
         ranked = partial(window_ranks, lab, windows)
-        by_window = lab.cell(
-            "occlusion-windows", lambda: measured(chosen(), ranked), count=count, windows=windows
-        )
-        names = {
-            f"{m}-{window}": f"{LABELS[m]}, window {window}" for window in windows for m in WINDOW_METHODS
-        }
+        by_window = lab.cell("occlusion-windows", lambda: measured(chosen(), ranked), count=count, windows=windows)
+        names = {f"{m}-{window}": f"{LABELS[m]}, window {window}" for window in windows for m in WINDOW_METHODS}
         rows = [row_of(name, by_window[key], "", lab.model) for key, name in names.items()]
         title = "5.3, faithfulness, by the size of occlusion's window"
         why = _why_ranks(cell, by_window, windows)

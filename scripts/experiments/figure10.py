@@ -35,9 +35,7 @@ SHOWN = ("gradcam", "guided_gradcam")
 OTHER = ("guided", "gradcam")  # measured in the boxes of another phrase as well
 
 
-def measure(
-    captioner: Any, folder: Path, split: str, limit: int, batch: int = 8, quiet: bool = True
-) -> dict[str, Any]:
+def measure(captioner: Any, folder: Path, split: str, limit: int, batch: int = 8, quiet: bool = True) -> dict[str, Any]:
     """Ratios by method, summarised over the phrases with boxes in the first of people's captions of each image."""
     images, grounded = read_grounded(folder, split, limit)
     seen_rows = (
@@ -55,9 +53,7 @@ def measure(
     return {"phrases": found["guided"]["n"] + found["guided"]["left_out"], "ratios": found}
 
 
-def _ratios(
-    captioner: Any, seen: Any, cases: Sequence[Any], methods: Sequence[str]
-) -> dict[str, list[float]]:
+def _ratios(captioner: Any, seen: Any, cases: Sequence[Any], methods: Sequence[str]) -> dict[str, list[float]]:
     found = [each for case in cases for each in grounding.phrase_ratios(captioner, seen, case, methods)]
     return {name: [each[name] for each in found] for name in methods}
 

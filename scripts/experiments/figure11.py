@@ -56,9 +56,7 @@ def flickr8k_truth(captioner: Any, folder: Path, split: str, limit: int) -> Trut
     images, grounded = read_grounded(folder, split, limit)
     nouns = grounding.head_nouns((c for each in grounded for c in each), captioner.network)
     return Truth(
-        "Flickr30k Entities",
-        images,
-        lambda row, n, caption: grounding.generated_case(row, caption, grounded[n], nouns),
+        "Flickr30k Entities", images, lambda row, n, caption: grounding.generated_case(row, caption, grounded[n], nouns)
     )
 
 
@@ -113,10 +111,7 @@ def draw(words: dict[str, Any], together: dict[str, Any], protocol: str) -> Imag
     figure, axes = pyplot().subplots(figsize=(8, height), layout="constrained")
     places = list(range(len(rows))[::-1])
     means, errors = ([getattr(row["gradcam"], key) for row in rows.values()] for key in ("mean", "error"))
-    colors, bars = (
-        ["#30508f", *["#7b9fd4"] * len(shown)],
-        [0 if math.isnan(error) else error for error in errors],
-    )
+    colors, bars = (["#30508f", *["#7b9fd4"] * len(shown)], [0 if math.isnan(error) else error for error in errors])
     axes.barh(places, means, xerr=bars, ecolor="#555555", color=colors, label="Grad-CAM of the word")
     filled, hollow = {"color": "#c04020"}, {"facecolors": "none", "edgecolors": "#c04020"}
     for name, mark, style in (("centre", "|", filled), ("energy", "x", filled), ("other word", "o", hollow)):
@@ -150,9 +145,8 @@ def section(lab: Lab) -> Section:
         for name, s in together.items()
     ]
     where = "COCO val2014" if on_coco else DEV
-    note = (
-        "The map of each word of a generated caption has to be largest in a box of what the word names."
-        + _why(together, on_coco)
+    note = "The map of each word of a generated caption has to be largest in a box of what the word names." + _why(
+        together, on_coco
     )
     table = Table("Figure 11, words point at things", where, "pointing accuracy", rows, not on_coco, 3, note)
     return Section("Figure 11: words of captions", [table])

@@ -35,9 +35,7 @@ def draw(answerer: Any, image: Image.Image, question: str, answers: Sequence[str
     best = answerer.answer(seen, question, top=3)
     likely = "; ".join(f"{a.text} {a.probability:.0%}" for a in (best, *best.runners_up))
     found = answerer.explain(seen, question, list(answers), methods=METHODS)
-    heat, guided = (
-        [draw_map(method, shown, values) for values in found.maps[method][:, 0]] for method in METHODS
-    )
+    heat, guided = ([draw_map(method, shown, values) for values in found.maps[method][:, 0]] for method in METHODS)
     tiles = [Tile(shown, "Photograph", likely)]
     for picture, name, score in zip(heat, found.names, found.scores[:, 0].tolist(), strict=True):
         tiles.append(Tile(picture, f"(a) {name}", f"score {score:.2f}"))

@@ -87,9 +87,7 @@ def voc_seeds_table(lab: Lab) -> Table:
     for method in METHODS[:3]:
         cell = lab.attempt(f"voc-seeds-{method}", partial(seeds_against_masks, lab, method), **_counts(lab))
         rows.append(row_of(LABELS[method], cell and cell["iou"], "", lab.model))
-    note = (
-        "Seeds of the classes that are in the photograph, background elsewhere; the error is the bootstrap's."
-    )
+    note = "Seeds of the classes that are in the photograph, background elsewhere; the error is the bootstrap's."
     return Table("Figure 4, seeds alone", voc_val(lab)[1], "mean IoU (%)", rows, False, 1, note)
 
 
@@ -147,9 +145,7 @@ def voc_sec_table(lab: Lab) -> Table:
         "Trained on image labels alone; classes of the photographs are not given at test time."
         f" {cell['trained']} training photographs; the error is the bootstrap's."
     )
-    return Table(
-        "Figure 4, weakly supervised segmentation", voc_val(lab)[1], "mean IoU (%)", rows, False, 1, note
-    )
+    return Table("Figure 4, weakly supervised segmentation", voc_val(lab)[1], "mean IoU (%)", rows, False, 1, note)
 
 
 def sec_against_masks(lab: Lab, method: str) -> dict[str, Any]:
@@ -216,11 +212,7 @@ def sec_boxes_tables(lab: Lab) -> list[Table]:
     train, count = lab.count(450, 25), lab.count(150, 10)
     cell = lab.cell("sec-boxes", partial(sec_against_boxes, lab, train, count), train=train, count=count)
     whole = row_of("the whole photograph, classes known", cell["whole"])
-    named = {
-        "sec": "SEC, Grad-CAM seeds",
-        "given": "the same, classes known",
-        "seeds": "its seeds, classes known",
-    }
+    named = {"sec": "SEC, Grad-CAM seeds", "given": "the same, classes known", "seeds": "its seeds, classes known"}
     rows = [*[row_of(what, cell[key], "", lab.model) for key, what in named.items()], whole]
     note = (
         f"Classes {', '.join(NOUNS)}, labels from the nouns of captions; {cell['trained']} training photographs, trunk"

@@ -21,12 +21,8 @@ def section(lab: Lab) -> Section:
     row = Row("top-1 accuracy", accuracy, error, len(known), "", lab.model, broken)
     table = Table("Figure 6, how often the classifier is right", NAME, "share", [row], True)
     if not worst:
-        return Section(
-            "Figure 6: failures", [table], notes=["The classifier made no mistake on these photographs."]
-        )
-    caption = (
-        "The most confident mistakes: photograph, evidence for what was said, evidence for the true class"
-    )
+        return Section("Figure 6: failures", [table], notes=["The classifier made no mistake on these photographs."])
+    caption = "The most confident mistakes: photograph, evidence for what was said, evidence for the true class"
     names = [sample.path.name for sample in worst]
     picture = lab.picture("failures", caption, lambda: draw(lab, worst), files=names)
     return Section("Figure 6: failures", [table], [picture])

@@ -37,9 +37,7 @@ def section(lab: Lab) -> Section:
     lab = lab.on("samples")
     count = lab.count(20, 2)
     cell = lab.cell("airliner", lambda: measure(lab, count), count=count)
-    rows = [
-        row_of(what, cell[key], published, lab.model, note) for key, (what, published, note) in ROWS.items()
-    ]
+    rows = [row_of(what, cell[key], published, lab.model, note) for key, (what, published, note) in ROWS.items()]
     note = (
         f"Targeted iterative FGSM in steps of 1/255, no pixel changed by more than {EPSILON * 255:.0f}/255. The paper"
         " shows that the cat and the dog of its picture are still localised; the correlation says how much of the map"
@@ -74,9 +72,7 @@ def measure(lab: Lab, count: int) -> dict[str, Any]:
     def changes(number: int, sample: Sample) -> dict[str, Any]:
         before, after, chance = attacked(lab, pixels(lab, [sample]))
         targets = [sample.label, chosen[number - 1].label]
-        first, second = (
-            explain(model, normalise(values), targets).heatmaps[:, 0] for values in (before, after)
-        )
+        first, second = (explain(model, normalise(values), targets).heatmaps[:, 0] for values in (before, after))
         half = first[0] > first[0].max() / 2
         return {
             "chance": chance,

@@ -96,9 +96,7 @@ def section(lab: Lab) -> Section:
 
 def kind_of(scene: Scene) -> Kind | None:
     """(subject, place) of a photograph that has exactly one of each."""
-    kinds = [
-        kind for kind in KINDS if scene.nouns & set(SUBJECTS[kind[0]]) and scene.nouns & set(PLACES[kind[1]])
-    ]
+    kinds = [kind for kind in KINDS if scene.nouns & set(SUBJECTS[kind[0]]) and scene.nouns & set(PLACES[kind[1]])]
     return kinds[0] if len(kinds) == 1 else None
 
 

@@ -105,12 +105,8 @@ def dissect(lab: Lab, task: str, count: int) -> dict[str, Any]:
     known, broken = scenes(lab, "train", count)
     frequent = Counter(noun for scene in known for noun in scene.boxes)
     least = min(LEAST_IMAGES, max(2, count // 20))
-    concepts = {
-        noun for noun in frequent if frequent[noun] >= least and noun not in VAGUE and not color_of([noun])
-    }
-    masks = [
-        {n: box_mask(boxes, MASK) for n, boxes in scene.boxes.items() if n in concepts} for scene in known
-    ]
+    concepts = {noun for noun in frequent if frequent[noun] >= least and noun not in VAGUE and not color_of([noun])}
+    masks = [{n: box_mask(boxes, MASK) for n, boxes in scene.boxes.items() if n in concepts} for scene in known]
     activations = torch.cat([feature_map(lab.facade(task), scene.path) for scene in known])
     thresholds = firing_thresholds(activations)
     counts, chance = Overlaps(thresholds), Overlaps(thresholds)

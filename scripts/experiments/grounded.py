@@ -38,15 +38,11 @@ def read_grounded(folder: Path, split: str, limit: int | None = None) -> tuple[l
     images = flickr8k.read(folder, split)[:limit]
     notes = entities_folder(folder)
     if notes is None:
-        raise UserError(
-            f"'{folder}' has no folder flickr30k_entities with boxes; put it beside the photographs"
-        )
+        raise UserError(f"'{folder}' has no folder flickr30k_entities with boxes; put it beside the photographs")
     return images, grounded_captions(notes, images)
 
 
-def batches(
-    captioner: Any, images: Sequence[Any], size: int, quiet: bool = True
-) -> Iterator[tuple[list[int], Any]]:
+def batches(captioner: Any, images: Sequence[Any], size: int, quiet: bool = True) -> Iterator[tuple[list[int], Any]]:
     """(numbers of the images, the images as the captioner reads them), with a progress bar."""
     with bar_of(len(images), "image", quiet) as bar:
         for start in range(0, len(images), size):
@@ -86,9 +82,7 @@ def table_lines(table: dict[str, Any], columns: Sequence[str], title: str, least
         if first is None or first.n < least:
             continue
         values = [row[name] if name in row and row[name].n else None for name in columns]
-        cells.append(
-            [kind, str(first.n), *("-" if v is None else f"{v.mean:.3f} ± {v.error:.3f}" for v in values)]
-        )
+        cells.append([kind, str(first.n), *("-" if v is None else f"{v.mean:.3f} ± {v.error:.3f}" for v in values)])
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
     return [title, *(f"  {line}" for line in lines)]

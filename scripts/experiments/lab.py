@@ -78,15 +78,11 @@ class Lab:
         start, used = time.monotonic(), time.process_time()
         result = _plain(measure())
         seconds, used = round(time.monotonic() - start, 2), round(time.process_time() - used, 2)
-        write_json(
-            path, {"settings": wanted, "result": result, "seconds": seconds, "processor_seconds": used}
-        )
+        write_json(path, {"settings": wanted, "result": result, "seconds": seconds, "processor_seconds": used})
         cli.report(f"measured {name} in {seconds:.1f} s ({used:.1f} s of processor time)")
         return result
 
-    def attempt(
-        self, name: str, measure: Callable[[], dict[str, Any]], **settings: Any
-    ) -> dict[str, Any] | None:
+    def attempt(self, name: str, measure: Callable[[], dict[str, Any]], **settings: Any) -> dict[str, Any] | None:
         """Like `cell`, but None for a method that is not defined for the network (CAM needs a head of its kind)."""
         try:
             return self.cell(name, measure, **settings)
@@ -177,10 +173,7 @@ def summarised(values: Any, groups: Sequence[int] | None = None) -> dict[str, An
 
 
 def measured(
-    items: Iterable[Item],
-    measure: Callable[[int, Item], Mapping[str, Any]],
-    names: Iterable[str] = (),
-    broken: int = 0,
+    items: Iterable[Item], measure: Callable[[int, Item], Mapping[str, Any]], names: Iterable[str] = (), broken: int = 0
 ) -> dict[str, Any]:
     """Summaries by name of the values that `measure(number, item)` gives of each item, errors over items.
 
@@ -200,9 +193,7 @@ def measured(
         raise problem
     found = {}
     for name in dict.fromkeys([*names, *(name for _, row in rows for name in row)]):
-        known = [
-            (n, torch.as_tensor(row[name], dtype=torch.float64).flatten()) for n, row in rows if name in row
-        ]
+        known = [(n, torch.as_tensor(row[name], dtype=torch.float64).flatten()) for n, row in rows if name in row]
         values = [value for _, these in known for value in these.tolist()]
         each = summarised(values, [n for n, these in known for _ in these])
         found[name] = {**each, "left_out": each["left_out"] + broken}

@@ -91,9 +91,7 @@ def write_report(folder: Path, sections: dict[str, Section], about: dict[str, An
 
 def _record(section: Section, folder: Path) -> dict[str, Any]:
     tables = [{**asdict(table), "heading": table.heading} for table in section.tables]
-    files = [
-        p.path.relative_to(folder) if p.path.is_relative_to(folder) else p.path.name for p in section.pictures
-    ]
+    files = [p.path.relative_to(folder) if p.path.is_relative_to(folder) else p.path.name for p in section.pictures]
     pictures = [{"file": str(f), "caption": p.caption} for f, p in zip(files, section.pictures, strict=True)]
     return {"title": section.title, "tables": tables, "pictures": pictures, "notes": list(section.notes)}
 
@@ -154,11 +152,7 @@ def _overview(sections: dict[str, Section]) -> str:
 
 
 def _html_table(
-    caption: str,
-    heads: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    texts: Collection[int] = (),
-    style: str = "",
+    caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]], texts: Collection[int] = (), style: str = ""
 ) -> str:
     """A table of cells that are HTML already; the columns `texts` are flush left."""
 

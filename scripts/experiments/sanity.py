@@ -95,9 +95,7 @@ def other_tables(lab: Lab, notes: list[str]) -> list[Table]:
 
 def _row(name: str, cell: dict[str, Any], model: str) -> Row:
     first = cell["curve"][0]["mean"]
-    return row_of(
-        name, cell["curve"][-1], "", model, "" if first is None else f"last layer alone: {first:.2f}"
-    )
+    return row_of(name, cell["curve"][-1], "", model, "" if first is None else f"last layer alone: {first:.2f}")
 
 
 def curve(lab: Lab, method: str, count: int) -> dict[str, Any]:

@@ -68,10 +68,7 @@ def boxed_scenes(lab: Lab, split: str, most: int) -> tuple[list[Boxed], int]:
     """Photographs whose captions name a class, of the rarest class first and of each about equally many."""
     known, broken = scenes(lab, split)
     classes = [set(nouns) for nouns in NOUNS.values()]
-    labelled = [
-        Boxed(scene, frozenset(c for c, nouns in enumerate(classes) if scene.nouns & nouns))
-        for scene in known
-    ]
+    labelled = [Boxed(scene, frozenset(c for c, nouns in enumerate(classes) if scene.nouns & nouns)) for scene in known]
     chosen: dict[int, Boxed] = {}
     counts = [sum(c in item.labels for item in labelled) for c in range(len(NOUNS))]
     for done, c in enumerate(sorted(range(len(NOUNS)), key=lambda c: counts[c])):

@@ -55,12 +55,8 @@ def ilsvrc_tables(lab: Lab) -> list[Table]:
     count = lab.count(5000, 50)
     crops = "ten crops" if lab.ten_crop else "the whole photograph"
     suffix, settings = "-ten-crop" if lab.ten_crop else "", {"ten_crop": lab.ten_crop}
-    guessed = lab.cell(
-        f"ilsvrc-classes{suffix}", lambda: classification_cell(lab, count), count=count, **settings
-    )
-    rows: dict[int, list[Any]] = {
-        k: [row_of("Class alone", guessed[f"top{k}"], "", lab.model)] for k in (1, 5)
-    }
+    guessed = lab.cell(f"ilsvrc-classes{suffix}", lambda: classification_cell(lab, count), count=count, **settings)
+    rows: dict[int, list[Any]] = {k: [row_of("Class alone", guessed[f"top{k}"], "", lab.model)] for k in (1, 5)}
     for method in TABLE1:
         less = max(1, count // 10) if method == "occlusion" else count
         measure = partial(ilsvrc_cell, lab, method, less, guessed["guesses"])
@@ -74,8 +70,7 @@ def ilsvrc_tables(lab: Lab) -> list[Table]:
         f" Classes from {crops}; the first row is the error of the classes, whatever their boxes."
     )
     return [
-        Table(f"Table 1, top-{g} localisation error", "ILSVRC val", "error (%)", rows[g], False, 2, note)
-        for g in rows
+        Table(f"Table 1, top-{g} localisation error", "ILSVRC val", "error (%)", rows[g], False, 2, note) for g in rows
     ]
 
 
@@ -124,9 +119,7 @@ def ten_crops(image: Image.Image, size: tuple[int, int], share: float = 7 / 8) -
 def ilsvrc_cell(lab: Lab, method: str, count: int, guesses: dict[str, Any]) -> dict[str, Any]:
     """Errors of one method on `count` photographs, each with its five guesses."""
     reading = ilsvrc.read_validation(lab.need("imagenet"), count)
-    chosen = [
-        item for item in reading.items if item.name in guesses
-    ]  # what was not read then is not read now
+    chosen = [item for item in reading.items if item.name in guesses]  # what was not read then is not read now
 
     def errors(number: int, item: LocalisedImage) -> dict[str, Tensor]:
         known, image = guesses[item.name], lab.classifier.images(item.path)

@@ -30,9 +30,7 @@ from scripts.experiments.report import Row, Section, Table, row_of
 from scripts.experiments.run import run_program
 from vqa.grounding import attention_correlation, occlusion_correlation, sample
 
-ROWS = {name: label(name) for name in ("gradcam", "guided", "guided_gradcam")} | {
-    "activation": "gradient-free"
-}
+ROWS = {name: label(name) for name in ("gradcam", "guided", "guided_gradcam")} | {"activation": "gradient-free"}
 # Section 8.2, by measure and method: VGG-16 on VQA v1.
 PUBLISHED = {
     "occlusion": {"gradcam": "0.60 ± 0.038", "guided": "0.42 ± 0.038"},
@@ -59,9 +57,7 @@ def measure(lab: Lab, kind: str, count: int) -> dict[str, Any]:
             for part in ("all", _part(answerer, question)):
                 rows[part].append((groups[question.image_id], row))
     found = {
-        part: {
-            key: summarised([row[key] for _, row in these], [n for n, _ in these]) for key in (*ROWS, "large")
-        }
+        part: {key: summarised([row[key] for _, row in these], [n for n, _ in these]) for key in (*ROWS, "large")}
         for part, these in rows.items()
     }
     return {**found, "window": options.window}
@@ -109,9 +105,7 @@ def section(lab: Lab) -> Section:
     if "vqahat" in lab.data:
         tables.append(_attention_table(lab.on("vqahat"), mark))
     else:
-        notes.append(
-            "Human attention (VQA-HAT; published 0.136) left out: give its folder with --vqahat PATH."
-        )
+        notes.append("Human attention (VQA-HAT; published 0.136) left out: give its folder with --vqahat PATH.")
     return Section("8.2: do VQA maps agree with occlusion?", tables, notes=notes)
 
 
@@ -161,9 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add, sets = parser.add_argument, "question sets; see saywhy evaluate vqa"
     add("--data", action="append", required=True, metavar="KIND:PATH", help=sets)
     add("--split", default="val", help="split of the sets (default: %(default)s)")
-    add(
-        "--questions", type=int, default=250, metavar="N", help="questions of each set (default: %(default)s)"
-    )
+    add("--questions", type=int, default=250, metavar="N", help="questions of each set (default: %(default)s)")
     add("--hat", metavar="DIR", help="VQA-HAT: a folder of PNGs named by question id")
     add("--model", metavar="NAME", help=MODEL_HELP)
     add("--out", default="saywhy-out/table_vqa.json", metavar="FILE", help="JSON to write")

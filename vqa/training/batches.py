@@ -21,9 +21,7 @@ from data.words.vocabulary import FUNCTION_WORDS, tokenize
 from vqa.metrics import accuracy_scores, normalise_answer
 from vqa.training.settings import Settings
 
-ASKING = frozenset(
-    "color many doing wearing picture image photo photograph here see kind type there any".split()
-)
+ASKING = frozenset("color many doing wearing picture image photo photograph here see kind type there any".split())
 
 
 @dataclass(frozen=True)
@@ -139,9 +137,7 @@ class Loader(batches.Loader):
         rng.shuffle(shown)
         return shown
 
-    def epoch(
-        self, seed: int, look: bool = True, batch: int | None = None, each_once: bool = False
-    ) -> Iterator[Batch]:
+    def epoch(self, seed: int, look: bool = True, batch: int | None = None, each_once: bool = False) -> Iterator[Batch]:
         """The epoch's images, each in a random view, with at most `per_image` of its answerable questions, chosen anew.
 
         `look=False` leaves the features out.
@@ -159,13 +155,9 @@ class Loader(batches.Loader):
         """All questions, image by image as they are."""
         shown = [i for i in range(len(self.pictures)) if self.of_image.get(i)]
         for numbers in parts(shown, self.batch):
-            yield self.make(
-                numbers, [self.of_image[i] for i in numbers], [0] * len(numbers) if look else None
-            )
+            yield self.make(numbers, [self.of_image[i] for i in numbers], [0] * len(numbers) if look else None)
 
-    def make(
-        self, numbers: Sequence[int], asked: Sequence[Sequence[int]], views: Sequence[int] | None
-    ) -> Batch:
+    def make(self, numbers: Sequence[int], asked: Sequence[Sequence[int]], views: Sequence[int] | None) -> Batch:
         """The batch of some images in given views (None: without features), each with the questions `asked` of it."""
         questions = [n for each in asked for n in each]
         examples = [self.examples[n] for n in questions]
@@ -177,10 +169,7 @@ class Loader(batches.Loader):
                 targets[row, answer] = share
         weights = torch.tensor([example.weight for example in examples])
         return Batch(
-            **vars(batch),
-            questions=questions,
-            targets=targets.to(self.device),
-            weights=weights.to(self.device),
+            **vars(batch), questions=questions, targets=targets.to(self.device), weights=weights.to(self.device)
         )
 
     def summarise(self, encode: Callable[[Tensor], Tensor], counts: Sequence[int]) -> None:

@@ -13,9 +13,7 @@ SCALE = 0.3  # of the classes' weights: logits of a thousand-way softmax are lar
 
 
 @torch.no_grad()
-def start_evidence(
-    evidence: nn.Conv2d, words: Sequence[str], shown: Tensor, classifier: nn.Linear | None
-) -> None:
+def start_evidence(evidence: nn.Conv2d, words: Sequence[str], shown: Tensor, classifier: nn.Linear | None) -> None:
     """Set `evidence` (E words) to the words' shares in `shown` (images, E), and to the weights of ImageNet's classes.
 
     A word that ends a class's name ('cat', 'tabby cat') starts at the mean of those classes' weights in
@@ -23,9 +21,7 @@ def start_evidence(
     """
     cast(Tensor, evidence.bias).copy_(shares_as_logits(shown))
     classes = classes_of_noun()
-    if classifier is None or classifier.out_features != 1 + max(
-        i for found in classes.values() for i in found
-    ):
+    if classifier is None or classifier.out_features != 1 + max(i for found in classes.values() for i in found):
         return
     evidence.weight.zero_()
     for number, word in enumerate(words):

@@ -35,9 +35,7 @@ def weighted_entropy(logits: Tensor, batch: Batch, smoothing: float) -> Tensor:
     return (each * batch.weights).sum() / batch.weights.sum()
 
 
-def likeliest(
-    model: VqaModel, loader: Loader, scored: Callable[[Batch], Tensor], look: bool = True
-) -> list[str]:
+def likeliest(model: VqaModel, loader: Loader, scored: Callable[[Batch], Tensor], look: bool = True) -> list[str]:
     """The likeliest answer to each of the loader's questions, in their order; `scored` gives a batch's scores (Q,N)."""
     found = [""] * len(loader.examples)
     for batch in loader.plain(look):

@@ -21,14 +21,10 @@ class Settings(TrainingSettings):
     minimum_answers: int = whole(2, "occurrences that bring an answer into the list")
     per_image: int = whole(5, "questions of each image in an epoch")
     human_times: float = setting(3.0, "how often an epoch shows an image with questions that people wrote")
-    derived_times: float = setting(
-        0.5, "how often it shows one with derived questions only (0.5: half of them)"
-    )
+    derived_times: float = setting(0.5, "how often it shows one with derived questions only (0.5: half of them)")
     derived_weight: float = setting(0.35, "weight of a derived question, beside 1 of one that people wrote")
     label_smoothing: float = 0.05
-    absent_weight: float = setting(
-        0.2, "weight of a word not known to be true, where an image has no captions"
-    )
+    absent_weight: float = setting(0.2, "weight of a word not known to be true, where an image has no captions")
     evidence_words: int = 1000
     evidence_epochs: int = 2
     head_epochs: int = epochs(12, "the head stage, with the trunk as it is")

@@ -75,9 +75,7 @@ class Training(stages.Training):
     @cached_property
     def quick(self) -> Loader:
         """The validation questions that people wrote, and the derived ones about a fifth of the images."""
-        return self.val_loader.only(
-            lambda q: q.source not in (*DERIVED, "easyvqa") or seed_of(q.image_id) % 5 == 0
-        )
+        return self.val_loader.only(lambda q: q.source not in (*DERIVED, "easyvqa") or seed_of(q.image_id) % 5 == 0)
 
     def build(self) -> VqaModel:
         s = self.settings
@@ -117,8 +115,7 @@ class Training(stages.Training):
                 self.evidence_loss,
                 (tail, s.trunk_rate),
                 (evidence, s.head_rate),
-                **common
-                | {"steps": once, "batches": partial(self.looked_at, each_once=True), "evaluate": None},
+                **common | {"steps": once, "batches": partial(self.looked_at, each_once=True), "evaluate": None},
             ),
             self.stage(
                 "head",
@@ -153,10 +150,7 @@ class Training(stages.Training):
             counts = [most if p.image_id in human else 1 for p in self.train_loader.pictures]
             self.model.eval()
             with torch.no_grad():
-                for loader, views in (
-                    (self.train_loader, counts),
-                    (self.quick, [1] * len(self.quick.pictures)),
-                ):
+                for loader, views in ((self.train_loader, counts), (self.quick, [1] * len(self.quick.pictures))):
                     loader.summarise(lambda stored: torch.cat(self.encode(stored), 1), views)
             self.mode()
         return self.train_loader.epoch(seed, batch=self.settings.head_batch)
