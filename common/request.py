@@ -43,12 +43,14 @@ class Encoded:
     """Images that went through the trunk once: `pixels` (B, 3, H, W) and `features` as the network made them.
 
     It stands for the images wherever a facade takes images, so that predictions and explanations share the pass.
-    `single` says whether one image was given, and so one result is due.
+    `single` says whether one image was given, and so one result is due. `states` (B, ...) is what the head reads of
+    the images, where a facade asks for it once and uses it again.
     """
 
     pixels: Tensor
     features: Tensor
     single: bool
+    states: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -57,7 +59,8 @@ class Encoded:
         """Some of the images; one number gives one image, whose result is single."""
         single = isinstance(rows, int)
         index = [rows] if isinstance(rows, int) else rows
-        return Encoded(self.pixels[index], self.features[index], single)
+        states = None if self.states is None else self.states[index]
+        return Encoded(self.pixels[index], self.features[index], single, states)
 
 
 Batch = Iterable[ImageLike] | Tensor

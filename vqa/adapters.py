@@ -15,7 +15,7 @@ from torch import Tensor
 from common.errors import UserError
 from common.explainable import Explainable, HookedModel, TokenGrid
 from common.networks import hub
-from common.request import Request
+from common.request import Encoded, Request
 from common.text import Place, Sequences, Text, TextLogLikelihood, TextOutput, marks, padded
 from vqa.answerer import Answerer
 from vqa.model import question_words
@@ -41,7 +41,7 @@ class TransformersNetwork:
     def states(self, features: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def head(self, states: Tensor, query: Any) -> Any:
+    def head(self, states: Any, query: Any) -> Any:
         raise NotImplementedError
 
     def read(self, question: str) -> Text:
@@ -105,13 +105,14 @@ class ViltNetwork(TransformersNetwork):
         first = (parts.cls_token + places[:, :1]).expand(len(features), -1, -1)
         return torch.cat([first, patches.flatten(2).transpose(1, 2)], 1)
 
-    def head(self, states: Tensor, query: Tensor) -> Tensor:
+    def head(self, states: Any, query: Tensor) -> Tensor:
         seen = states.expand(len(query), -1, -1)
         ones = torch.ones(seen.shape[:2], dtype=torch.long, device=query.device)
         return self.module(input_ids=query, attention_mask=self.mask(query), image_embeds=seen, pixel_mask=ones).logits
 
-    def answers(self, features: Tensor, questions: Sequence[Text], top: int) -> list[list[Answer]]:
-        return best_answers(self._forward(features, self.tokens(questions).to(features.device)), self.names, top)
+    def answers(self, encoded: Encoded, questions: Sequence[Text], top: int) -> list[list[Answer]]:
+        scores = self.head(encoded.states, self.tokens(questions).to(encoded.pixels.device))
+        return best_answers(scores, self.names, top)
 
     def request(self, questions: Sequence[Text], answers: Sequence[Sequence[str]]) -> Request:
         numbers = [[find_answer(answer, self.answer_index) for answer in each] for each in answers]
@@ -135,7 +136,7 @@ class BlipNetwork(TransformersNetwork):
     def states(self, features: Tensor) -> Tensor:
         return self.module.vision_model(pixel_values=features)[0]
 
-    def head(self, states: Tensor, query: tuple[Tensor, Tensor]) -> TextOutput:
+    def head(self, states: Any, query: tuple[Tensor, Tensor]) -> TextOutput:
         tokens, answers = query
         B = answers.shape[1]
         asked = self.module.text_encoder(
@@ -162,13 +163,11 @@ class BlipNetwork(TransformersNetwork):
         ).logits
         return logits.view(S, B, L, -1)
 
-    def answers(self, features: Tensor, questions: Sequence[Text], top: int) -> list[list[Answer]]:
-        return [
-            self._generated(features[b : b + 1], question, top)
-            for b, question in enumerate(questions)
-        ]  # fmt: skip
+    def answers(self, encoded: Encoded, questions: Sequence[Text], top: int) -> list[list[Answer]]:
+        return [self._generated(encoded[[b]], question, top) for b, question in enumerate(questions)]
 
-    def _generated(self, features: Tensor, question: Text, top: int) -> list[Answer]:
+    def _generated(self, encoded: Encoded, question: Text, top: int) -> list[Answer]:
+        features = encoded.features
         tokens = self.tokens([question]).to(features.device)
         with hub.quiet(self.name):
             rows = self.module.generate(
@@ -185,7 +184,7 @@ class BlipNetwork(TransformersNetwork):
         if not texts:
             raise UserError(f"{self.name} gave an empty answer; name an answer to explain")
         request = self.request([question], [texts]).on(features.device)
-        output = self._forward(features, request.query)
+        output = self.head(encoded.states, request.query)
         scores = torch.stack([target(output)[0] for target in request.targets])
         order = scores.argsort(descending=True, stable=True).tolist()
         return [Answer(texts[i], float(scores[i]), float(scores[i].exp())) for i in order]

@@ -38,6 +38,14 @@ class Answerer(Facade):
 
     network: AnswerNetwork
 
+    def encode(self, images: Images) -> Encoded:
+        """The images' pixels, features and what the head reads of them: the one pass of the trunk."""
+        encoded = super().encode(images)
+        if encoded.states is not None:
+            return encoded
+        with untouched(self.network.module), torch.no_grad():
+            return replace(encoded, states=self.network.states(encoded.features))
+
     def read(self, question: str) -> Text:
         """A question as the model reads it, with a warning that names the words it does not know.
 
@@ -63,7 +71,7 @@ class Answerer(Facade):
 
     def _answers(self, encoded: Encoded, texts: Sequence[Text], top: int) -> list[Answer]:
         with untouched(self.network.module), torch.no_grad():
-            found = self.network.answers(encoded.features, texts, top)
+            found = self.network.answers(encoded, texts, top)
         return [replace(first, runners_up=tuple(others)) for first, *others in found]
 
     @overload

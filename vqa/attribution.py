@@ -29,19 +29,16 @@ def with_words(
     `ask` makes the request for any questions about the images; `found` are the explanations of the whole ones.
     """
     with untouched(network.module):
-        with torch.no_grad():
-            states = network.states(encoded.features)
-        slopes = word_gradients(network, states, questions, ask)
-        drops = [
-            found[b].scores - scores_without(network, states, b, question, ask) for b, question in enumerate(questions)
-        ]
+        slopes = word_gradients(network, encoded.states, questions, ask)
+        without = [scores_without(network, encoded.states, b, question, ask) for b, question in enumerate(questions)]
+        drops = [explanation.scores - scores for explanation, scores in zip(found, without, strict=True)]
     return [
         replace(explanation, words=question.words, word_gradients=slope, word_drops=drop)
         for explanation, question, slope, drop in zip(found, questions, slopes, drops, strict=True)
     ]
 
 
-def word_gradients(network: Any, states: Tensor, questions: Sequence[Text], ask: Ask) -> list[Tensor]:
+def word_gradients(network: Any, states: Any, questions: Sequence[Text], ask: Ask) -> list[Tensor]:
     """Of each question (T, L): d score / d a word's embedding, times the embedding, summed over its entries.
 
     To first order, what the word adds to the score.
@@ -58,7 +55,7 @@ def word_gradients(network: Any, states: Tensor, questions: Sequence[Text], ask:
 
 
 @torch.no_grad()
-def scores_without(network: Any, states: Tensor, image: int, question: Text, ask: Ask) -> Tensor:
+def scores_without(network: Any, states: Any, image: int, question: Text, ask: Ask) -> Tensor:
     """(T, L): the scores of an image's targets when its question is asked without each word."""
     shorter = [_without(question, word) for word in range(len(question.words))]
     request = ask(shorter, [image] * len(shorter))

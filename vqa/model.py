@@ -56,16 +56,21 @@ class QuestionEncoder(nn.Module):
 
     def encode(self, embedded: Tensor, mask: Tensor) -> Tensor:
         """(B,L,embedding) and which of the places hold a word (B,L) -> (B,4D+embedding), without dropout."""
-        states = []
-        below = list(embedded.unbind(1))
+        # Without padding nothing has to be kept back, which a third of the time would go into.
+        places = [None] * embedded.shape[1] if bool(mask.all()) else mask[..., None].unbind(1)
+        states, below = [], embedded
         for layer in ("l0", "l1"):
-            parts = ("weight_ih", "bias_ih", "weight_hh", "bias_hh")
-            weights = {part: getattr(self.lstm, f"{part}_{layer}") for part in parts}
+            names = ("weight_ih", "bias_ih", "weight_hh", "bias_hh")
+            w_in, b_in, w_hidden, b_hidden = (getattr(self.lstm, f"{name}_{layer}") for name in names)
             h = c = embedded.new_zeros(len(embedded), self.lstm.hidden_size)
-            for place, there in enumerate(mask.unbind(1)):
-                h, c = _step(weights, below[place], h, c, there)
-                below[place] = h
+            outputs = []
+            for gates, there in zip(F.linear(below, w_in, b_in).unbind(1), places, strict=True):
+                new_h, new_c = _cell(gates + F.linear(h, w_hidden, b_hidden), c)
+                h = new_h if there is None else torch.where(there, new_h, h)
+                c = new_c if there is None else torch.where(there, new_c, c)
+                outputs.append(h)
             states += [h, c]
+            below = torch.stack(outputs, 1)
         return torch.cat([*states, _bag(embedded, mask)], 1)
 
     def run(self, embedded: Tensor, mask: Tensor) -> Tensor:
@@ -91,14 +96,11 @@ def _bag(embedded: Tensor, mask: Tensor) -> Tensor:
     return (embedded * kept).sum(1) / kept.sum(1).clamp(min=1).sqrt()
 
 
-def _step(weights: dict[str, Tensor], x: Tensor, h: Tensor, c: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
-    gates = F.linear(x, weights["weight_ih"], weights["bias_ih"])
-    gates = gates + F.linear(h, weights["weight_hh"], weights["bias_hh"])
+def _cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """An LSTM's new states h and c (B,D), from the gates (B,4D) and c before."""
     i, f, g, o = gates.chunk(4, -1)
-    new_c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-    new_h = o.sigmoid() * new_c.tanh()
-    kept = there[:, None]
-    return torch.where(kept, new_h, h), torch.where(kept, new_c, c)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c
 
 
 class ImageEncoder(nn.Module):

@@ -16,7 +16,7 @@ from common.errors import UserError
 from common.explainable import Explainable, HookedModel, SplitModel
 from common.formulas import gradients
 from common.images import Preprocessing
-from common.request import Request
+from common.request import Encoded, Request
 from common.text import Text, padded
 from vqa.model import AnswerOutput, VqaModel, question_words
 from vqa.request import find_answer, numbered_request
@@ -46,8 +46,8 @@ class AnswerNetwork(request.Network, Protocol):
 
     def read(self, question: str) -> Text: ...
 
-    def answers(self, features: Tensor, questions: Sequence[Text], top: int) -> list[list[Answer]]:
-        """The likeliest answers to a question about each image, best first."""
+    def answers(self, encoded: Encoded, questions: Sequence[Text], top: int) -> list[list[Answer]]:
+        """The likeliest answers to a question about each image, best first; `encoded` has the images' states."""
         ...
 
     def request(self, questions: Sequence[Text], answers: Sequence[Sequence[str]]) -> Request:
@@ -58,7 +58,7 @@ class AnswerNetwork(request.Network, Protocol):
         """What the head reads of the images (B, ...), made of their features once for any number of queries."""
         ...
 
-    def head(self, states: Tensor, query: Any) -> Any:
+    def head(self, states: Any, query: Any) -> Any:
         """The output for queries about these images; one image may be asked several."""
         ...
 
@@ -91,9 +91,9 @@ class LstmNetwork:
     def encode(self, images: Tensor) -> Tensor:
         return self.module.features(images)
 
-    def answers(self, features: Tensor, questions: Sequence[Text], top: int) -> list[list[Answer]]:
-        tokens = padded([question.tokens for question in questions], features.device)
-        return best_answers(self.module.head(features, tokens), self.module.answers, top)
+    def answers(self, encoded: Encoded, questions: Sequence[Text], top: int) -> list[list[Answer]]:
+        tokens = padded([question.tokens for question in questions], encoded.pixels.device)
+        return best_answers(self.head(encoded.states, tokens), self.module.answers, top)
 
     def request(self, questions: Sequence[Text], answers: Sequence[Sequence[str]]) -> Request:
         numbers = [[find_answer(answer, self.module.answer_index) for answer in each] for each in answers]
@@ -103,7 +103,7 @@ class LstmNetwork:
     def states(self, features: Tensor) -> Tensor:
         return self.module.image(features)
 
-    def head(self, states: Tensor, query: Tensor) -> Tensor:
+    def head(self, states: Any, query: Tensor) -> Tensor:
         return self.module.answer_scores(states, self.module.question(query))
 
     def explainable(self, layer: str | None) -> Explainable:

@@ -63,9 +63,11 @@ def find_answer(answer: str, known: Mapping[str, int]) -> int:
     """
     if not isinstance(answer, str) or not answer.strip():
         raise AnswerError(f"an answer is a word or a few; received {answer!r}")
+    if answer in known:
+        return known[answer]
     plain = normalise_answer(answer)
     turned = " and ".join(reversed(plain.split(" and ")))
-    for form in (answer, answer.strip().lower(), plain, turned):
+    for form in (answer.strip().lower(), plain, turned):
         if form in known:
             return known[form]
     raise AnswerError(f"the model has no answer '{answer}' among its {len(known)}; {_near(plain, known)}")
