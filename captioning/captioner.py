@@ -43,13 +43,19 @@ class Captioner(Facade):
         self.beam = beam
 
     @overload
-    def caption(self, images: ImageLike, *asked: Any, **options: Any) -> Caption: ...  # type: ignore[overload-overlap]
+    def caption(  # type: ignore[overload-overlap]
+        self, images: ImageLike, beam: int | None = ..., alternatives: int = ..., max_length: int = ...
+    ) -> Caption: ...
     @overload
-    def caption(self, images: Batch, *asked: Any, **options: Any) -> list[Caption]: ...
+    def caption(
+        self, images: Batch, beam: int | None = ..., alternatives: int = ..., max_length: int = ...
+    ) -> list[Caption]: ...
     @overload
-    def caption(self, images: Encoded, *asked: Any, **options: Any) -> Any: ...
+    def caption(
+        self, images: Encoded, beam: int | None = ..., alternatives: int = ..., max_length: int = ...
+    ) -> Any: ...
 
-    def caption(  # type: ignore[misc]
+    def caption(
         self, images: Images, beam: int | None = None, alternatives: int = 0, max_length: int = decoding.MAX_LENGTH
     ) -> Any:
         """A `Caption` of one image, or a list of them, by beam search, each with its `alternatives`."""
@@ -69,13 +75,52 @@ class Captioner(Facade):
         return captions[0] if encoded.single else captions
 
     @overload
-    def explain(self, images: ImageLike, *asked: Any, **options: Any) -> Explanation: ...  # type: ignore[overload-overlap]
+    def explain(  # type: ignore[overload-overlap]
+        self,
+        images: ImageLike,
+        caption: Captions = ...,
+        phrases: Texts = ...,
+        contrast: Texts = ...,
+        methods: Methods = ...,
+        *,
+        beam: int | None = ...,
+        layer: str | None = ...,
+        end: bool = ...,
+        score: str = ...,
+        occlusion_options: OcclusionOptions | None = ...,
+    ) -> Explanation: ...
     @overload
-    def explain(self, images: Batch, *asked: Any, **options: Any) -> list[Explanation]: ...
+    def explain(
+        self,
+        images: Batch,
+        caption: Captions = ...,
+        phrases: Texts = ...,
+        contrast: Texts = ...,
+        methods: Methods = ...,
+        *,
+        beam: int | None = ...,
+        layer: str | None = ...,
+        end: bool = ...,
+        score: str = ...,
+        occlusion_options: OcclusionOptions | None = ...,
+    ) -> list[Explanation]: ...
     @overload
-    def explain(self, images: Encoded, *asked: Any, **options: Any) -> Any: ...
+    def explain(
+        self,
+        images: Encoded,
+        caption: Captions = ...,
+        phrases: Texts = ...,
+        contrast: Texts = ...,
+        methods: Methods = ...,
+        *,
+        beam: int | None = ...,
+        layer: str | None = ...,
+        end: bool = ...,
+        score: str = ...,
+        occlusion_options: OcclusionOptions | None = ...,
+    ) -> Any: ...
 
-    def explain(  # type: ignore[misc]
+    def explain(
         self,
         images: Images,
         caption: Captions = None,
@@ -112,13 +157,15 @@ class Captioner(Facade):
         return found[0] if encoded.single else found
 
     @overload
-    def score(self, images: ImageLike, *asked: Any, **options: Any) -> Caption: ...  # type: ignore[overload-overlap]
+    def score(  # type: ignore[overload-overlap]
+        self, images: ImageLike, captions: str | Sequence[str]
+    ) -> Caption: ...
     @overload
-    def score(self, images: Batch, *asked: Any, **options: Any) -> list[Caption]: ...
+    def score(self, images: Batch, captions: str | Sequence[str]) -> list[Caption]: ...
     @overload
-    def score(self, images: Encoded, *asked: Any, **options: Any) -> Any: ...
+    def score(self, images: Encoded, captions: str | Sequence[str]) -> Any: ...
 
-    def score(self, images: Images, captions: str | Sequence[str]) -> Any:  # type: ignore[misc]
+    def score(self, images: Images, captions: str | Sequence[str]) -> Any:
         """Given captions as `Caption`s: how likely the model finds them, one for all images or one for each."""
         encoded = self.encode(images)
         texts = self._captions(encoded, captions, None)

@@ -87,13 +87,15 @@ class Classifier:
         return scores
 
     @overload
-    def predict(self, images: ImageLike, *asked: Any, **options: Any) -> list[Prediction]: ...  # type: ignore[overload-overlap]
+    def predict(  # type: ignore[overload-overlap]
+        self, images: ImageLike, top: int = ...
+    ) -> list[Prediction]: ...
     @overload
-    def predict(self, images: Batch, *asked: Any, **options: Any) -> list[list[Prediction]]: ...
+    def predict(self, images: Batch, top: int = ...) -> list[list[Prediction]]: ...
     @overload
-    def predict(self, images: Encoded, *asked: Any, **options: Any) -> Any: ...
+    def predict(self, images: Encoded, top: int = ...) -> Any: ...
 
-    def predict(self, images: Images, top: int = 5) -> list[Any]:  # type: ignore[misc]
+    def predict(self, images: Images, top: int = 5) -> list[Any]:
         """The `top` likeliest classes of an image, likeliest first: a list of `Prediction`.
 
         For several images, or a tensor, a list of such lists.
@@ -126,13 +128,40 @@ class Classifier:
         return [self.target(target) for target in several]
 
     @overload
-    def explain(self, images: ImageLike, *asked: Any, **options: Any) -> Explanation: ...  # type: ignore[overload-overlap]
+    def explain(  # type: ignore[overload-overlap]
+        self,
+        images: ImageLike,
+        targets: ClassTargets | None = ...,
+        contrast: ClassTargets | None = ...,
+        methods: Methods = ...,
+        *,
+        layer: str | None = ...,
+        occlusion_options: OcclusionOptions | None = ...,
+    ) -> Explanation: ...
     @overload
-    def explain(self, images: Batch, *asked: Any, **options: Any) -> list[Explanation]: ...
+    def explain(
+        self,
+        images: Batch,
+        targets: ClassTargets | None = ...,
+        contrast: ClassTargets | None = ...,
+        methods: Methods = ...,
+        *,
+        layer: str | None = ...,
+        occlusion_options: OcclusionOptions | None = ...,
+    ) -> list[Explanation]: ...
     @overload
-    def explain(self, images: Encoded, *asked: Any, **options: Any) -> Any: ...
+    def explain(
+        self,
+        images: Encoded,
+        targets: ClassTargets | None = ...,
+        contrast: ClassTargets | None = ...,
+        methods: Methods = ...,
+        *,
+        layer: str | None = ...,
+        occlusion_options: OcclusionOptions | None = ...,
+    ) -> Any: ...
 
-    def explain(  # type: ignore[misc]
+    def explain(
         self,
         images: Images,
         targets: ClassTargets | None = None,
@@ -185,7 +214,8 @@ class _Top(TopLogit):
 
     def named(self, explanation: Explanation, image: int, labels: Labels) -> Explanation:
         """The explanation of one image, with the class's name for 'top prediction'."""
-        label = labels[int(self.found.index[image])]  # type: ignore[index]
+        index = self.found.index
+        label = labels[int(index[image]) if isinstance(index, Tensor) else index]
         return replace(explanation, names=tuple(name.replace(self.name, label) for name in explanation.names))
 
 

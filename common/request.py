@@ -63,7 +63,7 @@ class Encoded:
         return Encoded(self.pixels[index], self.features[index], single, states)
 
 
-Batch = Iterable[ImageLike] | Tensor
+Batch = Iterable[ImageLike] | Tensor  # a path that is a string is iterable, too: facades' overloads overlap in that
 Images = ImageLike | Batch | Encoded
 Texts = str | Iterable[str] | None
 

@@ -75,11 +75,31 @@ class Answerer(Facade):
         return [replace(first, runners_up=tuple(others)) for first, *others in found]
 
     @overload
-    def explain(self, images: ImageLike, questions: str | Text, *asked: Any, **options: Any) -> Explanation: ...
+    def explain(
+        self,
+        images: ImageLike,
+        questions: str | Text,
+        answers: Texts = ...,
+        contrast: Texts = ...,
+        methods: Methods = ...,
+        *,
+        layer: str | None = ...,
+        occlusion_options: OcclusionOptions | None = ...,
+    ) -> Explanation: ...
     @overload
-    def explain(self, images: Images, questions: Questions, *asked: Any, **options: Any) -> Any: ...
+    def explain(
+        self,
+        images: Images,
+        questions: Questions,
+        answers: Texts = ...,
+        contrast: Texts = ...,
+        methods: Methods = ...,
+        *,
+        layer: str | None = ...,
+        occlusion_options: OcclusionOptions | None = ...,
+    ) -> Any: ...
 
-    def explain(  # type: ignore[misc]
+    def explain(
         self,
         images: Images,
         questions: Questions,
