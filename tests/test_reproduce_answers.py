@@ -14,6 +14,15 @@ from scripts.experiments.lab import Lab
 from tests.test_vqa_explain import answerer  # noqa: F401
 
 
+def write_questions(folder, version, stem, asked):
+    questions = [{"question_id": q, "image_id": i, "question": text} for q, i, text in asked]
+    given = {"multiple_choice_answer": "red", "answer_type": "other", "answers": [{"answer": "red"}] * 10}
+    answers = [{"question_id": q, "image_id": i, **given} for q, i, _ in asked]
+    folder.mkdir(exist_ok=True)
+    (folder / f"{version}OpenEnded_{stem}_questions.json").write_text(json.dumps({"questions": questions}))
+    (folder / f"{version}{stem}_annotations.json").write_text(json.dumps({"annotations": answers}))
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Two photographs, three questions about them, and human attention for two of these."""
@@ -23,22 +32,12 @@ def folder(tmp_path):
         picture = Image.fromarray(rng.integers(0, 255, (40, 30, 3), dtype=np.uint8))
         picture.save(tmp_path / "coco" / "train2014" / f"COCO_train2014_{number:012d}.jpg")
     asked = [(1, 9, "what color is the dog"), (2, 9, "is the hat red"), (3, 25, "what is the dog")]
-    questions = [{"question_id": q, "image_id": i, "question": text} for q, i, text in asked]
-    given = [
-        {
-            "question_id": q,
-            "image_id": i,
-            "multiple_choice_answer": "red",
-            "answer_type": "other",
-            "answers": [{"answer": "red"}] * 10,
-        }
-        for q, i, _ in asked
-    ]
-    stem = "mscoco_val_from_train2014"
-    (tmp_path / "coco" / f"v2_OpenEnded_{stem}_questions.json").write_text(json.dumps({"questions": questions}))
-    (tmp_path / "coco" / f"v2_{stem}_annotations.json").write_text(json.dumps({"annotations": given}))
+    write_questions(tmp_path / "coco", "v2_", "mscoco_val_from_train2014", asked)
+    # VQA v1's ids: image x 10 + n. VQA v2's question 250 is about another photograph than v1's.
+    first = [(90, 9, "what color is the dog"), (91, 9, "is the hat red"), (250, 25, "what is the dog")]
+    write_questions(tmp_path / "coco", "", "mscoco_val2014", first)
     (tmp_path / "hat").mkdir()
-    for name in ("1_1.png", "1_2.png", "3.png"):
+    for name in ("90_1.png", "90_2.png", "250.png"):
         Image.fromarray(rng.integers(0, 255, (28, 28), dtype=np.uint8)).save(tmp_path / "hat" / name)
     return tmp_path
 
@@ -85,10 +84,10 @@ def test_attention_is_compared_at_14_by_14_with_the_mean_of_its_annotators(lab, 
     from data.derived.question_sets import QuestionSet
     from data.readers.vqahat import read_attention
 
-    questions = QuestionSet("vqa2", folder / "coco").read("val")
+    questions = QuestionSet("vqa", folder / "coco").read("val")
     pairs = table_vqa.attention_pairs(folder / "hat", questions)
-    assert [question.id for question, _ in pairs] == ["1", "3"]
-    together = read_attention(sorted((folder / "hat").glob("1_*.png")), (14, 14))
+    assert [question.id for question, _ in pairs] == ["90", "250"]
+    together = read_attention(sorted((folder / "hat").glob("90_*.png")), (14, 14))
     np.testing.assert_array_equal(pairs[0][1], together)
     # The twin: the map at the attention's grid, ranked by hand.
     import torch
@@ -108,6 +107,26 @@ def test_attention_is_compared_at_14_by_14_with_the_mean_of_its_annotators(lab, 
     assert math.isclose(found["mean"], np.nanmean(expected), abs_tol=1e-5)
     with pytest.raises(UserError, match="none of the 2 attention maps"):
         table_vqa.attention_pairs(folder / "hat", questions[1:2])
+
+
+def test_human_attention_goes_with_the_questions_of_vqa_v1_only(lab, folder, capsys):
+    """Its files bear v1's ids; of v2's some are the same number for another photograph."""
+    from data.derived.question_sets import QuestionSet
+
+    second = QuestionSet("vqa2", folder / "coco").read("val")
+    assert [q.id for q in second] == ["1", "2", "3"]
+    with pytest.raises(
+        UserError, match="question 1 is about image coco:9; .*ids of VQA v1, image x 10 \\+ n .*--vqa PATH"
+    ):
+        table_vqa.attention_pairs(folder / "hat", second)
+    apart = folder / "coco" / "first"
+    write_questions(apart, "", "mscoco_val2014", [(90, 9, "is the hat red")])
+    lab.data["vqa"] = apart
+    assert table_vqa.attended(lab, 10)["gradcam"]["n"] == 1
+    (folder / "coco" / "OpenEnded_mscoco_val2014_questions.json").unlink()
+    del lab.data["vqa"]
+    with pytest.raises(UserError, match="no OpenEnded_mscoco_val\\*_questions.json in"):
+        table_vqa.attended(lab, 10)
 
 
 def test_the_printed_table_has_the_published_column(capsys):

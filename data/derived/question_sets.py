@@ -12,13 +12,13 @@ from data.derived.questions import derived_questions
 from data.readers.cocoqa import read_cocoqa
 from data.readers.easyvqa import easyvqa_folder, read_easyvqa
 from data.readers.questions_file import read_questions_file
-from data.readers.vqa import read_okvqa, read_vqa
+from data.readers.vqa import read_okvqa, read_vqa, read_vqa1
 from data.records import Question
 
 # kind -> (what PATH is, reader of (path, split), names of the training and the validation split)
 KINDS: dict[str, tuple[str, Callable[[Path, str], list[Question]], tuple[str, str]]] = {
     "vqa2": ("folder with the official VQA v2 files", read_vqa, ("train", "val")),
-    "vqa": ("folder with the official VQA v1 files", read_vqa, ("train", "val")),
+    "vqa": ("folder with the official VQA v1 files", read_vqa1, ("train", "val")),
     "okvqa": ("folder with OK-VQA's questions and soft answers", read_okvqa, ("train", "val")),
     "cocoqa": ("folder of COCO-QA's splits", read_cocoqa, ("train", "val")),
     "derived": ("Flickr8k folder with flickr30k_entities", derived_questions, ("train", "dev")),

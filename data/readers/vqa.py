@@ -14,15 +14,23 @@ from data.readers.coco import photograph_of, photographs
 from data.readers.files import AnyPath, read_json
 from data.records import Question, checked_answer, checked_soft_answers, checked_text
 
+LAYOUT = "*OpenEnded_mscoco_{split}*_questions.json"
+FIRST_LAYOUT = LAYOUT[1:]  # VQA v1's files bear no version
 
-def read_vqa(folder: AnyPath, split: str = "train") -> list[Question]:
-    """The questions of one split (`train`, `val`, ...), in the order of the questions file.
+
+def read_vqa1(folder: AnyPath, split: str = "train") -> list[Question]:
+    """The questions of one split of VQA v1, as `read_vqa`, whatever lies beside them. Ids are image x 10 + n."""
+    return read_vqa(folder, split, FIRST_LAYOUT)
+
+
+def read_vqa(folder: AnyPath, split: str = "train", layout: str = LAYOUT) -> list[Question]:
+    """The questions of one split (`train`, `val`, ...), in the order of the questions file; VQA v2's before v1's.
 
     The split names the start of the official one: `val` finds `val2014` as well as `val_from_train2014`.
     Kinds are the official answer types (yes/no, number, other). Raises `UserError` on a missing or broken
     file, on questions and annotations that don't match, on an image id without an image.
     """
-    path = _find(Path(folder), split)
+    path = _find(Path(folder), split, layout)
     annotations = path.with_name(path.name.replace("OpenEnded_", "").replace("_questions", "_annotations"))
     images = photographs(path.parent)
     pairs = _pairs(path, annotations if annotations.is_file() else None)
@@ -49,7 +57,7 @@ def _softly_answered(entry: dict, annotation: dict, images: dict[int, Path], pat
     return replace(_question(entry, {}, images, path), answer=best, soft_answers=pairs, source="okvqa", kind="other")
 
 
-def _find(folder: Path, split: str, layout: str = "*OpenEnded_mscoco_{split}*_questions.json") -> Path:
+def _find(folder: Path, split: str, layout: str) -> Path:
     pattern = layout.format(split=split)
     for place in (folder, folder / "vqa"):
         found = sorted(place.glob(pattern), key=lambda path: (not path.name.startswith("v2_"), path.name))

@@ -1,10 +1,12 @@
 """Reader for VQA-HAT: where people looked to answer a question, one grey PNG for each question.
 
-Files are named `QUESTIONID.png` or `QUESTIONID_N.png` (N the annotator: the three maps of the val set).
+Files are named `QUESTIONID.png` or `QUESTIONID_N.png` (N the annotator: the three maps of the val set). The ids are
+those of VQA v1, image x 10 + n; VQA v2 counts image x 1000 + n, so that its ids name other images' questions.
 Source: Das et al., Human Attention in Visual Question Answering, EMNLP 2016.
 """
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image
 
 from common.errors import UserError
 from data.readers.files import AnyPath
+from data.records import Question
 
 _NAME = re.compile(r"(\d+)(?:_\d+)?\.png$")
 
@@ -42,3 +45,15 @@ def read_attention(paths: list[Path], size: tuple[int, int]) -> np.ndarray:
         maps.append(np.asarray(grey, dtype=np.float64))
     mean = np.mean(maps, axis=0)
     return mean / mean.max() if mean.max() > 0 else mean
+
+
+def check_ids(questions: Iterable[Question]) -> None:
+    """Raise `UserError` for the first question whose id is not one of VQA v1 on a COCO photograph: image x 10 + n."""
+    for question in questions:
+        kind, _, image = question.image_id.partition(":")
+        number = int(question.id) // 10 if question.id.isdecimal() else None
+        if kind != "coco" or str(number) != image:
+            raise UserError(
+                f"question {question.id} is about image {question.image_id}; VQA-HAT bears the ids of VQA v1, image x"
+                " 10 + n (VQA v2's are image x 1000 + n): give the questions of VQA v1, vqa:PATH or --vqa PATH"
+            )

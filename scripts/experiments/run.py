@@ -20,6 +20,7 @@ _DATA = {
     "coco": "COCO photographs and annotations",
     "flickr8k": "Flickr8k, with flickr30k_entities beside its text",
     "vqa2": "VQA v2 questions, annotations and photographs",
+    "vqa": "VQA v1 questions, whose ids VQA-HAT bears (default: where VQA v2's are)",
     "vqahat": "VQA-HAT: PNGs of human attention by question id",
     "samples": "photographs named n01440764_tench.JPEG",
     "datasets": "folder with flickr8k, coco and imagenet_samples (default: the variable SAYWHY_DATA)",

@@ -1,7 +1,7 @@
 """Section 8.2 of the paper: rank correlations of VQA maps with occlusion maps and with human attention.
 
     python -m scripts.experiments.table_vqa --data cocoqa:PATH/coco                        # about 3 min on one CPU core
-    python -m scripts.experiments.table_vqa --data vqa2:PATH/vqa --hat PATH/vqahat_val      # human attention as well
+    python -m scripts.experiments.table_vqa --data vqa:PATH/vqa1 --hat PATH/vqahat_val       # human attention as well
 
 To expect: Grad-CAM above Guided Backprop and above the gradient-free map. Published (VGG-16, VQA v1):
 Grad-CAM 0.60 ± 0.038, Guided Backprop 0.42 ± 0.038; with human attention 0.136 over 1374 pairs.
@@ -21,7 +21,7 @@ from common.files import write_json
 from common.methods.names import label
 from common.methods.occlusion import OcclusionOptions
 from data.derived.question_sets import QuestionSet
-from data.readers.vqahat import find_vqahat, read_attention
+from data.readers.vqahat import check_ids, find_vqahat, read_attention
 from data.records import Question
 from scripts.experiments.drawing import MODEL_HELP
 from scripts.experiments.grounded import plain
@@ -71,8 +71,8 @@ def _part(answerer: Any, question: Question) -> str:
 
 
 def attended(lab: Lab, count: int) -> dict[str, Any]:
-    """Method -> summary of the correlation with human attention, of questions that have it."""
-    questions = QuestionSet("vqa2", lab.need("vqa2")).read("val")
+    """Method -> summary of the correlation with human attention, of questions of VQA v1 that have it."""
+    questions = QuestionSet("vqa", lab.data.get("vqa", lab.need("vqa2"))).read("val")
     pairs = attention_pairs(lab.need("vqahat"), questions)[:count]
     return {key: vars(one) for key, one in attention_correlation(lab.facade(MODEL), pairs).items()}
 
@@ -80,9 +80,10 @@ def attended(lab: Lab, count: int) -> dict[str, Any]:
 def attention_pairs(folder: str | Path, questions: list[Any]) -> list[tuple[Any, Any]]:
     """Questions with the attention map (14, 14) of each, of those that have one in a VQA-HAT folder.
 
-    Raises `UserError` when there is none.
+    Raises `UserError` when there is none, and for questions with other ids than VQA v1's.
     """
     files = find_vqahat(folder)
+    check_ids(questions)
     pairs = [(q, read_attention(files[q.id], (14, 14))) for q in questions if q.id in files]
     if not pairs:
         raise UserError(
@@ -105,7 +106,10 @@ def section(lab: Lab) -> Section:
     if "vqahat" in lab.data:
         tables.append(_attention_table(lab.on("vqahat"), mark))
     else:
-        notes.append("Human attention (VQA-HAT; published 0.136) left out: give its folder with --vqahat PATH.")
+        notes.append(
+            "Human attention (VQA-HAT; published 0.136) left out: give its folder with --vqahat PATH, and that of VQA"
+            " v1's questions, whose ids it bears, with --vqa PATH."
+        )
     return Section("8.2: do VQA maps agree with occlusion?", tables, notes=notes)
 
 
@@ -144,7 +148,7 @@ def _attention_table(lab: Lab, mark: str) -> Table:
     rows = [Row("random", 0.0, None, 0, "about 0")]
     rows += [row_of(ROWS[key], row, published.get(key, ""), MODEL) for key, row in cell.items()]
     title = "8.2, VQA maps and human attention"
-    return Table(title, "VQA-HAT, questions whose photographs are at hand", "rank correlation", rows)
+    return Table(title, "VQA-HAT, questions of VQA v1 whose photographs are at hand", "rank correlation", rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -166,9 +170,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tables: dict[str, Any] = {}
     for one in map(QuestionSet.parse, args.data):
         questions = one.read(args.split)
+        pairs = attention_pairs(args.hat, questions) if args.hat else []
         tables[one.kind] = {"occlusion": occlusion_correlation(answerer, sample(questions, args.questions))}
-        if args.hat:
-            pairs = attention_pairs(args.hat, questions)
+        if pairs:
             tables[one.kind]["human attention"] = attention_correlation(answerer, pairs)
     figures = plain(tables)
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
