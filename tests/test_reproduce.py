@@ -18,9 +18,10 @@ from common.gradcam import gradcam
 from common.images import Preprocessing
 from data.words import imagenet_nouns as nouns
 from scripts.commands import reproduce
-from scripts.experiments import EXPERIMENTS, faithfulness, figure8, grid, maps, run, sanity, section_of
-from scripts.experiments.lab import Absent, Lab, data_folders, measured
-from scripts.experiments.report import Picture, Row, Section, Table, row_of, text_table, write_report
+from scripts.experiments import EXPERIMENTS, faithfulness, figure8, grid, maps, paper, run, sanity, section_of
+from scripts.experiments.lab import Absent, Lab, data_folders, measured, paired
+from scripts.experiments.page import write_report
+from scripts.experiments.report import Picture, Row, Section, Table, against, row_of, text_table
 from scripts.experiments.samples import right_samples, samples
 from scripts.experiments.scenes import Scene, grouped, scenes
 from tests.nets import seeded
@@ -145,14 +146,24 @@ def test_the_report_is_one_page_without_a_network(lab):
     page = (lab.out / "index.html").read_text()
     outline = Outline()
     outline.feed(page)
-    assert outline.headings == 3 and outline.depth == 0
+    assert outline.headings == 1 + len(chosen) and outline.depth == 0
     assert all(address.startswith(("#", "data:image/jpeg;base64,")) for address in outline.addresses)
     assert "http" not in page and str(lab.out) not in page
     record = json.loads((lab.out / "results.json").read_text())
     assert list(record["sections"]) == list(chosen)
     rows = record["sections"]["fig6"]["tables"][0]["rows"]
     assert rows[0]["n"] == 9 and rows[0]["left_out"] == 1 and rows[0]["ours"] == pytest.approx(8 / 9)
-    assert record["about"]["versions"]["torch"]
+    about = record["about"]
+    assert about["versions"]["torch"] and about["command"] and about["date"] and about["quick"] is True
+    assert set(about["weights"]) <= set(about["layers"]) and len(about["weights"]["classifier"]) == 12
+    assert "A quick run" in page and "Network Dissection:" not in page  # nothing is concluded from a few photographs
+    lab.quick = False
+    assert "A quick run" not in write_and_read(lab) and "Network Dissection:" in write_and_read(lab)
+
+
+def write_and_read(lab):
+    run.experiment_all({"fig9": section_of("fig9")}, lab, quiet=True)
+    return (lab.out / "index.html").read_text()
 
 
 def test_a_second_run_measures_nothing_again_and_another_limit_does(lab):
@@ -307,7 +318,7 @@ def test_a_table_tells_what_was_left_out_and_escapes_names(tmp_path):
     section = Section("S", [table], [Picture(tmp_path / "p.png", "shows")], ["a note"])
     page, figures = write_report(tmp_path, {"s": section}, {"model": "net"})
     text = page.read_text()
-    assert "A; substitute: B" in text and "3 (2 left out)" in text and "&lt;b&gt;" in text and "<b>" not in text
+    assert "A<span>; substitute: B" in text and "3 (2 left out)" in text and "&lt;b&gt;" in text and "<b>" not in text
     assert "data:image/png;base64," in text
     record = json.loads(figures.read_text())["sections"]["s"]
     assert record["pictures"] == [{"file": "p.png", "caption": "shows"}]
@@ -434,18 +445,53 @@ def test_a_head_that_looks_at_the_ground_is_found_out(tmp_path):
 
 def test_the_page_opens_with_all_that_was_published(tmp_path):
     rows = [
-        row_of("Grad-CAM", {"mean": 0.5, "error": 0.1, "n": 3, "left_out": 2}, "56.51 %", "net"),
+        row_of("Grad-CAM", {"mean": 0.5, "error": 0.1, "n": 3, "left_out": 2}, "70.58 %", "net"),
         row_of("CAM", {"mean": 0.4, "error": 0.1, "n": 3}, "", "net"),
         row_of("c-MWP", None, "60.30 %", "net"),
     ]
-    section = Section("S", [Table("4.3", "photographs", "share", rows, True, 2)])
-    page, _ = write_report(tmp_path, {"s": section}, {"seconds": {"s": 120.0}, "versions": {"torch": "2"}})
+    section = Section(
+        "4.3: pointing", [Table("4.3, pointing game with reject option", "photos", "share", rows, True, 2)]
+    )
+    about = {"seconds": {"s": 120.0}, "versions": {"torch": "2"}, "paper": paper.reported(Lab(tmp_path))}
+    page, _ = write_report(tmp_path, {"pointing": section}, about)
     text = page.read_text()
-    overview = text[text.index("What was published, and what we measured") : text.index("<h2")]
-    assert "56.51 %" in overview and "0.50 ± 0.10" in overview and "3 (2 left out)" in overview
-    assert "substitute: photographs" in overview and "CAM</td>" in overview and "60.30 %" in overview
-    assert overview.count("<tr>") == 3  # the heading and the two rows that were published
+    overview = text[text.index("The paper's experiments</h2>") : text.index('<h2 id="pointing">')]
+    assert "Grad-CAM 0.50 ± 0.10, n = 3 (2 left out)" in overview and "c-MWP 60.30 %" in overview
+    assert "CAM 0.40" not in overview.replace("Grad-CAM", "")  # it was not published
+    assert overview.count("<tr>") == 1 + len(paper.ROWS) and overview.count("differs in") > 10
     assert "2.0 minutes" in text and "torch 2" in text
+    below = text[text.index('<h2 id="pointing">') :]
+    assert "Pointing game with reject option<span>; substitute: photos" in below  # '4.3' stands above
+
+
+def test_the_papers_rows_say_how_the_protocol_differs(tmp_path):
+    rows = {row["paper"]: row["protocol"] for row in paper.reported(Lab(tmp_path, model="vgg16"))}
+    assert rows["5.2"].startswith("not done: it needs people")
+    assert rows["Table 1"].startswith("differs in data (Flickr8k boxes, not ILSVRC-15 val)")
+    whole = Lab(tmp_path, {"imagenet": tmp_path}, model="vgg16")
+    assert {row["paper"]: row["protocol"] for row in paper.reported(whole)}["Table 1"] == "as published"
+    small = Lab(tmp_path, {"imagenet": tmp_path}, model="alexnet")
+    told = {row["paper"]: row["protocol"] for row in paper.reported(small)}["Table 1"]
+    assert told == "differs in network (alexnet, not VGG-16)"
+
+
+def test_only_paired_differences_rank_methods_in_words(tmp_path):
+    gradcam = {"mean": 0.6, "error": 0.3, "n": 3, "by_item": {"0": [0.1], "1": [0.6], "2": [1.1]}}
+    cam = {"mean": 0.5, "error": 0.3, "n": 3, "by_item": {"0": [0.0], "1": [0.5], "2": [1.01], "9": [7.0]}}
+    far = {"mean": 0.5, "error": 0.3, "n": 2, "by_item": {"0": [0.9], "1": [0.5], "2": [None]}}
+    rows = [row_of("Grad-CAM", gradcam)]
+    rows += [against(row_of(name, cell), paired(cell, gradcam)) for name, cell in (("CAM", cam), ("far", far))]
+    assert rows[1].difference == pytest.approx(-0.29 / 3) and rows[1].n == 3
+    table = Table("A", "B", "share", rows, False, 2, "", "Grad-CAM")
+    assert table.verdict == ("Grad-CAM is ahead of CAM (0.10 ± 0.00); no difference found from far (0.35 ± 0.45).")
+    page, figures = write_report(tmp_path, {"s": Section("S", [table])}, {})
+    text = page.read_text()
+    assert "difference from Grad-CAM" in text and "-0.10 ± 0.00" in text and table.verdict in text
+    assert json.loads(figures.read_text())["sections"]["s"]["tables"][0]["verdict"] == table.verdict
+    quick = write_report(tmp_path, {"s": Section("S", [table], notes=["Left out: x", "So it is."])}, {"quick": True})[0]
+    assert table.verdict not in quick.read_text() and "Left out: x" in quick.read_text()
+    assert "So it is." not in quick.read_text() and "less Grad-CAM" in text_table(table)
+    assert paired(gradcam, {"by_item": {"5": [1.0]}}) is None
 
 
 def test_windows_of_occlusion_are_ranked_by_each_method(lab, sample_folder):

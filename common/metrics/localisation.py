@@ -140,36 +140,40 @@ def hard_to_point(shares: Tensor) -> Tensor:
     return (shares < HARD_SHARE) & (len(shares) > 1)
 
 
-def class_summary(values: Tensor, classes: Sequence[Hashable]) -> Summary:
+def class_summary(values: Tensor, classes: Sequence[Hashable], groups: Sequence[int | str] | None = None) -> Summary:
     """The mean over classes of the mean of their finite values, as pointing accuracies are published.
 
     `values` (N,) with a class each. The error is that of a mean of independent means, the root of
     sum_c s_c^2 / n_c over the number of classes; a class with a single value is taken to vary as the others
-    do. `n` counts values, not classes; the median is that of the classes' means.
+    do. Values of one of the `groups` (one photograph) are not independent: their deviations are summed before they
+    are squared. `n` counts values, not classes; the median is that of the classes' means.
     """
-    groups: dict[Hashable, list[float]] = {}
-    for value, label in zip(values.tolist(), classes, strict=True):
-        if math.isfinite(value):
-            groups.setdefault(label, []).append(value)
-    n = sum(map(len, groups.values()))
-    if not groups:
+    kept = values.isfinite().nonzero().flatten().tolist()
+    if not kept:
         return Summary(math.nan, math.nan, 0, len(values))
-    means = np.array([np.mean(group) for group in groups.values()])
-    varied = [float(np.var(group, ddof=1)) for group in groups.values() if len(group) > 1]
-    usual = float(np.mean(varied)) if varied else math.nan
-    parts = [(np.var(g, ddof=1) if len(g) > 1 else usual) / len(g) for g in groups.values()]
-    error = math.sqrt(sum(parts)) / len(groups)
-    return Summary(float(means.mean()), error, n, len(values) - n, float(np.median(means)))
+    number = np.unique([str(classes[i]) for i in kept], return_inverse=True)[1]
+    found, n = values[kept].double().numpy(), np.bincount(number)
+    means = np.bincount(number, found) / n
+    # Each value's share of the mean's error; squared and summed within a class: s_c^2 / n_c.
+    parts = (found - means[number]) / np.sqrt(n * np.maximum(n - 1, 1))[number]
+    together = (
+        np.arange(len(kept)) if groups is None else np.unique([str(groups[i]) for i in kept], return_inverse=True)[1]
+    )
+    varied = (np.bincount(number, parts**2) * n)[n > 1]  # s_c^2
+    alone = float(varied.mean()) * int((n == 1).sum()) if len(varied) else math.nan
+    error = math.sqrt(float((np.bincount(together, parts) ** 2).sum()) + alone) / len(n)
+    return Summary(float(means.mean()), error, len(kept), len(values) - len(kept), float(np.median(means)))
 
 
 def hits_with_reject(hits: Tensor, strengths: Tensor, present: Tensor, threshold: float) -> Tensor:
     """The pointing game with the option to reject a class (paper, section 4.3): (T,), 1 for a hit.
 
     A map whose largest value (`strengths`) is below `threshold` rejects its class: right where the class is not
-    `present`. Any other map is right where the class is present and the map hits it (`hits`, else ignored).
+    `present`. Any other map is right where the class is present and the map hits it (`hits`, else ignored; the chance
+    of a hit where a point is drawn).
     """
     rejects = strengths < threshold
-    return torch.where(present, ~rejects & (hits == 1), rejects).double()
+    return torch.where(present, (~rejects) * hits.nan_to_num(0), rejects.to(hits.dtype)).double()
 
 
 def best_threshold(hits: Tensor, strengths: Tensor, present: Tensor) -> float:

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 import classification
 from common.errors import MethodError, UserError
 from common.files import atomic_path, write_json
-from common.metrics.grounding import summary
+from common.metrics.comparison import difference
+from common.metrics.grounding import Summary, summary
 from scripts import console as cli
 from scripts.experiments.report import Picture
 
@@ -118,13 +120,15 @@ class Lab:
 
     def mark(self, task: str) -> str:
         """What tells the weights of a facade from others, for the settings of cells."""
-        if task == "classifier":
-            return self.model
-        digest = hashlib.sha256()
-        for name, values in sorted(self.facade(task).network.module.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(values.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:12]
+        return self.model if task == "classifier" else self.weights(task)
+
+    def weights(self, task: str) -> str:
+        """The SHA-256 of a facade's weights as they were trained, its first 12 digits; taken once."""
+        name = f"weights of {task}"
+        if name not in self.shared:
+            facade = self.plain_classifier if task == "classifier" else self.facade(task)
+            self.shared[name] = _digest(facade.network.module.state_dict())
+        return self.shared[name]
 
     @property
     def classifier(self) -> Any:
@@ -177,6 +181,7 @@ def measured(
 ) -> dict[str, Any]:
     """Summaries by name of the values that `measure(number, item)` gives of each item, errors over items.
 
+    The values themselves are kept by the item's number, for `paired`.
     What cannot be read is left out and counted, with the `broken` before; raises its `UserError` when that is all.
     """
     rows: list[tuple[int, Mapping[str, Any]]] = []
@@ -196,8 +201,31 @@ def measured(
         known = [(n, torch.as_tensor(row[name], dtype=torch.float64).flatten()) for n, row in rows if name in row]
         values = [value for _, these in known for value in these.tolist()]
         each = summarised(values, [n for n, these in known for _ in these])
-        found[name] = {**each, "left_out": each["left_out"] + broken}
+        by_item = {str(n): these.tolist() for n, these in known}
+        found[name] = {**each, "left_out": each["left_out"] + broken, "by_item": by_item}
     return found
+
+
+def paired(these: Mapping[str, Any], those: Mapping[str, Any]) -> Summary | None:
+    """The difference of two results of `measured`, these less those, over the values of the same items.
+
+    None where they have no item in common.
+    """
+    a, b = (result.get("by_item", {}) for result in (these, those))
+    rows = [(n, x, y) for n in a if n in b and len(a[n]) == len(b[n]) for x, y in zip(a[n], b[n], strict=True)]
+    if not rows:
+        return None
+    numbers, *values = zip(*rows, strict=True)
+    first, second = ([math.nan if value is None else value for value in column] for column in values)
+    return difference(first, second, numbers)
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, values in sorted(state.items()):
+        digest.update(name.encode())
+        digest.update(values.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def _plain(value: Any) -> Any:

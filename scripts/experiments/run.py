@@ -79,7 +79,9 @@ def lab_of(args: argparse.Namespace) -> Any:
 
 def experiment_all(experiments: Mapping[str, Callable[[Any], Any]], lab: Any, quiet: bool) -> int:
     """Run each experiment and write the report after it; one that fails is reported and named in the report."""
-    from scripts.experiments.report import Section, text_table, write_report
+    from scripts.experiments.manifest import manifest
+    from scripts.experiments.page import write_report
+    from scripts.experiments.report import Section, text_table
 
     sections: dict[str, Section] = {}
     seconds: dict[str, float] = {}
@@ -91,7 +93,7 @@ def experiment_all(experiments: Mapping[str, Callable[[Any], Any]], lab: Any, qu
         seconds[name] = round(time.monotonic() - start, 1)
         if not quiet:
             print("\n\n".join(map(text_table, sections[name].tables)) or sections[name].title, flush=True)
-        files = write_report(lab.out, sections, _about(lab, seconds))
+        files = write_report(lab.out, sections, manifest(lab, seconds))
     if not quiet:
         print("\n".join(map(str, files)))
     return cli.FAILED if failures else cli.OK
@@ -128,21 +130,6 @@ def _done(name: str, experiment: Callable[[Any], Any], lab: Any) -> tuple[Any, b
     except UserError as problem:
         cli.error(UserError(f"{name}: {problem}"))
         return Section(_title(experiment), notes=[f"Failed: {problem}"]), True
-
-
-def _about(lab: Any, seconds: dict[str, float]) -> dict[str, Any]:
-    """The manifest: settings, versions and times; data by kind, without the reader's own paths."""
-    from common.explanation import versions
-
-    return {
-        "model": lab.model,
-        "device": lab.device,
-        "limit": "none" if lab.limit is None else lab.limit,
-        "quick": str(lab.quick).lower(),
-        "data": ", ".join(sorted(lab.data)) or "none",
-        "seconds": seconds,
-        "versions": versions(),
-    }
 
 
 def _title(experiment: Any) -> str:

@@ -1,0 +1,149 @@
+"""What the paper reports, row by row: the published result, our experiment, and how far ours follows its protocol.
+
+Selvaraju et al., IJCV 2019 (arXiv 1610.02391v4). Values that could not be checked against its text say so.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_SPEAKERS = ("captioner", "VQA model")
+
+
+@dataclass(frozen=True)
+class Reported:
+    """One experiment of the paper. `section` is ours, `tables` what the titles of its tables start with.
+
+    `network` is the paper's; `differs` says what else is not as published, of a lab and the data it has.
+    """
+
+    paper: str
+    experiment: str
+    published: str
+    section: str
+    tables: str
+    network: str
+    differs: Callable[[Any], Sequence[str]]
+    facade: str = "classifier"
+
+    def protocol(self, lab: Any) -> str:
+        """'as published', or what differs."""
+        parts = list(self.differs(lab))
+        if parts and parts[0].startswith("not "):
+            return parts[0]
+        ours = lab.model if self.facade == "classifier" else f"our {self.facade}"
+        if self.network and ours not in self.network.lower().replace("-", ""):
+            parts.insert(0, f"network ({ours}, not {self.network})")
+        return f"differs in {'; '.join(parts)}" if parts else "as published"
+
+
+def _boxes(lab: Any) -> list[str]:
+    if "imagenet" in lab.data:
+        return ["number of photographs (limited)"] if lab.quick or lab.limit else []
+    given = [kind.upper() for kind in ("voc", "coco") if kind in lab.data]
+    return [f"data ({' and '.join(given) or 'Flickr8k'} boxes, not ILSVRC-15 val)", "the class is given, not predicted"]
+
+
+def _pointing(lab: Any) -> list[str]:
+    if "coco" in lab.data:
+        return []
+    return (
+        ["data (VOC)"]
+        if "voc" in lab.data
+        else ["data (nouns and boxes of Flickr8k)", "classes are ImageNet's, in groups"]
+    )
+
+
+ROWS = (
+    Reported(
+        "Figure 1", "two classes in one photograph", "a picture", "fig1", "Figure 1", "VGG-16 and ResNet",
+        lambda lab: ["photograph"],
+    ),
+    Reported(
+        "Figure 3", "counterfactual explanations", "a picture", "fig3", "Figure 3", "VGG-16", lambda lab: ["photograph"]
+    ),
+    Reported(
+        "Table 1", "localisation error, top-1, ILSVRC-15 val", "Grad-CAM 56.51 %, CAM (VGG-GAP) 57.20 %",
+        "table1", "Table 1", "VGG-16", _boxes,
+    ),
+    Reported(
+        "Figure 4", "weakly supervised segmentation, VOC 2012", "IoU 49.6 with Grad-CAM's seeds, 44.6 with CAM's",
+        "fig4", "Figure 4, weakly", "VGG-16", lambda lab: [] if "voc" in lab.data else ["data (boxes of Flickr8k)"],
+    ),
+    Reported(
+        "4.3", "pointing game with the option to reject, COCO", "Grad-CAM 70.58 %, c-MWP 60.30 %", "pointing",
+        "4.3, pointing game with reject", "GoogLeNet", _pointing,
+    ),
+    Reported(
+        "5.1", "class discrimination, 43 people, VOC 2007 val",
+        "Guided Grad-CAM 61.23 %, Guided Backprop 44.44 %, Deconv Grad-CAM 60.37 %, Deconv 53.33 %", "discrimination",
+        "5.1", "VGG-16 and AlexNet", lambda lab: ["a machine's proxy in place of people", "data"],
+    ),
+    Reported(
+        "5.2", "trust, 54 people: VGG-16 against AlexNet", "Guided Grad-CAM +1.27, Guided Backprop +1.00", "", "-", "",
+        lambda lab: ["not done: it needs people, and nothing measured stands for trust"],
+    ),
+    Reported(
+        "5.3", "rank correlation with occlusion, VOC 2007 val, 2,510 images",
+        "Guided Grad-CAM 0.261, Grad-CAM 0.254, c-MWP 0.220, CAM 0.208, Guided Backprop 0.168", "faithfulness",
+        "5.3, faithfulness", "VGG-16", lambda lab: ["data"],
+    ),
+    Reported("Figure 6", "failures", "a picture", "fig6", "Figure 6", "VGG-16", lambda lab: ["data"]),
+    Reported(
+        "Figure 7", "adversarial images", "'airliner' > 0.9999; cat and dog still localised", "fig7", "Figure 7",
+        "VGG-16", lambda lab: ["data"],
+    ),
+    Reported(
+        "Figure 8", "dataset bias: doctors and nurses", "82 % to 90 % when rebalanced", "fig8", "Figure 8", "VGG-16",
+        lambda lab: ["data (dogs and children)", "trunk not trained"],
+    ),
+    Reported(
+        "Figure 9", "textual explanations by neurons, Places365", "a picture", "fig9", "Figure 9", "VGG-16",
+        lambda lab: ["data", "names found on Flickr8k" if lab.neuron_names is None else "names of the file given"],
+    ),
+    Reported(
+        "Figure 10a", "captions", "a picture", "fig10", "-", "neuraltalk2", lambda lab: ["photographs"], _SPEAKERS[0]
+    ),
+    Reported(
+        "Figure 10b", "activation inside over outside DenseCap's regions, 5 an image",
+        "Grad-CAM 3.27 ± 0.18, Guided Grad-CAM 6.38 ± 0.99, Guided Backprop 2.32 ± 0.08", "fig10", "Figure 10b",
+        "neuraltalk2", lambda lab: ["phrases and boxes of people, of Flickr8k"], _SPEAKERS[0],
+    ),
+    Reported(
+        "Figure 11", "words of people's captions point at COCO's masks, 1,000 images", "30.0 %", "fig11", "Figure 11",
+        "Show and Tell", lambda lab: ["data"], _SPEAKERS[0],
+    ),
+    Reported(
+        "Figure 12a", "one question, four answers", "a picture", "fig12", "-", "deeper LSTM Q + norm I",
+        lambda lab: ["photograph"], _SPEAKERS[1],
+    ),
+    Reported(
+        "8.2", "VQA, rank correlation with occlusion", "Grad-CAM 0.60 ± 0.038, Guided Backprop 0.42 ± 0.038", "vqa",
+        "8.2, VQA maps and occlusion", "deeper LSTM Q + norm I", lambda lab: ["questions (VQA v2)"], _SPEAKERS[1],
+    ),
+    Reported(
+        "8.2", "VQA, rank correlation with human attention (VQA-HAT), 1,374 pairs", "Grad-CAM 0.136", "vqa",
+        "8.2, VQA maps and human attention", "deeper LSTM Q + norm I",
+        lambda lab: [] if "vqahat" in lab.data else ["not done: no VQA-HAT data; give its folder with --vqahat PATH"],
+        _SPEAKERS[1],
+    ),
+    Reported(
+        "Figure 12b", "co-attention, layer by layer", "a picture", "fig12", "-", "ResNet-200 with co-attention",
+        lambda lab: ["photograph", "no co-attention"], _SPEAKERS[1],
+    ),
+    Reported(
+        "Appendix B", "ablations, top-1 localisation error (%)",
+        "Grad-CAM 59.65, without the ReLU 74.98, guided ReLU 59.14, deconv ReLU 83.95", "appendix_b", "Appendix B",
+        "VGG-16", lambda lab: ["measure and data (share in the cell of mosaics)"],
+    ),
+    Reported(
+        "Reinforcement learning", "named as a family; no experiment", "-", "", "-", "",
+        lambda lab: ["not done, nor by the paper"],
+    ),
+)  # fmt: skip
+
+
+def reported(lab: Any) -> list[dict[str, str]]:
+    """The rows as the report and `results.json` have them."""
+    keys = ("paper", "experiment", "published", "section", "tables")
+    return [{**{key: getattr(row, key) for key in keys}, "protocol": row.protocol(lab)} for row in ROWS]
