@@ -138,6 +138,22 @@ class GroundedImage:
 
 
 @dataclass(frozen=True)
+class Region:
+    """A part of a photograph: what is said of it, and the boxes of what is said."""
+
+    text: str
+    boxes: tuple[Box, ...]
+
+
+@dataclass(frozen=True)
+class DescribedImage:
+    """A photograph and captions of its regions; where a model wrote them, the surest first."""
+
+    path: Path
+    regions: tuple[Region, ...]
+
+
+@dataclass(frozen=True)
 class Scene:
     """A photograph, the boxes of each noun (singular), and every noun of its captions, boxed or not."""
 

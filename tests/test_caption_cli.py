@@ -232,7 +232,10 @@ def test_figure_10_draws_and_measures(checkpoint, photos, flickr8k, tmp_path, ca
     figure10.main(arguments)
     assert "3.27 ± 0.18" in capsys.readouterr().out
     ratios = json.loads(out.with_suffix(".json").read_text())
-    assert ratios["phrases"] == 4 and set(ratios["ratios"]) == {"guided", "gradcam", "guided_gradcam"}
+    assert set(ratios["tables"]) == {"phrases as captions", "phrases in context"}
+    for table in ratios["tables"].values():
+        assert set(table) == {"guided", "gradcam", "guided_gradcam"}
+        assert all(row["n"] + row["left_out"] >= 2 for row in table.values())
     assert Image.open(out).width > 400
 
 

@@ -97,7 +97,7 @@ def test_a_map_of_zeros_points_nowhere():
     nothing = torch.zeros(2, 4, 4)
     assert metrics.pointing(nothing, [LEFT_HALF] * 2).tolist() == [0, 0]
     assert metrics.energy_inside(nothing, [LEFT_HALF] * 2).isnan().all()
-    assert metrics.inside_outside(nothing, [LEFT_HALF] * 2).isnan().all()
+    assert metrics.inside_outside(nothing, [LEFT_HALF] * 2).tolist() == [1, 1]  # as even as the uniform map
 
 
 def test_without_boxes_or_with_boxes_of_everything_nothing_is_measured():
@@ -130,6 +130,7 @@ def test_what_does_not_fit_is_an_error():
 def test_a_summary_counts_what_is_left_out_and_what_belongs_together():
     plain = metrics.summary([1.0, 2.0, 3.0, math.nan, math.inf])
     assert (plain.mean, plain.n, plain.left_out) == (2.0, 3, 2)
+    assert metrics.summary([1.0, 2.0, math.inf, math.inf, math.nan, 3.0]).median == 3.0
     assert plain.error == pytest.approx(1 / math.sqrt(3))
     # two values in each group that are the same say no more than one of them
     together = metrics.summary([0.0, 0.0, 1.0, 1.0, 1.0, 1.0], [0, 0, 1, 1, 2, 2])

@@ -106,7 +106,8 @@ def test_boxes_of_another_phrase_are_those_of_the_next_one(speaking):
     from data.readers import entities, flickr8k
 
     folder, model = speaking.need("flickr8k"), speaking.shared["captioner"]
-    found = figure10.other_phrases(model, folder, 4)["gradcam"]
+    items = figure10.moved(figure10.in_context(model.network, folder, "dev", 4))
+    found = figure10.measure(model, items, ("gradcam",))["gradcam"]
     ratios = []
     for image in flickr8k.read(folder, "dev")[:4]:
         (caption,) = entities.read(folder / "flickr30k_entities", image.name)

@@ -48,14 +48,16 @@ def pointing(maps: Tensor, boxes: Sequence[Boxes], size: tuple[int, int] = SIZE)
 def inside_outside(maps: Tensor, boxes: Sequence[Boxes], size: tuple[int, int] = SIZE) -> Tensor:
     """Mean activation inside over mean activation outside the boxes: (T,); 1 is uniform (paper, figure 10b).
 
-    Infinite where all activation is inside, NaN for a map of zeros. Of signed maps the magnitude is taken.
+    A map of zeros favours no place: 1, as the uniform map. Infinite where all activation is inside. Of signed maps the
+    magnitude is taken.
     """
     _check(maps, boxes)
     sized = _sized(maps, size).abs()
     ratios = []
     for values, each in zip(sized, boxes, strict=True):
         inside = box_mask(each, size).to(values.device)
-        ratios.append(float(values[inside].mean() / values[~inside].mean()))  # the mean of nothing is NaN
+        within, without = values[inside].mean(), values[~inside].mean()  # the mean of nothing is NaN
+        ratios.append(1.0 if within == without == 0 else float(within / without))
     return torch.tensor(ratios, dtype=torch.float64)
 
 
@@ -110,7 +112,10 @@ def centre_map(count: int, h: int, w: int, sigma: float = 0.25) -> Tensor:
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean, its standard error and the median of `n` finite values; `left_out` were undefined or infinite."""
+    """Mean and its standard error of `n` finite values; `left_out` were undefined or infinite.
+
+    The median is of all that are defined: infinite ones are the largest.
+    """
 
     mean: float
     error: float
@@ -139,7 +144,7 @@ def summary(values: Tensor | Sequence[float], groups: Sequence[int | str] | None
     count = int(number.max()) + 1
     sums = torch.zeros(count, dtype=torch.float64).index_add_(0, number, tensor[kept] - mean)
     error = math.sqrt(float(sums.square().sum()) * count / (count - 1)) / n if count > 1 else math.nan
-    return Summary(mean, error, n, len(tensor) - n, float(tensor[kept].median()))
+    return Summary(mean, error, n, len(tensor) - n, float(tensor[~tensor.isnan()].median()))
 
 
 def _sized(maps: Tensor, size: tuple[int, int]) -> Tensor:

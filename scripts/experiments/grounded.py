@@ -3,6 +3,7 @@
 Shared by figures 10 and 11 and by `saywhy evaluate`.
 """
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -93,5 +94,5 @@ def plain(figures: Any) -> Any:
     if isinstance(figures, dict):
         return {name: plain(value) for name, value in figures.items()}
     known = {name: getattr(figures, name) for name in ("mean", "error", "median")}
-    numbers = {name: round(value, 5) if value == value else None for name, value in known.items()}
+    numbers = {name: round(value, 5) if math.isfinite(value) else None for name, value in known.items()}
     return {**numbers, "n": figures.n, "left_out": figures.left_out}

@@ -22,6 +22,8 @@ _DATA = {
     "vqa2": "VQA v2 questions, annotations and photographs",
     "vqa": "VQA v1 questions, whose ids VQA-HAT bears (default: where VQA v2's are)",
     "vqahat": "VQA-HAT: PNGs of human attention by question id",
+    "densecap": "region captions: DenseCap's results.json, beside its photographs",
+    "visualgenome": "region captions: Visual Genome's region_descriptions.json, photographs in VG_100K",
     "samples": "photographs named n01440764_tench.JPEG",
     "datasets": "folder with flickr8k, coco and imagenet_samples (default: the variable SAYWHY_DATA)",
 }
