@@ -19,8 +19,8 @@ from scripts.experiments.report import Section
 from scripts.experiments.run import run_program
 
 SAMPLES = Path(__file__).parents[2] / "data" / "samples"
-TWO_CLASSES = SAMPLES / "espresso_and_cat.jpg"  # the sample with two classes in it, and their names
-TWO_CLASS_NAMES = ("Egyptian cat", "espresso")
+TWO_CLASSES = SAMPLES / "drums_and_guitar.jpg"  # the sample with two classes in it, and their names
+TWO_CLASS_NAMES = ("electric guitar", "drum")
 MODEL_HELP = "a checkpoint, or hf:PATH_OR_NAME for transformers (default: the shipped one)"
 
 
