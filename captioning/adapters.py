@@ -176,6 +176,10 @@ class TransformersNetwork:
         mask = ended.cumsum(-1) - ended.long() == 0  # up to the end token and with it
         return TextOutput.of(logits, query, mask)
 
+    def without_image(self, query: Tensor) -> TextOutput | None:
+        """None: a grey image is one in particular, and what its encoder makes of many photographs is not at hand."""
+        return None
+
     def explainable(self, layer: str | None) -> Explainable:
         return HookedModel(self.module, layer or self.layer, self.grid(), self.head)
 

@@ -8,6 +8,7 @@ Letters: B images, h,w map, L tokens, T targets.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, overload
 
 import torch
@@ -15,6 +16,7 @@ import torch
 from captioning import decoding
 from captioning.network import Caption, CaptionNetwork
 from captioning.request import caption_request, check_text
+from captioning.visual import visual_captions, visual_explanations
 from common.errors import UserError
 from common.explanation import Explanation
 from common.gradcam import Methods
@@ -71,7 +73,9 @@ class Captioner(Facade):
         count = alternatives + 1
         with untouched(self.network.module), torch.no_grad():
             found = self.network.decode(encoded.features, max(beam, count), count, max_length)
-        captions = [Caption(c.words, c.log_probabilities, c.total, c.read, tuple(more)) for c, *more in found]
+        each = iter(visual_captions(self.network, [one for image in found for one in image]))
+        groups = [[next(each) for _ in image] for image in found]
+        captions = [replace(first, alternatives=tuple(more)) for first, *more in groups]
         return captions[0] if encoded.single else captions
 
     @overload
@@ -142,7 +146,8 @@ class Captioner(Facade):
         caption of its own, and its name says so. `contrast` answers 'why the phrase rather than this',
         after the same words; without phrases, 'why the caption rather than this one'. Words that the
         model does not know are named in a warning and read as its token for the unknown word. `score`
-        'logit' reads every target off the words' logits instead (see `common.text.Centred`). All
+        'logit' reads every target off the words' logits instead (see `common.text.Centred`). Where the network can
+        say how likely a text is without the image, `visual` says what of each target comes from the picture. All
         maps come from one pass of the trunk, one of the decoder and one batched backward pass of the decoder.
         """
         encoded = self.encode(images)
@@ -154,6 +159,7 @@ class Captioner(Facade):
         placed = request.on(self.device, scored(request.targets, score))
         explainable = self.network.explainable(layer or self.layer)
         found = explain_each(explainable, encoded, placed, methods, about, occlusion_options)
+        found = visual_explanations(self.network, encoded, request.on(self.device), found, score)
         return found[0] if encoded.single else found
 
     @overload
@@ -173,6 +179,7 @@ class Captioner(Facade):
         with untouched(self.network.module), torch.no_grad():
             output = self.network.head(encoded.features, query)
         found = [Caption.of(text, row) for text, row in zip(texts, output.log_probs[0], strict=True)]
+        found = visual_captions(self.network, found)
         return found[0] if encoded.single else found
 
     def read(self, text: str) -> Text:

@@ -6,7 +6,7 @@ Letters: S sequences, B images, K channels, h,w map, L tokens, T targets.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -27,7 +27,8 @@ from data.words.vocabulary import END, tokenize
 class Caption:
     """A caption and how likely the model finds it: words, the log-probability of each, and further captions.
 
-    `total` is their sum with the end token's; `read` the words as tokens; `alternatives` are best first.
+    `total` is their sum with the end token's; `read` the words as tokens; `alternatives` are best first. `visual` is
+    each word's log-probability less that without the image, in nats; empty where the model can't say.
     """
 
     words: tuple[str, ...]
@@ -35,6 +36,7 @@ class Caption:
     total: float
     read: Text
     alternatives: tuple[Caption, ...] = ()
+    visual: tuple[float, ...] = ()
 
     @property
     def text(self) -> str:
@@ -46,8 +48,18 @@ class Caption:
     @staticmethod
     def of(text: Text, log_probs: Tensor) -> Caption:
         """A text with the log-probabilities (L,) of its tokens and its end."""
-        each = tuple(float(log_probs[a:b].sum()) for a, b in text.spans)
-        return Caption(text.words, each, float(log_probs.sum()), text)
+        return Caption(text.words, _of_words(text, log_probs), float(log_probs.sum()), text)
+
+    def beside(self, unseen: Tensor) -> Caption:
+        """The caption with `visual`, given its tokens' log-probabilities (L,) without the image."""
+        without = _of_words(self.read, unseen)
+        pairs = zip(self.log_probabilities, without, strict=True)
+        return replace(self, visual=tuple(seen - other for seen, other in pairs))
+
+
+def _of_words(text: Text, log_probs: Tensor) -> tuple[float, ...]:
+    """The log-probability of each word, given those of the tokens (L,)."""
+    return tuple(float(log_probs[a:b].sum()) for a, b in text.spans)
 
 
 class CaptionNetwork(request.Network, Protocol):
@@ -70,6 +82,13 @@ class CaptionNetwork(request.Network, Protocol):
 
     def head(self, features: Tensor, query: Tensor) -> TextOutput:
         """How likely given sequences are, from what `encode` gave."""
+        ...
+
+    def without_image(self, query: Tensor) -> TextOutput | None:
+        """How likely given sequences are for no image in particular, such as the mean of many photographs.
+
+        None for a model that has nothing of the kind: what its words owe to the image is then not said.
+        """
         ...
 
 
@@ -106,6 +125,9 @@ class LstmNetwork:
 
     def head(self, features: Tensor, query: Tensor) -> TextOutput:
         return self.module.head(features, query)
+
+    def without_image(self, query: Tensor) -> TextOutput | None:
+        return None  # what it would read of no image in particular is not stored with it
 
     def explainable(self, layer: str | None) -> Explainable:
         if layer in (None, self.layer):

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
+from common.errors import UserError
 from common.explanation import Explanation
 from common.files import atomic_path
 from common.formulas import upsample
@@ -24,33 +25,39 @@ MARGIN, GAP = 18, 12
 METHOD_LABELS = {name: label(name) for name in METHOD_NAMES}
 
 
-def heat_overlay(image: Image.Image, heatmap: Tensor, peak: float | None = None) -> Image.Image:
+def heat_overlay(image: Image.Image, heatmap: Tensor, peak: float | None = None, strength: float = 1.0) -> Image.Image:
     """A heatmap (h, w) of evidence, not negative, over the image: blue is weak, red is strong.
 
-    Scaled to `peak`, by default its own maximum; where there is no evidence the photograph shows through.
+    Scaled to `peak`, by default its own maximum; where there is no evidence the photograph shows through. A `strength`
+    below 1 draws the whole map fainter; at 0 only the photograph is left.
     """
     values = _at_size(heatmap.clamp(min=0), image)
     values = values / (peak or values.max() or 1.0)
-    return _blend(image, _colours("turbo", values), 0.15 + 0.5 * np.clip(values, 0, 1))
+    return _blend(image, _colours("turbo", values), strength * (0.15 + 0.5 * np.clip(values, 0, 1)))
 
 
-def signed_overlay(image: Image.Image, heatmap: Tensor, peak: float | None = None) -> Image.Image:
+def signed_overlay(
+    image: Image.Image, heatmap: Tensor, peak: float | None = None, strength: float = 1.0
+) -> Image.Image:
     """A signed map (h, w) over the image: red raises the score, blue lowers it, where nothing is it is grey."""
     values = _at_size(heatmap, image)
     values = np.clip(values / (peak or np.abs(values).max() or 1.0), -1, 1)
-    return _blend(image, _colours("RdBu_r", 0.5 + 0.5 * values), 0.1 + 0.65 * np.abs(values))
+    return _blend(image, _colours("RdBu_r", 0.5 + 0.5 * values), strength * (0.1 + 0.65 * np.abs(values)))
 
 
-def gradient_picture(image: Image.Image, gradient: Tensor) -> Image.Image:
-    """A gradient image (3, H, W), zero drawn grey, at the proportions of `image`; outliers are clipped."""
+def gradient_picture(image: Image.Image, gradient: Tensor, strength: float = 1.0) -> Image.Image:
+    """A gradient image (3, H, W), zero drawn grey, at the proportions of `image`; outliers are clipped.
+
+    A `strength` below 1 takes contrast away.
+    """
     values = gradient.detach().float().cpu()
     scale = values.abs().flatten().quantile(0.995).item() or values.abs().max().item() or 1.0
-    pixels = ((0.5 + 0.5 * (values / scale).clamp(-1, 1)) * 255).byte().permute(1, 2, 0).numpy()
+    pixels = ((0.5 + 0.5 * strength * (values / scale).clamp(-1, 1)) * 255).byte().permute(1, 2, 0).numpy()
     return Image.fromarray(pixels).resize(image.size, Image.Resampling.BILINEAR)
 
 
 # How each kind of map is drawn, its colours, and what their ends mean.
-_KINDS: dict[str, tuple[Callable[[Image.Image, Tensor], Image.Image], str, str, str]] = {
+_KINDS: dict[str, tuple[Callable[..., Image.Image], str, str, str]] = {
     "evidence": (heat_overlay, "turbo", "weak", "strong evidence; each map is scaled to its own maximum"),
     "against": (heat_overlay, "turbo", "weak", "strong evidence; in the counterfactual: against the target"),
     "signed": (signed_overlay, "RdBu_r", "lowers", "raises the target's score"),
@@ -60,14 +67,30 @@ _KINDS: dict[str, tuple[Callable[[Image.Image, Tensor], Image.Image], str, str, 
 }  # fmt: skip
 
 
-def draw_map(method: str, image: Image.Image, values: Tensor) -> Image.Image:
-    """One map of a method, (h, w) or (3, H, W), drawn on the image."""
-    return _KINDS["gradient" if values.dim() == 3 else kind(method)][0](image, values)
+def draw_map(method: str, image: Image.Image, values: Tensor, strength: float = 1.0) -> Image.Image:
+    """One map of a method, (h, w) or (3, H, W), drawn on the image; see `strengths`."""
+    return _KINDS["gradient" if values.dim() == 3 else kind(method)][0](image, values, strength=strength)
 
 
-def legends_of(methods: Sequence[str]) -> list[str]:
-    """The legends that pictures of these methods need, each once."""
-    return list(dict.fromkeys(kind(method) for method in methods))
+SCALES = ("visual", "own")
+_VISUAL = "visual"  # the legend of maps that are drawn as strong as their words are visual
+_LEAST = 1.0  # nats: what the most visual word must reach to be drawn at full strength
+
+
+def strengths(visual: Sequence[float], among: Sequence[float] | None = None) -> list[float]:
+    """How strong to draw each map, 0 to 1, by what of each score comes from the picture (`Explanation.visual`, nats).
+
+    The most visual one (`among` these, by default all) is drawn at full strength, unless it owes the picture less than
+    one nat; what the picture says nothing of, or speaks against, is not drawn. On its own scale the map of 'of' would
+    look as sure as that of 'dog'.
+    """
+    most = max(_LEAST, *(visual if among is None else among))
+    return [min(max(value / most, 0.0), 1.0) for value in visual]
+
+
+def legends_of(methods: Sequence[str], visual: bool = False) -> list[str]:
+    """The legends that pictures of these methods need, each once; `visual` where they are drawn by `strengths`."""
+    return [*dict.fromkeys(kind(method) for method in methods), *([_VISUAL] if visual else [])]
 
 
 @dataclass(frozen=True)
@@ -176,9 +199,14 @@ def _tile(tile: Tile, width: int) -> Image.Image:
 
 
 def _legend(name: str, width: int) -> Image.Image:
-    _, colour_map, low, high = _KINDS[name]
     ramp = np.repeat(np.linspace(0, 1, 150)[None], 14, 0)
-    bar = Image.fromarray(_colours(colour_map, ramp).astype(np.uint8))
+    if name == _VISUAL:
+        low, high = "faint: the picture says nothing of the word", "strong: the word that owes the picture most"
+        grey = Image.new("RGB", (150, 14), (150, 150, 150))
+        bar = _blend(grey, _colours("turbo", np.full_like(ramp, 0.9)), 0.65 * ramp)
+    else:
+        _, colour_map, low, high = _KINDS[name]
+        bar = Image.fromarray(_colours(colour_map, ramp).astype(np.uint8))
     before = _text(low, 13, width, MUTED)
     after = _text(high, 13, max(60, width - before.width - bar.width - 2 * GAP), MUTED)
     return _row([before, bar, after])
@@ -240,14 +268,16 @@ def _column(pictures: Sequence[Image.Image], gap: int = GAP) -> Image.Image:
 
 
 def explanation_tiles(
-    photograph: Tile, explanation: Explanation, unit: str, names: Sequence[str] = ()
+    photograph: Tile, explanation: Explanation, unit: str, names: Sequence[str] = (), scale: str = SCALES[0]
 ) -> tuple[list[Tile], int]:
     """(tiles, columns): the photograph and one tile for each target and method of one image's explanation.
 
     Several methods, up to five, give each target a row of its own beside the photograph. `unit` is what scores are,
-    see `score_notes`; `names` are shown instead of the targets' own.
+    see `score_notes`; `names` are shown instead of the targets' own. `scale` 'visual' draws each map as strong as
+    its target is visual, where that is known, 'own' all alike.
     """
     methods, tiles = list(explanation.maps), [photograph]
+    strong = drawn_strengths(explanation, scale)
     in_rows = 1 < len(methods) <= 5
     titles = zip(names or explanation.names, score_notes(explanation, unit), strict=True)
     for index, (name, note) in enumerate(titles):
@@ -257,11 +287,34 @@ def explanation_tiles(
             title = f"{label(method)}: {name}" if len(methods) > 1 else name
             map_ = values[index, 0]
             full_note = note if bool(map_.any()) else f"{note}; nothing raises this score here"
-            tiles.append(Tile(draw_map(method, photograph.picture, map_), title, full_note))
+            tiles.append(Tile(draw_map(method, photograph.picture, map_, strong[index]), title, full_note))
     return tiles, len(methods) + 1 if in_rows else min(4, len(tiles))
 
 
+def drawn_strengths(explanation: Explanation, scale: str, among: slice = slice(None)) -> list[float]:
+    """How strong to draw the maps of each target of one image's explanation: all alike where nothing else is known.
+
+    `among` are the targets that are compared, see `strengths`.
+    """
+    if scale not in SCALES:
+        raise UserError(f"no scale '{scale}'; choose from {', '.join(SCALES)}")
+    if scale == "own" or explanation.visual is None:
+        return [1.0] * len(explanation)
+    visual = explanation.visual[:, 0].tolist()
+    return strengths(visual, visual[among])
+
+
 def score_notes(explanation: Explanation, unit: str) -> list[str]:
-    """The score of each target, `unit` before it; that of a contrast is a difference."""
+    """The score of each target, `unit` before it, and how visual it is; that of a contrast is a difference."""
     scores = zip(explanation.names, explanation.scores[:, 0].tolist(), strict=True)
-    return [f"{'difference' if ' rather than ' in name else unit} {score:.2f}" for name, score in scores]
+    notes = [f"{'difference' if ' rather than ' in name else unit} {score:.2f}" for name, score in scores]
+    if explanation.visual is None:
+        return notes
+    return [
+        f"{note}; {visual_note(value)}" for note, value in zip(notes, explanation.visual[:, 0].tolist(), strict=True)
+    ]
+
+
+def visual_note(value: float) -> str:
+    """What of a score comes from the picture, in nats, for people."""
+    return f"picture {value:+.2f}"

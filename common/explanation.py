@@ -35,6 +35,10 @@ class Explanation:
     and occlusion, (T, B, 3, H, W) for those with the image's resolution. `scores` is (T, B), `names` names
     the T targets, `provenance` says which model, layer and versions made it.
 
+    Of models that can say how likely a text is without the image, `visual` (T, B) is the log-probability of what each
+    target speaks of, given the image, less that given no image in particular, in nats: how much of it comes from the
+    picture. Near 0 for 'of', negative for what the image speaks against.
+
     Of models that read words (a question), `words` are these, and two arrays (T, L) say what each adds to a score,
     in the score's units, positive where a word speaks for it: `word_gradients` is the gradient with respect to
     the word's embedding times the embedding, summed (to first order, what the word adds); `word_drops` is by how
@@ -48,6 +52,7 @@ class Explanation:
     words: tuple[str, ...] = ()
     word_gradients: Tensor | None = None
     word_drops: Tensor | None = None
+    visual: Tensor | None = None
 
     def __getattr__(self, method: str) -> Tensor:
         maps = self.__dict__.get("maps", {})
@@ -66,16 +71,17 @@ class Explanation:
             raise IndexError(f"image {index} of an explanation of {self.scores.shape[1]} image(s)")
         index %= self.scores.shape[1]
         maps = {method: values[:, index : index + 1] for method, values in self.maps.items()}
-        return replace(self, scores=self.scores[:, index : index + 1], maps=maps)
+        visual = None if self.visual is None else self.visual[:, index : index + 1]
+        return replace(self, scores=self.scores[:, index : index + 1], maps=maps, visual=visual)
 
     def select(self, rows: Sequence[int]) -> Explanation:
         """The explanation of some of the targets, by number."""
         index = torch.tensor(list(rows), device=self.scores.device, dtype=torch.long)
-        arrays = self._word_arrays().items()
-        words: dict[str, Any] = {name: None if each is None else each[index] for name, each in arrays}
+        arrays = {**self._word_arrays(), "visual": self.visual}.items()
+        rest: dict[str, Any] = {name: None if each is None else each[index] for name, each in arrays}
         maps = {method: values[index.to(values.device)] for method, values in self.maps.items()}
         names = tuple(self.names[row] for row in rows)
-        return replace(self, names=names, scores=self.scores[index], maps=maps, **words)
+        return replace(self, names=names, scores=self.scores[index], maps=maps, **rest)
 
     def _word_arrays(self) -> dict[str, Tensor | None]:
         return {"word_gradients": self.word_gradients, "word_drops": self.word_drops}
@@ -91,15 +97,16 @@ class Explanation:
         return {name: values.detach().float().cpu().numpy() for name, values in {**maps, **word}.items()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write an NPZ of `arrays()`, scores, names, words and provenance; never leaves half a file."""
+        """Write an NPZ of `arrays()`, scores, `visual` where known, names, words and provenance; never half a file."""
         about = {
             "names": self.names,
             "words": self.words,
             "provenance": dict(self.provenance),
             "batch": self.scores.shape[1],
         }
-        scores = self.scores.detach().float().cpu().numpy()
-        write_npz(path, **self.arrays(), scores=scores, about=np.array(json.dumps(about)))
+        known = {"scores": self.scores, "visual": self.visual}
+        tables = {name: table.detach().float().cpu().numpy() for name, table in known.items() if table is not None}
+        write_npz(path, **self.arrays(), **tables, about=np.array(json.dumps(about)))
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Explanation:
@@ -112,10 +119,11 @@ class Explanation:
             scores = arrays.pop("scores")
         except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
             raise UserError(f"'{path}' is not a saved explanation ({error}); save one with `.save(path)`") from error
-        word = {name: arrays.pop(name, None) for name in ("word_gradients", "word_drops")}
+        rest = {name: arrays.pop(name, None) for name in ("visual", "word_gradients", "word_drops")}
         methods = {name: method for method, name in _ARRAY_NAMES.items()}
         maps = {methods.get(name, name): values[:, None] if batch == 1 else values for name, values in arrays.items()}
-        return Explanation(names, scores, maps, about["provenance"], tuple(about.get("words", ())), **word)
+        words = tuple(about.get("words", ()))
+        return Explanation(names, scores, maps, about["provenance"], words=words, **rest)
 
 
 @cache

@@ -202,6 +202,22 @@ def explain_each(
     ]
 
 
+def with_visual(
+    found: Sequence[Explanation], request: Request, unseen: Tensor, seen: Tensor | None
+) -> list[Explanation]:
+    """The explanations of a request, each target with what of it comes from the picture (`Explanation.visual`).
+
+    `unseen` (T, B) are the targets' log-probabilities for no image in particular, `seen` those for the images, where
+    the scores explained are something else.
+    """
+    visual = []
+    for image, each in enumerate(found):
+        own = request.own(image)
+        scores = each.scores[:, 0] if seen is None else seen[own, image]
+        visual.append((scores - unseen[own, image])[:, None])
+    return [replace(each, visual=gains) for each, gains in zip(found, visual, strict=True)]
+
+
 def _moved(query: Any, device: torch.device) -> Any:
     if isinstance(query, tuple):
         return tuple(_moved(part, device) for part in query)

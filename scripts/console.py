@@ -68,6 +68,17 @@ def add_method_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stride", type=int, metavar="PIXELS", help="step of the occlusion window (default: 16)")
 
 
+def add_scale_argument(parser: argparse.ArgumentParser) -> None:
+    """Whether maps are drawn as strong as what they explain is visual, where the model can say."""
+    from common.draw import SCALES
+
+    parser.add_argument(
+        "--scale", default=SCALES[0], choices=SCALES,
+        help="draw each map as strong as its word comes from the picture, or all alike, each on its own scale"
+        " (default: %(default)s)",
+    )  # fmt: skip
+
+
 def methods_of(args: argparse.Namespace) -> tuple[str, ...]:
     """The methods asked for, as `common.gradcam.METHODS` spells them, each once."""
     from common.gradcam import METHODS, method_names
@@ -170,10 +181,13 @@ def write_results(folder: Path, stem: str, found: Outcome) -> list[str]:
 
 
 def explained(explanation: Any) -> dict[str, Any]:
-    """What every record says of one image's explanation: each target's name and score, and what made it."""
-    scores = zip(explanation.names, explanation.scores[:, 0].tolist(), strict=True)
+    """What every record says of one image's explanation: each target's name and scores, and what made it."""
+    columns = {"name": explanation.names, "score": explanation.scores[:, 0].tolist()}
+    if explanation.visual is not None:
+        columns["visual"] = explanation.visual[:, 0].tolist()
     about = {key: explanation.provenance[key] for key in ("layer", "methods", "weights", "versions")}
-    return {"targets": [{"name": name, "score": score} for name, score in scores], **about}
+    rows = zip(*columns.values(), strict=True)
+    return {"targets": [dict(zip(columns, row, strict=True)) for row in rows], **about}
 
 
 def silence_libraries() -> None:

@@ -39,6 +39,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--no-explain", action="store_true", help="captions only; no files are written")
     cli.add_model_arguments(parser)
     cli.add_method_arguments(parser)
+    cli.add_scale_argument(parser)
     parser.set_defaults(run=run)
 
 
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
         written = captioner.caption(encoded, alternatives=args.alternatives)
         line = f"{file}: {written.text} (log p {written.total:.2f})"
         line += "".join(f"\n  or: {other.text} (log p {other.total:.2f})" for other in written.alternatives)
+        line += _table_lines(written) if args.caption is None else ""
         said = {"task": "caption", "image": str(file), "model": captioner.name, **_said(written)}
         if folder is None:
             return cli.Outcome(said, line)
@@ -69,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
             encoded, explained, args.phrases, args.contrast, methods, end=args.end, score=args.score,
             occlusion_options=cli.occlusion_options(args),
         )  # fmt: skip
+        if args.caption is not None:
+            line += f"\n  given: {explained.text} (log p {explained.total:.2f}){_table_lines(explained)}"
         # `prediction` is the model's own caption, `caption` the explained one, to whose words belong `tokens`,
         # `log_probabilities` and the NPZ's `heatmaps[1:]`, in order.
         record = {
@@ -76,43 +80,90 @@ def run(args: argparse.Namespace) -> int:
             "score": explanation.provenance["score"], **cli.explained(explanation),
         }  # fmt: skip
         whose = "the model's own caption" if args.caption is None else "a given caption"
-        return cli.Outcome(record, line, explanation, draw(image, record, explanation, whose))
+        return cli.Outcome(record, line, explanation, draw(image, record, explanation, whose, args.scale))
 
     return cli.run_each([(file,) for file in image_files(args.images)], caption_one, args, folder)
 
 
-def draw(image: Any, record: dict[str, Any], explanation: Any, whose: str) -> Any:
-    """The panel of one image: the photograph, the caption's map, and a small map for each word in order."""
-    from PIL import Image
+def _table_lines(caption: Any) -> str:
+    return "".join(f"\n  {row}" for row in word_table(caption))
 
-    from common.draw import METHOD_LABELS, PAPER, Tile, draw_map, fitted, legends_of, panel, score_notes, tile_row
 
-    shown = fitted(image)
-    maps = {method: values[:, 0] for method, values in explanation.maps.items()}
-    count, unit = len(record["tokens"]), "log p" if record["score"] == "log_probability" else record["score"]
-    notes = [
-        _word_note(word, value, record["unknown"])
-        for word, value in zip(record["tokens"], record["log_probabilities"], strict=True)
+def word_table(caption: Any, width: int = 100) -> list[str]:
+    """What comes from the picture, word by word: lines of at most so many letters; none where the model can't say."""
+    rows = [
+        ("", caption.words),
+        ("log p", [f"{value:.2f}" for value in caption.log_probabilities]),
+        ("from the picture", [f"{value:+.2f}" for value in caption.visual]),
     ]
-    notes += score_notes(explanation, unit)[1 + count :]
-    several = len(maps) > 1
-    whole = f"log p {sum(record['log_probabilities']):.2f} (its words' sum)"
-    top, tiles = [Tile(shown, "Photograph", whose)], []
+    columns = [[max(map(len, cells)), *cells] for cells in zip(*(cells for _, cells in rows), strict=False)]
+    lines: list[list[str]] = []
+    for wide, *cells in columns:
+        if not lines or len(lines[-1][0]) + 2 + wide > width:
+            lines.append([f"{name:16}" for name, _ in rows])
+        lines[-1] = [f"{line}  {cell:>{wide}}" for line, cell in zip(lines[-1], cells, strict=True)]
+    return [line for each in lines for line in each]
+
+
+def draw(image: Any, record: dict[str, Any], explanation: Any, whose: str, scale: str = "visual") -> Any:
+    """The panel of one image: the photograph, the caption's map, and a small map for each word in order.
+
+    `scale` 'visual' draws a word's map as strong as the word comes from the picture, 'own' all alike.
+    """
+    from common.draw import METHOD_LABELS, Tile, draw_map, drawn_strengths, fitted, legends_of, panel, tile_row
+
+    shown, count = fitted(image), len(record["tokens"])
+    maps = {method: values[:, 0] for method, values in explanation.maps.items()}
+    strong = drawn_strengths(explanation, scale, slice(1, 1 + count))[1:]
+    notes = _notes(record, explanation)
+    top, tiles = [Tile(shown, "Photograph", whose)], list[Any]()
     for method, values in maps.items():
         label = METHOD_LABELS[method]
-        top.append(Tile(draw_map(method, shown, values[0]), f"{label}: the whole caption", whole))
-        for name, note, map_ in zip(explanation.names[1:], notes, values[1:], strict=True):
+        top.append(Tile(draw_map(method, shown, values[0]), f"{label}: the whole caption", notes[0]))
+        for name, note, map_, strength in zip(explanation.names[1:], notes[1:], values[1:], strong, strict=True):
             note = note if bool(map_.any()) else f"{note}; nothing raises it"
-            note = f"{label}; {note}" if several else note
-            tiles.append(Tile(draw_map(method, shown, map_), name, note))
+            note = f"{label}; {note}" if len(maps) > 1 else note
+            tiles.append(Tile(draw_map(method, shown, map_, strength), name, note))
         # Each method's words begin on a row of their own.
-        tiles += [Tile(Image.new("RGB", shown.size, PAPER), "")] * (-len(tiles) % COLUMNS if several else 0)
-    about = f"{record['model']}, layer {record['layer']}; log p: log-probability given image and words before"
-    about += "" if unit == "log p" else f"; the maps are of the words' {unit}s"
+        tiles += [_blank(shown)] * (-len(tiles) % COLUMNS if len(maps) > 1 else 0)
+    by_picture = scale == "visual" and explanation.visual is not None
     return panel(
-        f"“{record['caption']}”", tiles, columns=COLUMNS, width=150, legends=legends_of(list(maps)), note=about,
-        above=lambda width: tile_row(top, 312 if len(top) > 2 else 474),
+        f"“{record['caption']}”", tiles, columns=COLUMNS, width=150, legends=legends_of(list(maps), by_picture),
+        note=_about(record, explanation), above=lambda width: tile_row(top, 312 if len(top) > 2 else 474),
     )  # fmt: skip
+
+
+def _blank(picture: Any) -> Any:
+    from PIL import Image
+
+    from common.draw import PAPER, Tile
+
+    return Tile(Image.new("RGB", picture.size, PAPER), "")
+
+
+def _about(record: dict[str, Any], explanation: Any) -> str:
+    """What stands below the panel's heading: the model, and what its numbers are."""
+    about = f"{record['model']}, layer {record['layer']}; log p: log-probability given image and words before"
+    if explanation.visual is not None:
+        about += "; picture: that less the log-probability without the image, so what the word owes to the picture"
+    return about + ("" if _unit(record) == "log p" else f"; the maps are of the words' {_unit(record)}s")
+
+
+def _unit(record: dict[str, Any]) -> str:
+    return "log p" if record["score"] == "log_probability" else record["score"]
+
+
+def _notes(record: dict[str, Any], explanation: Any) -> list[str]:
+    """A note for each target: the caption, its words, and what else was asked for."""
+    from common.draw import score_notes, visual_note
+
+    words = range(len(record["tokens"]))
+    notes = [f"log p {sum(record['log_probabilities']):.2f} (its words' sum)"]
+    notes += [_word_note(record["tokens"][n], record["log_probabilities"][n], record["unknown"]) for n in words]
+    if explanation.visual is not None:
+        visual = explanation.visual[:, 0].tolist()
+        notes = [f"{note}; {visual_note(value)}" for note, value in zip(notes, visual, strict=False)]
+    return notes + score_notes(explanation, _unit(record))[len(notes) :]
 
 
 def _word_note(word: str, log_probability: float, unknown: list[str]) -> str:
@@ -156,5 +207,6 @@ def _of_words(caption: Any) -> dict[str, Any]:
     return {
         "tokens": list(caption.words),
         "log_probabilities": list(caption.log_probabilities),
+        **({"visual": list(caption.visual)} if caption.visual else {}),
         "log_probability": caption.total,
     }
