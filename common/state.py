@@ -22,20 +22,40 @@ def untouched(network: nn.Module) -> Iterator[None]:
     Threads: one at a time is let into the block of a network, the others wait, so a model may be explained by
     many. A thread that calls the model itself meanwhile finds it in evaluation mode. The random states (of
     PyTorch, NumPy and Python) belong to the process: what another thread draws meanwhile may be drawn again.
+
+    A block inside another one of the same network leaves all that to the outer one.
     """
-    with _lock(network):
-        yield from _untouched(network)
+    guard = _guard(network)
+    with guard.lock:
+        if guard.entered:
+            with torch.inference_mode(False):
+                yield
+            return
+        guard.entered = True
+        try:
+            with _untouched(network):
+                yield
+        finally:
+            guard.entered = False
 
 
-_LOCKS: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
-_LOCKS_LOCK = threading.Lock()
+class _Guard:
+    """Who is inside a network's block: the thread that holds `lock`, once `entered` is set."""
+
+    def __init__(self) -> None:
+        self.lock, self.entered = threading.RLock(), False
 
 
-def _lock(network: nn.Module) -> threading.RLock:
-    with _LOCKS_LOCK:
-        return _LOCKS.setdefault(network, threading.RLock())
+_GUARDS: weakref.WeakKeyDictionary[nn.Module, _Guard] = weakref.WeakKeyDictionary()
+_GUARDS_LOCK = threading.Lock()
 
 
+def _guard(network: nn.Module) -> _Guard:
+    with _GUARDS_LOCK:
+        return _GUARDS.setdefault(network, _Guard())
+
+
+@contextlib.contextmanager
 def _untouched(network: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in _modules(network)]
     rnns, cuda = [], []

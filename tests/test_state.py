@@ -71,10 +71,10 @@ def test_the_lock_of_a_model_may_be_taken_again_and_goes_with_the_model() -> Non
     network = seeded(Plain)
     with untouched(network), untouched(network):
         assert not network.training
-    known = len(state._LOCKS)
+    known = len(state._GUARDS)
     del network
     gc.collect()
-    assert len(state._LOCKS) < known
+    assert len(state._GUARDS) < known
 
 
 class Rolls(nn.Module):
@@ -94,3 +94,21 @@ def test_random_states_are_as_before() -> None:
     gradcam(network, images_of(), 0)
     assert random.getstate() == before[0] and np.random.get_state()[1].tolist() == before[1]
     assert torch.equal(torch.get_rng_state(), before[2])
+
+
+def test_a_block_inside_another_lifts_no_grad_and_leaves_the_rest_to_the_outer_one() -> None:
+    network = seeded(Plain).train()
+    torch.manual_seed(0)
+    first = torch.rand(1)
+    torch.manual_seed(0)
+    with untouched(network), torch.no_grad():
+        with untouched(network):
+            assert torch.is_grad_enabled() and not network.training
+            torch.rand(3)
+        assert not torch.is_grad_enabled() and not network.training
+    assert network.training and torch.equal(torch.rand(1), first)
+    with pytest.raises(KeyError), untouched(network), untouched(network):
+        raise KeyError
+    with untouched(network):
+        assert not network.training
+    assert network.training
