@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,13 @@ from common.state import ordinary, untouched
 from common.targets import Target, Targets, as_targets, decided, score_table, target_name
 
 Methods = str | Variant | Sequence[str | Variant]
+
+
+class Known(NamedTuple):
+    """What a caller has of some targets already: their scores (T, B), and alpha (T, B, K), eq. 1 of them."""
+
+    scores: Tensor
+    alpha: Tensor
 
 
 def gradcam(
@@ -84,6 +91,7 @@ def explain(
     methods: Methods = "gradcam",
     features: Tensor | None = None,
     occlusion_options: OcclusionOptions | None = None,
+    known: Known | None = None,
 ) -> Explanation:
     """Explain targets by one or several methods: `"gradcam,guided"`, or a list of names and functions.
 
@@ -91,7 +99,8 @@ def explain(
     see `common.methods.variants`. Maps at the feature map's resolution are (T, B, h, w), those at the image's
     (T, B, 3, H, W). The method 'importance' gives alpha (T, B, K), what each channel adds to the score (eq. 1;
     section 7), and no picture. `features` is A as `model.features(images, query)` gave it, when the caller has it
-    already. A forward pass that changes the network's buffers changes them here as it does when it is called.
+    already, and `known` what was read off that A. A forward pass that changes the network's buffers changes them here
+    as it does when it is called.
     Raises `MethodError` for an unknown method or one that the model cannot be explained with.
 
     >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
@@ -109,6 +118,7 @@ def explain(
         None if features is None else ordinary(features),
         occlusion_options or OcclusionOptions(),
         differentiable=not GRADIENT_FREE.issuperset(ways),
+        known=known,
     )
     with untouched(run.explainable.network):
         maps = {name: way(run).detach() for name, way in ways.items()}
@@ -142,10 +152,11 @@ class _Run:
     features: Tensor | None
     occlusion_options: OcclusionOptions
     differentiable: bool  # whether some method needs the targets' gradients
+    known: Known | None = None
 
     def __post_init__(self) -> None:
         self._maps: dict[str, Tensor] = {}
-        self._scores: Tensor | None = None
+        self._scores: Tensor | None = None if self.known is None else self.known.scores
         self._gradients: list[Tensor] | None = None
 
     def map(self, method: str) -> Tensor:
@@ -176,8 +187,14 @@ class _Run:
 
     @cached_property
     def alpha(self) -> Tensor:
+        if self.known is not None:
+            return self.known.alpha
         A, output, scores = self.split
         return self.explainable.importance(scores, A, output)
+
+    def gradcam(self, alpha: Tensor) -> Tensor:
+        A = self.features if self.known is not None and self.features is not None else self.split[0].detach()
+        return localisation(A, alpha)
 
     def variant(self, combine: Variant) -> Tensor:
         """The map of a function (A, gradient) -> map; all of them share one batched backward pass."""
@@ -238,8 +255,8 @@ def _of_head(name: str) -> _Way:
 
 
 METHODS: dict[str, _Way] = {
-    "gradcam": lambda run: localisation(run.split[0].detach(), run.alpha),
-    "counterfactual": lambda run: localisation(run.split[0].detach(), -run.alpha),  # paper, section 3.4
+    "gradcam": lambda run: run.gradcam(run.alpha),
+    "counterfactual": lambda run: run.gradcam(-run.alpha),  # paper, section 3.4
     "cam": lambda run: class_activation(run.split[2], run.split[0]),
     "activation": lambda run: activation_energy(wide(run.split[0].detach())).expand(len(run.scores), -1, -1, -1),
     "guided": lambda run: run.image_gradients("guided"),

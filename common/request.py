@@ -184,6 +184,7 @@ def explain_each(
     methods: gradcam.Methods = "gradcam",
     provenance: Mapping[str, Any] | None = None,
     occlusion_options: OcclusionOptions | None = None,
+    known: gradcam.Known | None = None,
 ) -> list[Explanation]:
     """One explanation (B = 1) of each image, with the targets that are its own."""
     found = gradcam.explain(
@@ -194,6 +195,7 @@ def explain_each(
         methods=methods,
         features=encoded.features,
         occlusion_options=occlusion_options,
+        known=known,
     )
     about = {**found.provenance, **(provenance or {})}
     return [

@@ -89,10 +89,14 @@ def test_scores_are_those_of_the_twin(model):
         np.testing.assert_allclose(scores[row].numpy(), _twin(model, features[row].numpy(), question), rtol=1e-9)
 
 
-def test_the_fused_lstm_and_the_loop_of_cells_agree(model):
-    tokens = torch.tensor([[4, 5, 6, 7], [8, 9, 0, 0], [5, 0, 0, 0]])
-    question = model.question
-    torch.testing.assert_close(question(tokens), question.encode(question.embedding(tokens), tokens != 0))
+@pytest.mark.parametrize("tokens", [[[4, 5, 6, 7], [8, 9, 5, 4]], [[4, 5, 6, 7], [8, 9, 0, 0]]])
+def test_gradients_of_the_embedding_are_those_of_one_backward_pass_each(model, tokens):
+    question, tokens = model.question, torch.tensor(tokens)
+    given = torch.randn(3, 2, 4 * 4 + 5, dtype=torch.float64)
+    embedded = question.embedding(tokens).detach().requires_grad_()
+    encoded = question.encode(embedded, tokens != 0)
+    expected = [torch.autograd.grad((encoded * one).sum(), embedded, retain_graph=True)[0] for one in given]
+    torch.testing.assert_close(question.embedding_gradients(given, tokens), torch.stack(expected))
 
 
 def test_padding_changes_nothing(model):

@@ -18,6 +18,7 @@ from common.networks import hub
 from common.request import Encoded, Request
 from common.text import Place, Sequences, Text, TextLogLikelihood, TextOutput, marks, padded
 from vqa.answerer import Answerer
+from vqa.attribution import token_gradients
 from vqa.model import question_words
 from vqa.network import Answer, best_answers
 from vqa.request import find_answer, numbered_request
@@ -61,6 +62,9 @@ class TransformersNetwork:
 
     def encode(self, images: Tensor) -> Tensor:
         return images
+
+    def attribute(self, encoded: Encoded, request: Request) -> tuple[None, Tensor]:
+        return None, token_gradients(self, encoded.states, request)
 
     def explainable(self, layer: str | None) -> Explainable:
         return HookedModel(self.module, layer or self.layer, self.grid, self._forward)

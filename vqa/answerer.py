@@ -40,10 +40,10 @@ class Answerer(Facade):
 
     def encode(self, images: Images) -> Encoded:
         """The images' pixels, features and what the head reads of them: the one pass of the trunk."""
-        encoded = super().encode(images)
-        if encoded.states is not None:
-            return encoded
+        if isinstance(images, Encoded) and images.states is not None:
+            return images
         with untouched(self.network.module), torch.no_grad():
+            encoded = super().encode(images)
             return replace(encoded, states=self.network.states(encoded.features))
 
     def read(self, question: str) -> Text:
@@ -116,25 +116,41 @@ class Answerer(Facade):
         rather than this one; one for all, or one for each. Any number of answers takes one pass of the trunk, and
         one batched backward pass. Raises `AnswerError` for an answer the model does not have.
         """
-        encoded, texts = self._paired(images, questions)
-        given = listed(answers)
+        with untouched(self.network.module):
+            encoded, texts = self._paired(images, questions)
+            found = self._explained(
+                encoded, texts, listed(answers), listed(contrast), methods, layer, occlusion_options
+            )
+        return found[0] if encoded.single else found
+
+    def _explained(
+        self,
+        encoded: Encoded,
+        texts: Sequence[Text],
+        given: Sequence[str],
+        others: Sequence[str],
+        methods: Methods,
+        layer: str | None,
+        occlusion_options: OcclusionOptions | None,
+    ) -> list[Explanation]:
         own = [given] * len(texts) if given else [[answer.text] for answer in self._answers(encoded, texts, 1)]
-        others = listed(contrast)
 
         def ask(questions: Sequence[Text], numbers: Sequence[int]) -> Request:
             made = answer_request(self.network, questions, [own[number] for number in numbers], others)
             return made.on(self.device)
 
-        explainable = self.network.explainable(layer or self.layer)
-        request = ask(texts, range(len(texts)))
+        layer = layer or self.layer
+        explainable, request = self.network.explainable(layer), ask(texts, range(len(texts)))
+        known, slopes = self.network.attribute(encoded, request)
+        if layer != self.network.layer:
+            known = None
         about = {"task": "vqa", "model": self.name, "weights": self.network.source}
-        found = explain_each(explainable, encoded, request, methods, about, occlusion_options)
+        found = explain_each(explainable, encoded, request, methods, about, occlusion_options, known)
         found = [
             replace(each, provenance={**each.provenance, "question": text.text})
             for each, text in zip(found, texts, strict=True)
         ]
-        explained = with_words(self.network, encoded, texts, ask, found)
-        return explained[0] if encoded.single else explained
+        return with_words(self.network, encoded, texts, ask, request, slopes, found)
 
     def _paired(self, images: Images, questions: Questions) -> tuple[Encoded, list[Text]]:
         """As many images as questions: one of either stands for all."""

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from common.explanation import Explanation
 from common.formulas import gradients
 from common.request import Encoded, Request
-from common.state import untouched
 from common.targets import score_table
 from common.text import Text
 
@@ -22,36 +21,37 @@ Ask = Callable[[Sequence[Text], Sequence[int]], Request]  # questions, and the n
 
 
 def with_words(
-    network: Any, encoded: Encoded, questions: Sequence[Text], ask: Ask, found: Sequence[Explanation]
+    network: Any,
+    encoded: Encoded,
+    questions: Sequence[Text],
+    ask: Ask,
+    request: Request,
+    slopes: Tensor,
+    found: Sequence[Explanation],
 ) -> list[Explanation]:
     """Explanations of answers, with what each word of the questions adds to the targets' scores.
 
-    `ask` makes the request for any questions about the images; `found` are the explanations of the whole ones.
+    `request` is for the whole questions, `slopes` (T, B, M) what their tokens add to first order, `found` are the
+    explanations; `ask` makes the request for any questions about the images.
     """
-    with untouched(network.module):
-        slopes = word_gradients(network, encoded.states, questions, ask)
-        without = [scores_without(network, encoded.states, b, question, ask) for b, question in enumerate(questions)]
-        drops = [explanation.scores - scores for explanation, scores in zip(found, without, strict=True)]
-    return [
-        replace(explanation, words=question.words, word_gradients=slope, word_drops=drop)
-        for explanation, question, slope, drop in zip(found, questions, slopes, drops, strict=True)
-    ]
+    explained = []
+    for b, (question, explanation) in enumerate(zip(questions, found, strict=True)):
+        own = slopes[request.own(b), b]
+        gradients = torch.stack([own[:, start:stop].sum(1) for start, stop in question.spans], 1)
+        drops = explanation.scores - scores_without(network, encoded.states, b, question, ask)
+        explained.append(replace(explanation, words=question.words, word_gradients=gradients, word_drops=drops))
+    return explained
 
 
-def word_gradients(network: Any, states: Any, questions: Sequence[Text], ask: Ask) -> list[Tensor]:
-    """Of each question (T, L): d score / d a word's embedding, times the embedding, summed over its entries.
+def token_gradients(network: Any, states: Any, request: Request) -> Tensor:
+    """d score / d a token's embedding, times the embedding, summed over its entries (T, B, M), of any network.
 
-    To first order, what the word adds to the score.
+    To first order, what the token adds to the score. `network.embedding` is the name of the module that embeds.
     """
-    request = ask(questions, range(len(questions)))
     embedding = network.module.get_submodule(network.embedding)
     with torch.enable_grad(), _leaves(embedding) as leaves:
-        scores = score_table(request.targets, network.head(states, request.query), len(questions))
-        each = (gradients(scores, leaves[0]) * leaves[0].detach()).sum(-1)  # (T, B, M)
-    return [
-        torch.stack([each[request.own(b), b, start:stop].sum(1) for start, stop in question.spans], 1)
-        for b, question in enumerate(questions)
-    ]
+        scores = score_table(request.targets, network.head(states, request.query), len(request.names))
+        return (gradients(scores, leaves[0]) * leaves[0].detach()).sum(-1)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ Letters: B images, K channels, h,w map, L tokens, V vocabulary, D hidden, E evid
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -31,8 +31,7 @@ class QuestionEncoder(nn.Module):
     """Two-layer LSTM over the words of a question: (B,L) tokens -> the last states of both layers (B,4D), and
     beside them the sum of the words' embeddings, which few questions suffice to learn from.
 
-    `forward` runs the fused LSTM; `encode` the same weights as a loop of cells, because its backward pass works in
-    eval mode on every device and under `torch.vmap`. Padding (0, at the end) changes nothing in either.
+    Padding (0, at the end) changes nothing.
     """
 
     def __init__(
@@ -56,51 +55,36 @@ class QuestionEncoder(nn.Module):
 
     def encode(self, embedded: Tensor, mask: Tensor) -> Tensor:
         """(B,L,embedding) and which of the places hold a word (B,L) -> (B,4D+embedding), without dropout."""
-        # Without padding nothing has to be kept back, which a third of the time would go into.
-        places = [None] * embedded.shape[1] if bool(mask.all()) else mask[..., None].unbind(1)
-        states, below = [], embedded
-        for layer in ("l0", "l1"):
-            names = ("weight_ih", "bias_ih", "weight_hh", "bias_hh")
-            w_in, b_in, w_hidden, b_hidden = (getattr(self.lstm, f"{name}_{layer}") for name in names)
-            h = c = embedded.new_zeros(len(embedded), self.lstm.hidden_size)
-            outputs = []
-            for gates, there in zip(F.linear(below, w_in, b_in).unbind(1), places, strict=True):
-                new_h, new_c = _cell(gates + F.linear(h, w_hidden, b_hidden), c)
-                h = new_h if there is None else torch.where(there, new_h, h)
-                c = new_c if there is None else torch.where(there, new_c, c)
-                outputs.append(h)
-            states += [h, c]
-            below = torch.stack(outputs, 1)
-        return torch.cat([*states, _bag(embedded, mask)], 1)
-
-    def run(self, embedded: Tensor, mask: Tensor) -> Tensor:
-        """As `encode`, by the fused LSTM: quicker, but its backward pass can't be batched."""
         lengths = mask.sum(1)
-        packed = nn.utils.rnn.pack_padded_sequence(
-            embedded, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
-        )
-        _, (h, c) = self.lstm(packed)
+        read: Any = embedded
+        if not bool(mask.all()):
+            read = nn.utils.rnn.pack_padded_sequence(
+                embedded, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
+            )
+        _, (h, c) = self.lstm(read)
         states = torch.cat([h[0], c[0], h[1], c[1]], 1)
         return torch.cat([states * (lengths > 0)[:, None], _bag(embedded, mask)], 1)
 
+    def embedding_gradients(self, gradients: Tensor, tokens: Tensor) -> Tensor:
+        """d y / d embedding (T,B,L,embedding) of T scores, from d y / d encoding (T,B,4D+embedding).
+
+        The fused LSTM's backward pass can't be batched: the questions are encoded once for each score instead.
+        """
+        T, B, _ = gradients.shape
+        with torch.enable_grad():
+            embedded = self.embedding(tokens).detach().repeat(T, 1, 1).requires_grad_()
+            encoded = self.encode(embedded, (tokens != PAD).repeat(T, 1))
+        return torch.autograd.grad(encoded, embedded, gradients.flatten(0, 1))[0].unflatten(0, (T, B))
+
     def forward(self, tokens: Tensor) -> Tensor:
         """(B,L) tokens, each row with words or none -> (B,4D+embedding)."""
-        embedded = self.embed(tokens)
-        batched = embedded.requires_grad and not self.training  # gradients of many targets may be asked for
-        return (self.encode if batched else self.run)(embedded, tokens != PAD)
+        return self.encode(self.embed(tokens), tokens != PAD)
 
 
 def _bag(embedded: Tensor, mask: Tensor) -> Tensor:
     """The sum of a question's words over the root of their number (B,embedding)."""
     kept = mask[..., None].to(embedded)
     return (embedded * kept).sum(1) / kept.sum(1).clamp(min=1).sqrt()
-
-
-def _cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """An LSTM's new states h and c (B,D), from the gates (B,4D) and c before."""
-    i, f, g, o = gates.chunk(4, -1)
-    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-    return o.sigmoid() * c.tanh(), c
 
 
 class ImageEncoder(nn.Module):

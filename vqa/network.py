@@ -9,14 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from common import request
 from common.errors import UserError
 from common.explainable import Explainable, HookedModel, SplitModel
 from common.formulas import gradients
+from common.gradcam import Known
 from common.images import Preprocessing
 from common.request import Encoded, Request
+from common.targets import score_table
 from common.text import Text, padded
 from vqa.model import AnswerOutput, VqaModel, question_words
 from vqa.request import find_answer, numbered_request
@@ -39,10 +42,8 @@ class AnswerNetwork(request.Network, Protocol):
     """What `Answerer` needs of a model that answers questions, besides what every facade needs.
 
     A query is what the network makes of questions: their tokens (B, L), padded with 0, and what it has to be told
-    besides. `embedding` is the name of the module that embeds them.
+    besides.
     """
-
-    embedding: str
 
     def read(self, question: str) -> Text: ...
 
@@ -62,14 +63,17 @@ class AnswerNetwork(request.Network, Protocol):
         """The output for queries about these images; one image may be asked several."""
         ...
 
+    def attribute(self, encoded: Encoded, request: Request) -> tuple[Known | None, Tensor]:
+        """What each token of the queries adds to the targets' scores, to first order (T, B, M): the gradient times the
+        embedding. And what was found on the way there of the map at `layer`, where the model reads it apart."""
+        ...
+
 
 class LstmNetwork:
     """A `VqaModel` behind an `Answerer`; a query is the tokens (B, L).
 
     `baselines` are the figures that its checkpoint has of models that don't look, by name and set.
     """
-
-    embedding = "question.embedding"
 
     def __init__(
         self,
@@ -101,10 +105,26 @@ class LstmNetwork:
         return numbered_request(query, numbers, self.module.answers)
 
     def states(self, features: Tensor) -> Tensor:
-        return self.module.image(features)
+        return self.module.image.summary(features)
 
     def head(self, states: Any, query: Tensor) -> Tensor:
-        return self.module.answer_scores(states, self.module.question(query))
+        return self.module.answer_scores(self.module.image.encode(states), self.module.question(query))
+
+    def attribute(self, encoded: Encoded, request: Request) -> tuple[Known | None, Tensor]:
+        """One backward pass of the classifier to what it reads of images and questions, one of the questions' LSTM."""
+        image, question, tokens = self.module.image, self.module.question, request.query
+        with torch.no_grad():
+            parts = [encoded.states, question(tokens)]
+        sizes = [part.shape[1] for part in parts]
+        both = torch.cat(parts, 1).requires_grad_()
+        with torch.enable_grad():
+            summary, asked = both.split(sizes, 1)
+            output = self.module.answer_scores(image.encode(summary), asked)
+            scores = score_table(request.targets, output, len(encoded))
+        of_summary, of_asked = gradients(scores, both).split(sizes, -1)
+        alpha = image.importance(of_summary, encoded.features[0, 0].numel())
+        words = question.embedding_gradients(of_asked, tokens) * question.embedding(tokens).detach()
+        return Known(scores.detach(), alpha.detach()), words.sum(-1)
 
     def explainable(self, layer: str | None) -> Explainable:
         if layer in (None, self.layer):
