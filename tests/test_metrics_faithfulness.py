@@ -31,6 +31,19 @@ def test_rank_correlation_sees_order_alone_and_not_constants():
     assert faithfulness.rank_correlation(a, a.exp()).item() == pytest.approx(1)
     assert faithfulness.rank_correlation(a, -a).item() == pytest.approx(-1)
     assert math.isnan(faithfulness.rank_correlation(a, torch.ones(1, 3, 3)).item())
+    assert faithfulness.rank_correlation(torch.zeros(1, 3, 3), a).item() == 0  # it ranks nothing
+
+
+def test_maps_are_averaged_under_the_windows_where_they_lie():
+    maps = torch.rand(2, 10, 11, generator=torch.Generator().manual_seed(5))
+    found = faithfulness.over_windows(maps, (10, 11), 4, 3)
+    expected = [[[m[y : y + 4, x : x + 4].mean() for x in (0, 3, 6)] for y in (0, 3, 6)] for m in maps]
+    assert torch.allclose(found, torch.tensor(expected))
+    # A bump in the last columns, which no window reaches, is not stretched into them.
+    corner = torch.zeros(1, 10, 10)
+    corner[..., 8:] = 1
+    assert faithfulness.over_windows(corner, (10, 10), 4, 4).abs().max() == 0
+    assert faithfulness.on_grid(corner, (2, 2)).max() > 0
 
 
 def test_finer_maps_are_averaged_to_the_references_grid():

@@ -7,12 +7,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from torch import Tensor, nn
 
 from common.errors import UserError
 from common.explainable import HookedModel, SplitModel
 from common.fast.spine import Axis, plan_step
 from common.methods import occlusion as module
+from common.methods.cells import cell_occlusion
 from common.methods.occlusion import OcclusionOptions, occlusion, select_rows
 from common.targets import Contrast, Index, Negated, as_targets
 from tests.nets import Functional, Plain, seeded
@@ -174,7 +176,7 @@ def lively(network: nn.Module) -> nn.Module:
     return network
 
 
-def definition(network, x: Tensor, score, window: int, stride: int, fill: float = 0.0, query=None) -> Tensor:
+def definition(network, x: Tensor, score, window: int, stride: int, fill: float | Tensor = 0.0, query=None) -> Tensor:
     """(B, h, w), float64, one window at a time through the network itself."""
     call = (lambda z: network(z)) if query is None else (lambda z: network(z, query))
     with torch.no_grad():
@@ -185,7 +187,7 @@ def definition(network, x: Tensor, score, window: int, stride: int, fill: float 
             for left in range(0, x.shape[3] - window + 1, stride):
                 mask = torch.zeros(x.shape[2:], dtype=torch.bool)
                 mask[top : top + window, left : left + window] = True
-                row.append(base - score(call(torch.where(mask, torch.full_like(x, fill), x))))
+                row.append(base - score(call(torch.where(mask, torch.zeros_like(x) + fill, x))))
             rows.append(torch.stack(row, -1))
     return torch.stack(rows, -2)
 
@@ -219,6 +221,38 @@ def test_maps_agree_with_the_definition_in_float64(build, layer, expected) -> No
         twin = definition(network, x, lambda output, index=index: output[:, index], 14, 9, 0.3)
         torch.testing.assert_close(row, twin, rtol=1e-7, atol=1e-10)
     assert way(network, x, layer, options) == expected
+
+
+@pytest.mark.parametrize(("build", "layer", "expected"), NETWORKS)
+def test_windows_of_the_blurred_image_agree_with_the_definition(build, layer, expected) -> None:
+    network, x = pooled(build).double(), images(2)
+    layer = f"0.{layer}" if build is KnowsPlaces else layer
+    options = OcclusionOptions(window=15, stride=9, fill="blur")
+    found = occlusion(HookedModel(network, layer), x, as_targets([1]), None, options)[0]
+    soft = torch.from_numpy(ndimage.gaussian_filter(x.numpy(), (0, 0, 5, 5), mode="nearest", truncate=3.0))
+    twin = definition(network, x, lambda output: output[:, 1], 15, 9, soft)
+    torch.testing.assert_close(found, twin, rtol=1e-7, atol=1e-10)
+    assert way(network, x, layer, options) == expected
+
+
+def test_another_fill_is_refused() -> None:
+    model, options = HookedModel(seeded(Plain), "features.5"), OcclusionOptions(fill="noise")
+    with pytest.raises(UserError, match="fill is 'noise'; give a number, one for each channel, or 'blur'"):
+        occlusion(model, images(), as_targets([0]), None, options)
+
+
+def test_cells_of_the_map_are_occluded_one_by_one() -> None:
+    """Behind pooling and a linear layer a cell's drop is what it adds to the score: (T, B, h, w)."""
+    trunk = nn.Sequential(nn.Conv2d(3, 6, 5, stride=6), nn.ReLU())
+    network = seeded(lambda: nn.Sequential(trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))).double()
+    model, x = HookedModel(network, "0"), images(2, (30, 24))
+    with torch.no_grad():
+        A = network[0](x)
+    expected = torch.einsum("bkhw,tk->tbhw", A, network[3].weight[[2, 0]].detach()) / A[0, 0].numel()
+    found = cell_occlusion(model, x, as_targets([2, 0]))
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(cell_occlusion(model, x, as_targets([2, 0]), None, A), expected)
+    assert not network[0][0]._forward_hooks and network[3].weight.requires_grad
 
 
 PADDINGS = {"reflect": nn.ReflectionPad2d, "replicate": nn.ReplicationPad2d, "circular": nn.CircularPad2d}

@@ -136,12 +136,12 @@ class Spine:
             maps.append(link(maps[-1].clone()))
         return maps
 
-    def covered(self, maps: list[Tensor], positions: Sequence[tuple[int, int]], patch: Tensor) -> Tensor:
-        """The spine's output for N windows of one image, covered by `patch` (3, height, width).
+    def covered(self, maps: list[Tensor], positions: Sequence[tuple[int, int]], patches: Sequence[Tensor]) -> Tensor:
+        """The spine's output for N windows of one image, covered by a patch (3, height, width) each.
 
         `maps` are the image's own; `positions` index the tops and lefts of the windows.
         """
-        changed = [patch] * len(positions)
+        changed = list(patches)
         at = [(self.windows.tops[i], self.windows.lefts[j]) for i, j in positions]
         for (y, x), link, base in zip(self.steps, self.links, maps, strict=False):
             corners = [(y.crop_starts[i], x.crop_starts[j]) for i, j in positions]

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from torch import Tensor
 from common.errors import UserError
 from common.explainable import Explainable
 from common.fast.spine import Spine, Windows
+from common.metrics.faithfulness import blurred
 from common.state import ordinary, untouched
 from common.targets import Target, score_table
 
@@ -42,14 +43,15 @@ class OcclusionOptions:
 
     `window` and `stride` are in pixels of the model's input; windows lie within the image, the first at its top left
     corner. `fill` is the window's value in the model's input, after normalisation: one number, or one for each channel.
-    0 is mid-grey for EfficientNet-Lite and the mean colour of ImageNet for models normalised by its statistics. `batch`
-    is how many windows run at once (default: on a CPU, where large batches are slower, 8, or 4 for whole networks; 64
-    elsewhere). `fast=False` runs the whole network, unchanged, for each window; the maps are the same up to rounding.
+    0 is mid-grey for EfficientNet-Lite and the mean colour of ImageNet for models normalised by its statistics; "blur"
+    is the image without detail, by a Gaussian of a third of the window. `batch` is how many windows run at once
+    (default: on a CPU, where large batches are slower, 8, or 4 for whole networks; 64 elsewhere). `fast=False` runs the
+    whole network, unchanged, for each window; the maps are the same up to rounding.
     """
 
     window: int = 32
     stride: int = 16
-    fill: float | tuple[float, ...] = 0.0
+    fill: float | tuple[float, ...] | Literal["blur"] = 0.0
     batch: int | None = None
     fast: bool = True
 
@@ -88,16 +90,21 @@ class _Task:
         tops, lefts = [range(0, side - options.window + 1, options.stride) for side in images.shape[-2:]]
         self.windows = Windows(tops, lefts, (options.window,) * 2)
         self.positions = list(itertools.product(range(len(tops)), range(len(lefts))))
-        fill = images.new_tensor(options.fill).expand(images.shape[1])[:, None, None]
-        self.patch = fill.expand(-1, options.window, options.window)
+        self.filled = _filled(images, options)
         # (B, N): how much a window changes an image, the mean over its pixels.
-        change = (images - fill).abs().sum(1, keepdim=True).float()
+        change = (images - self.filled).abs().sum(1, keepdim=True).float()
         self.change = F.avg_pool2d(change, options.window, options.stride).flatten(1)
 
-    def cover(self, image: Tensor, position: Position) -> None:
-        """Cover the window in `image` (..., 3, H, W), in place."""
+    def patch(self, position: Position, image: int | slice = slice(None)) -> Tensor:
+        """What covers the window at `position` of an image, or of all: (..., 3, window, window)."""
         top, left = self.windows.tops[position[0]], self.windows.lefts[position[1]]
-        image[..., top : top + self.options.window, left : left + self.options.window] = self.patch
+        return self.filled[image, ..., top : top + self.options.window, left : left + self.options.window]
+
+    def cover(self, images: Tensor, position: Position, image: int | slice = slice(None)) -> None:
+        """Cover the window in `images` (..., 3, H, W), which are of one image or of all, in place."""
+        top, left = self.windows.tops[position[0]], self.windows.lefts[position[1]]
+        window = self.options.window
+        images[..., top : top + window, left : left + window] = self.patch(position, image)
 
     def samples(self) -> list[int]:
         """Two windows at least, by number, one of them in a corner; each image that any changes is changed."""
@@ -164,7 +171,7 @@ class _Batched:
         images = self.task.images[[image] * len(positions)]
         for covered, position in zip(images, positions, strict=True):
             if position is not None:
-                self.task.cover(covered, position)
+                self.task.cover(covered, position, image)
         return self._scored(image, torch.cat([images, _unlike(images[:1])]) if another else images)
 
     def _scored(self, image: int, images: Tensor) -> Tensor:
@@ -188,7 +195,8 @@ class _Cropped(_Batched):
             self.maps = image, self.spine.maps(task.images[image : image + 1])
         maps = self.maps[1]
         windows = [position for position in positions if position is not None]
-        output = self.spine.covered(maps, windows, task.patch) if windows else maps[-1]
+        patches = [task.patch(window, image) for window in windows]
+        output = self.spine.covered(maps, windows, patches) if windows else maps[-1]
         if another:
             output = torch.cat([output, _unlike(output[:1])])
         with self.spine.replaced(output):
@@ -294,6 +302,13 @@ Rows = Callable[[Any, Sequence[int], int], Any]
 _ROWS: tuple[Rows, ...] = (select_rows, partial(select_rows, axis=1), lambda value, rows, count: value)
 
 
+def _filled(images: Tensor, options: OcclusionOptions) -> Tensor:
+    """What windows show of each image where they cover it (B, 3, H, W)."""
+    if options.fill == "blur":
+        return blurred(images, options.window / 3)
+    return images.new_tensor(options.fill).expand(images.shape[1])[:, None, None].expand_as(images)
+
+
 def _check(options: OcclusionOptions, images: Tensor) -> None:
     H, W = images.shape[-2:]
     if not 1 <= options.window <= min(H, W):
@@ -302,5 +317,7 @@ def _check(options: OcclusionOptions, images: Tensor) -> None:
         )
     if options.stride < 1 or (options.batch is not None and options.batch < 1):
         raise UserError(f"occlusion stride {options.stride} and batch {options.batch} are at least 1")
+    if isinstance(options.fill, str) and options.fill != "blur":
+        raise UserError(f"the occlusion fill is '{options.fill}'; give a number, one for each channel, or 'blur'")
     if isinstance(options.fill, tuple) and len(options.fill) not in (1, images.shape[1]):
         raise UserError(f"the occlusion fill {options.fill} has neither one value nor {images.shape[1]}, one a channel")

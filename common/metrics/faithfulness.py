@@ -21,12 +21,23 @@ def rank_correlation(maps: Tensor, references: Tensor) -> Tensor:
     """Spearman's rank correlation of each map (T, h, w) with its reference (T, h', w'): (T,) in [-1, 1].
 
     The maps are brought to the references' grid, averaged where they are finer and bilinear where coarser
-    (paper, section 5.3, with occlusion maps as the references). NaN where either is the same everywhere.
+    (paper, section 5.3, with occlusion maps as the references; see `over_windows`). A map that is the same everywhere,
+    such as one of zeros, ranks nothing and counts as 0; where the reference is, there is nothing to agree with: NaN.
     """
     if len(maps) != len(references) or maps.dim() != 3 or references.dim() != 3:
         raise UserError(f"maps {tuple(maps.shape)} and references {tuple(references.shape)}; give (T, h, w) for both")
     pairs = zip(on_grid(maps, (references.shape[-2], references.shape[-1])), references, strict=True)
     return torch.tensor([_spearman(a, b) for a, b in pairs], dtype=torch.float64)
+
+
+def over_windows(maps: Tensor, size: tuple[int, int], window: int, stride: int) -> Tensor:
+    """Maps (T, h, w) as occlusion sees the image: the mean of each under each window, where the windows lie.
+
+    `size` (H, W) is the model's input, to which a map is upsampled as it is drawn. What remains at the right and at the
+    bottom, where no window fits, counts for none: the grid of the windows is not stretched over the image.
+    """
+    sized = upsample(maps[:, None].float(), size)
+    return torch.nn.functional.avg_pool2d(sized, window, stride)[:, 0]
 
 
 def on_grid(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -40,8 +51,10 @@ def on_grid(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _spearman(a: Tensor, b: Tensor) -> float:
     x, y = (values.detach().double().cpu().flatten().numpy() for values in (a, b))
-    if x.max() == x.min() or y.max() == y.min():
+    if y.max() == y.min():
         return math.nan
+    if x.max() == x.min():
+        return 0.0
     return float(stats.spearmanr(x, y).statistic)
 
 
