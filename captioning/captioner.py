@@ -16,13 +16,13 @@ import torch
 from captioning import decoding
 from captioning.network import Caption, CaptionNetwork
 from captioning.request import caption_request, check_text
-from captioning.visual import visual_captions, visual_explanations
+from captioning.visual import gains, visual_captions
 from common.errors import UserError
 from common.explanation import Explanation
 from common.gradcam import Methods
 from common.images import ImageLike
 from common.methods.occlusion import OcclusionOptions
-from common.request import Batch, Encoded, Facade, Images, Texts, explain_each, listed
+from common.request import Batch, Encoded, Facade, Images, Texts, explain_each, listed, scores_of, with_visual
 from common.state import untouched
 from common.text import Text, scored
 
@@ -159,7 +159,9 @@ class Captioner(Facade):
         placed = request.on(self.device, scored(request.targets, score))
         explainable = self.network.explainable(layer or self.layer)
         found = explain_each(explainable, encoded, placed, methods, about, occlusion_options)
-        found = visual_explanations(self.network, encoded, request.on(self.device), found, score)
+        known = scores_of(found, request) if score == "log_probability" else None
+        visual = gains(self.network, encoded.features, placed.query, request.targets, known)
+        found = with_visual(found, request, visual)
         return found[0] if encoded.single else found
 
     @overload

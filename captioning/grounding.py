@@ -3,14 +3,17 @@
 A word is grounded when it is the head noun of a phrase that has boxes (Flickr30k Entities), or of a class
 that has instances (COCO). Its map is compared with what needs no explanation: the image's centre, a
 random point, the trunk's activation energy, the map of another word of the same caption, and the map of a
-wrong word, one that nobody said of the image, in the same place. Letters: B captions, T targets, K
-channels, h,w map, L tokens.
+wrong word, one that nobody said of the image, in the same place. Where the model can say which words come from the
+picture (`captioning.visual`), the half of the words that do most is measured apart.
+Letters: B captions, T targets, K channels, h,w map, L tokens.
 """
 
+import math
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from statistics import median
 from typing import Any
 
 import torch
@@ -18,22 +21,24 @@ from torch import Tensor
 
 from captioning.captioner import Captioner
 from captioning.network import Caption
+from captioning.visual import gains, query_of
 from common import gradcam
 from common.metrics import grounding as metrics
 from common.request import Encoded
 from common.targets import Target
-from common.text import OtherWordLogLikelihood, Place, Text, TextLogLikelihood, marks, padded, scored
+from common.text import OtherWordLogLikelihood, Place, Text, TextLogLikelihood, marks, scored
 from data.records import Box, GroundedCaption
+from data.words.coco_classes import class_spans, mentioned
 from data.words.english import singular
 
-POINTING = ("gradcam", "centre", "random", "energy", "other word", "wrong word")
+BASELINES = ("centre", "random", "energy", "other word", "wrong word")
+POINTING = ("gradcam", *BASELINES)
+VISUAL_HALF = "visual half"
 
 
 @dataclass(frozen=True)
 class Span:
-    """Words start..stop of a caption with the boxes of what they name, its type, and the word that heads
-    it.
-    """
+    """Words start..stop of a caption with the boxes of what they name, its type, and the word that heads it."""
 
     start: int
     stop: int
@@ -44,9 +49,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Case:
-    """One caption of image number `image`: its grounded head nouns, its phrases, and words nobody said of
-    the image.
-    """
+    """One caption of image number `image`: its grounded head nouns, its phrases, and words nobody said of the image."""
 
     image: int
     text: Text
@@ -57,8 +60,9 @@ class Case:
 
 @dataclass
 class Record:
-    """What was measured of one word or phrase: pointing and inside/outside ratio by map, NaN where
-    undefined.
+    """What was measured of one word or phrase: pointing and inside/outside ratio by map, NaN where undefined.
+
+    `visual` is what of it comes from the picture, in nats (`captioning.visual`), NaN where the model can't say.
     """
 
     image: int
@@ -68,14 +72,13 @@ class Record:
     pointing: dict[str, float] = field(default_factory=dict)
     ratio: dict[str, float] = field(default_factory=dict)
     energy: dict[str, float] = field(default_factory=dict)
+    visual: float = math.nan
 
 
 def human_cases(
     image: int, captions: Sequence[GroundedCaption], network: Any, nouns: Sequence[str] = (), limit: int = 5
 ) -> list[Case]:
-    """Cases of the captions people wrote, to be read by teacher forcing; words the model does not know
-    are left out.
-    """
+    """Cases of the captions people wrote, to be read by teacher forcing; words the model does not know are left out."""
     said = {singular(word) for caption in captions for word in caption.tokens}
     chooser = random.Random(image)
     cases = []
@@ -95,8 +98,7 @@ def human_cases(
 def generated_case(
     image: int, caption: Caption, captions: Sequence[GroundedCaption], nouns: Sequence[str] = ()
 ) -> Case:
-    """The case of a generated caption: a word is grounded when it heads a phrase that somebody wrote of the
-    image.
+    """The case of a generated caption: a word is grounded when it heads a phrase that somebody wrote of the image.
 
     Its boxes are those of all phrases with that head noun, in the singular or plural.
     """
@@ -114,35 +116,42 @@ def generated_case(
     return Case(image, caption.read, tuple(heads), (), tuple(wrong))
 
 
-def class_case(image: int, caption: Caption, instances: Sequence[Any], classes: Mapping[str, str]) -> Case:
-    """The case of a generated caption on COCO (paper, figure 11): words that name a class that the image has.
+def class_case(image: int, text: Text, instances: Sequence[Any], nouns: Sequence[str] = ()) -> Case:
+    """The case of a caption on COCO (paper, figure 11): words that name a class that the image has.
 
-    `classes` maps words to class names; the boxes are those of the class's instances.
+    Words are told by `data.words.coco_classes`; the boxes are those of the class's instances. Wrong words are drawn
+    from `nouns`, of classes that the image doesn't have.
     """
+    boxes: dict[str, list[Box]] = {}
+    for instance in instances:
+        boxes.setdefault(instance.name, []).append(instance.box)
     heads = []
-    for position, word in enumerate(caption.words):
-        name = classes.get(word) or classes.get(singular(word))
-        pair = " ".join(caption.words[position : position + 2])
-        name = classes.get(pair, name)
-        boxes = tuple(instance.box for instance in instances if instance.name == name)
-        if boxes:
-            heads.append(Span(position, position + 1, word, str(name), boxes))
-    return Case(image, caption.read, tuple(heads))
+    for start, stop, name in class_spans(text.words):
+        word = " ".join(text.words[start:stop])
+        if name in boxes and not set(text.words[start:stop]) & set(text.unknown):
+            heads.append(Span(start, stop, word, name, tuple(boxes[name])))
+    said = {singular(noun) for noun in nouns if mentioned([noun]) & boxes.keys()}
+    return Case(image, text, tuple(heads), (), tuple(_wrong(heads, nouns, said, random.Random(image))))
 
 
 def measure(
-    captioner: Captioner, encoded: Encoded, cases: Sequence[Case], score: str = "log_probability"
+    captioner: Captioner,
+    encoded: Encoded,
+    cases: Sequence[Case],
+    score: str = "log_probability",
+    methods: Sequence[str] = ("gradcam",),
 ) -> list[Record]:
     """Records of all words and phrases of `cases`, whose `image` numbers the images of `encoded`.
 
-    One pass of the decoder and one batched backward pass for all the cases; `score` as in `explain`.
+    One pass of the decoder and one batched backward pass for all the cases; `score` as in `explain`. Maps by each of
+    `methods` are measured, other and wrong words by the first.
     """
     cases = [case for case in cases if case.heads or case.phrases]
     if not cases:
         return []
     rows = torch.tensor([case.image for case in cases], device=encoded.pixels.device)
     explainable = captioner.network.explainable(captioner.layer)
-    query = _query([case.text for case in cases], captioner.network.end).to(rows)
+    query = query_of([case.text for case in cases], captioner.network, rows.device)
     targets, found = _targets(cases, captioner.network, query.shape)
     shown = encoded[rows.tolist()]
     explanation = gradcam.explain(
@@ -150,10 +159,18 @@ def measure(
         shown.pixels,
         scored(targets, score),
         query=query,
-        methods="gradcam,activation",
+        methods=list(dict.fromkeys((*methods, "activation"))),
         features=shown.features,
     )
-    return _records(cases, explanation.heatmaps.cpu(), explanation.activation[0].cpu(), found)
+    given = explanation.scores if score == "log_probability" else None
+    visual = gains(captioner.network, shown.features, query, targets, given)
+    maps = {method: _one_a_pixel(explanation.maps[method]).cpu() for method in methods}
+    return _records(cases, maps, explanation.activation[0].cpu(), visual, found)
+
+
+def _one_a_pixel(maps: Tensor) -> Tensor:
+    """Maps (T, B, h, w); of those of the image's colours (T, B, 3, H, W) the magnitude, summed."""
+    return maps.abs().sum(2) if maps.dim() == 5 else maps
 
 
 def phrase_ratios(captioner: Captioner, encoded: Encoded, case: Case, methods: Sequence[str]) -> list[dict[str, float]]:
@@ -164,31 +181,43 @@ def phrase_ratios(captioner: Captioner, encoded: Encoded, case: Case, methods: S
     spans = case.phrases
     targets = [TextLogLikelihood(range(*_tokens(case.text, span))) for span in spans]
     explainable = captioner.network.explainable(captioner.layer)
-    query = _query([case.text], captioner.network.end).to(encoded.pixels.device)
+    query = query_of([case.text], captioner.network, encoded.pixels.device)
     shown = encoded[case.image]
     found = gradcam.explain(
         explainable, shown.pixels, targets, query=query, methods=methods, features=shown.features
     ).maps
     boxes = [span.boxes for span in spans]
-    maps = [
-        (found[method].abs().sum(2) if found[method].dim() == 5 else found[method])[:, 0].cpu() for method in methods
-    ]
+    maps = [_one_a_pixel(found[method])[:, 0].cpu() for method in methods]
     ratios = [metrics.inside_outside(values, boxes).tolist() for values in maps]
     return [dict(zip(methods, each, strict=True)) for each in zip(*ratios, strict=True)]
+
+
+def parts(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """The records, named: 'all', the half that owes the picture most and the other one, then those of each type.
+
+    The halves are left out where the model can't say what comes from the picture.
+    """
+    kinds = sorted({record.kind for record in records}, key=lambda k: (-sum(r.kind == k for r in records), k))
+    known = [record for record in records if math.isfinite(record.visual)]
+    halves: dict[str, list[Record]] = {}
+    if known:
+        middle = median(record.visual for record in known)
+        halves = {
+            VISUAL_HALF: [record for record in known if record.visual >= middle],
+            "other half": [record for record in known if record.visual < middle],
+        }
+    return {"all": list(records), **halves, **{kind: [r for r in records if r.kind == kind] for kind in kinds}}
 
 
 def table(
     records: Iterable[Record], is_phrase: bool, measure_of: Callable[[Record], dict[str, float]]
 ) -> dict[str, Any]:
-    """{type: {map: Summary}}, with all types together under 'all'; errors are over images."""
-    kept = [record for record in records if record.is_phrase == is_phrase]
-    kinds = ["all", *sorted({record.kind for record in kept}, key=lambda k: -sum(r.kind == k for r in kept))]
+    """{part of the records: {map: Summary}}, see `parts`; errors are over images."""
     found = {}
-    for kind in kinds:
-        chosen = [record for record in kept if kind in ("all", record.kind)]
+    for part, chosen in parts([record for record in records if record.is_phrase == is_phrase]).items():
         groups = [record.image for record in chosen]
         names = list(dict.fromkeys(name for record in chosen for name in measure_of(record)))
-        found[kind] = {
+        found[part] = {
             name: metrics.summary([measure_of(record).get(name, float("nan")) for record in chosen], groups)
             for name in names
         }
@@ -196,9 +225,7 @@ def table(
 
 
 def paired(records: Iterable[Record], first: str, second: str) -> metrics.Summary:
-    """Mean difference of pointing between two maps over the words that have both, with its error over
-    images.
-    """
+    """Mean difference of pointing between two maps over the words that have both, with its error over images."""
     kept = [record for record in records if not record.is_phrase]
     nan = float("nan")
     differences = [r.pointing.get(first, nan) - r.pointing.get(second, nan) for r in kept]
@@ -219,11 +246,6 @@ def _wrong(heads: Sequence[Span], nouns: Sequence[str], said: set[str], chooser:
         tries = [nouns[chooser.randrange(len(nouns))] for _ in range(50)] if nouns else []
         drawn.append(next((noun for noun in tries if singular(noun) not in said), ""))
     return drawn
-
-
-def _query(texts: Sequence[Text], end: int) -> Tensor:
-    """(1, B, L), padded with 0."""
-    return padded([(*text.tokens, end) for text in texts])[None]
 
 
 Key = tuple[int, int]  # of a case, and of one of its heads or phrases
@@ -259,19 +281,29 @@ def _tokens(text: Text, span: Span) -> tuple[int, int]:
     return text.span(span.start, span.stop - span.start)
 
 
-def _records(cases: Sequence[Case], maps: Tensor, energy: Tensor, found: Found) -> list[Record]:
-    """Records of all that was `found`, from maps (T, B, h, w) and the activation energy (B, h, w)."""
-    centre = metrics.centre_map(1, *maps.shape[-2:])[0]
+def _records(
+    cases: Sequence[Case], maps: dict[str, Tensor], energy: Tensor, visual: Tensor | None, found: Found
+) -> list[Record]:
+    """Records of all that was `found`, from maps (T, B, h, w) by method, the activation energy (B, h, w) and what of
+    each target comes from the picture (T, B).
+    """
+    first = next(iter(maps.values()))
+    centre = metrics.centre_map(1, *first.shape[-2:])[0]
     records: list[Record] = []
     for kind in ("heads", "phrases"):
-        own = {key: maps[target, key[0]] for key, target in found[kind].items()}
-        sources = {"gradcam": own, "energy": {key: energy[key[0]] for key in own}, "centre": dict.fromkeys(own, centre)}
+        places = {key: (target, key[0]) for key, target in found[kind].items()}
+        own = {key: first[place] for key, place in places.items()}
+        sources = {method: {key: values[place] for key, place in places.items()} for method, values in maps.items()}
+        sources |= {"energy": {key: energy[key[0]] for key in own}, "centre": dict.fromkeys(own, centre)}
         if kind == "heads":
             others = {(row, number): (row, _other(cases[row], number)) for row, number in own}
             sources["other word"] = {key: own[other] for key, other in others.items() if other in own}
-            sources["wrong word"] = {key: maps[target, key[0]] for key, target in found["wrong"].items()}
+            sources["wrong word"] = {key: first[target, key[0]] for key, target in found["wrong"].items()}
         spans = {(row, number): getattr(cases[row], kind)[number] for row, number in own}
-        records += _measured(cases, spans, sources, kind == "phrases")
+        measured = _measured(cases, spans, sources, kind == "phrases")
+        for record, place in zip(measured, places.values(), strict=True):
+            record.visual = math.nan if visual is None else float(visual[place])
+        records += measured
     return records
 
 

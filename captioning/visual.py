@@ -8,13 +8,12 @@ network's to say (`CaptionNetwork.without_image`).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from captioning.network import Caption, CaptionNetwork
-from common.explanation import Explanation
-from common.request import Encoded, Request, with_visual
 from common.state import untouched
 from common.targets import Target, score_table
 from common.text import Text, padded
@@ -35,25 +34,17 @@ def visual_captions(network: CaptionNetwork, captions: Sequence[Caption]) -> lis
     return [caption.beside(row) for caption, row in zip(captions, unseen.log_probs[0], strict=True)]
 
 
-def unseen_scores(network: CaptionNetwork, query: Tensor, targets: Sequence[Target]) -> Tensor | None:
-    """Log-probabilities (T, B) of targets of a query (S, B, L) without the image; None where the network can't say."""
+def gains(
+    network: CaptionNetwork, features: Any, query: Tensor, targets: Sequence[Target], seen: Tensor | None = None
+) -> Tensor | None:
+    """What the image adds to the log-probabilities of targets of a query (S, B, L): (T, B), in nats.
+
+    `features` are of the images, as the network encodes them; `seen` (T, B) the log-probabilities with them, where
+    they are known already. None where the network can't say.
+    """
     with untouched(network.module), torch.no_grad():
         unseen = network.without_image(query)
-        return None if unseen is None else score_table(targets, unseen, query.shape[1])
-
-
-def visual_explanations(
-    network: CaptionNetwork, encoded: Encoded, request: Request, found: Sequence[Explanation], score: str
-) -> list[Explanation]:
-    """The explanations of a request with `visual`.
-
-    Its targets are log-probabilities; `score` names what was explained instead, where it was something else.
-    """
-    unseen = unseen_scores(network, request.query, request.targets)
-    if unseen is None:
-        return list(found)
-    seen = None
-    if score != "log_probability":
-        with untouched(network.module), torch.no_grad():
-            seen = score_table(request.targets, network.head(encoded.features, request.query), len(encoded))
-    return with_visual(found, request, unseen, seen)
+        if unseen is None:
+            return None
+        given = score_table(targets, network.head(features, query), query.shape[1]) if seen is None else seen
+        return given - score_table(targets, unseen, query.shape[1])

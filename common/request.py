@@ -204,20 +204,20 @@ def explain_each(
     ]
 
 
-def with_visual(
-    found: Sequence[Explanation], request: Request, unseen: Tensor, seen: Tensor | None
-) -> list[Explanation]:
-    """The explanations of a request, each target with what of it comes from the picture (`Explanation.visual`).
-
-    `unseen` (T, B) are the targets' log-probabilities for no image in particular, `seen` those for the images, where
-    the scores explained are something else.
-    """
-    visual = []
+def scores_of(found: Sequence[Explanation], request: Request) -> Tensor:
+    """The scores (T, B) of all targets of a request, NaN for a target that was not asked of an image."""
+    like = found[0].scores
+    table = like.new_full((len(request.targets), len(found)), torch.nan)
     for image, each in enumerate(found):
-        own = request.own(image)
-        scores = each.scores[:, 0] if seen is None else seen[own, image]
-        visual.append((scores - unseen[own, image])[:, None])
-    return [replace(each, visual=gains) for each, gains in zip(found, visual, strict=True)]
+        table[request.own(image), image] = each.scores[:, 0]
+    return table
+
+
+def with_visual(found: Sequence[Explanation], request: Request, visual: Tensor | None) -> list[Explanation]:
+    """The explanations of a request with what of each target comes from the picture (T, B), where that is known."""
+    if visual is None:
+        return list(found)
+    return [replace(each, visual=visual[request.own(image), image][:, None]) for image, each in enumerate(found)]
 
 
 def _moved(query: Any, device: torch.device) -> Any:

@@ -190,13 +190,18 @@ def test_an_evaluation_without_boxes_scores_captions_alone(checkpoint, tmp_path,
 
 def test_an_evaluation_on_coco_says_how_truly_classes_are_named(checkpoint, tmp_path, capsys):
     folder = _coco(tmp_path, captions=("a red square", "the square is on a wall"))
-    arguments = ["--data", f"coco:{folder}", "--model", checkpoint, "--out", str(tmp_path)]
+    methods = ["--methods", "hirescam,gradcam"]
+    arguments = ["--data", f"coco:{folder}", "--model", checkpoint, "--out", str(tmp_path), *methods]
     assert main(["evaluate", "captioner", *arguments]) == 0
     printed = capsys.readouterr().out
     assert "CHAIRi" in printed and "class recall" in printed and "1 of them with captions" in printed
     result = json.loads((tmp_path / "captioner-coco-val.json").read_text())
     assert result["images"] == result["captioned"] == 1 and "CIDEr" in result["captions"]
     assert result["objects"]["class recall"]["n"] == 1 and result["objects"]["CHAIRs"]["n"] == 1
+    pointing = result["grounding"]["human"]["words"]["pointing"]  # of 'square' in the first caption
+    assert set(pointing) == {"all", "square"} and pointing["all"]["hirescam"]["n"] == 1
+    assert pointing["all"]["random"]["mean"] == 0.5 and pointing["all"]["centre"]["mean"] in (0, 1)
+    assert "HiResCAM less centre" in printed and "inside_outside" in result["grounding"]["human"]["words"]
 
 
 def test_a_copy_of_coco_with_a_division_of_its_own_is_measured_by_it(tmp_path):
@@ -245,7 +250,8 @@ def test_figure_11_follows_entities_and_cocos_layout(checkpoint, flickr8k, tmp_p
     figure11.main(["--data", flickr8k, *common])
     assert "Flickr30k Entities" in capsys.readouterr().out
     found = json.loads(out.with_suffix(".json").read_text())
-    assert "square" in found["words"] and found["images"] == 3 and Image.open(out).width > 400
+    assert all("square" in found[whose]["words"] for whose in ("human", "generated"))
+    assert found["images"] == 3 and Image.open(out).width > 400
     figure11.main(["--data", f"coco:{_coco(tmp_path)}", *common])
     assert "COCO classes" in capsys.readouterr().out
 

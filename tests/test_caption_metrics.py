@@ -117,6 +117,8 @@ def test_without_java_the_metrics_that_need_it_say_so(monkeypatch, name):
         ("the orange and black bird flies", ["bird"]),
         ("a computer on a ski slope", []),
         ("", []),
+        ("the shirt is orange", []),
+        ("a sliced orange", ["orange"]),
     ],
 )
 def test_words_and_pairs_of_words_name_classes(caption, classes):

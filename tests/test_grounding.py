@@ -217,17 +217,46 @@ def test_a_table_has_all_types_and_leaves_out_what_is_undefined():
     assert grounding.table([], False, lambda r: r.pointing) == {"all": {}}
 
 
+def test_the_half_that_owes_the_picture_most_is_measured_apart():
+    shares = [0.1, 3.0, -1.0, 2.0, math.nan]
+    records = [
+        grounding.Record(n, "dog", "animals", False, {"gradcam": float(share > 1)}, visual=share)
+        for n, share in enumerate(shares)
+    ]
+    table = grounding.table(records, False, lambda r: r.pointing)
+    assert [table[part]["gradcam"].mean for part in ("all", "visual half", "other half")] == [0.4, 1.0, 0.0]
+    assert [len(part) for part in grounding.parts(records).values()] == [5, 2, 2, 5]
+    assert set(grounding.parts(records[-1:])) == {"all", "animals"}  # nothing is known of the picture's part
+
+
+def test_what_comes_from_the_picture_stands_beside_what_is_measured(captioner, seen, monkeypatch):
+    caption = parse("[/EN#1/people the dog] and [/EN#2/scene the ball]", BOXES)
+    (case,) = grounding.human_cases(1, [caption], captioner.network)
+    assert all(math.isnan(r.visual) for r in grounding.measure(captioner, seen, [case]))
+    mean = seen.features.mean(0, keepdim=True)
+    monkeypatch.setattr(captioner.network, "without_image", lambda query: captioner.network.head(mean, query))
+    known = captioner.score(seen, "the dog and the ball")[1].visual
+    for score in ("log_probability", "logit"):
+        found = {r.word: r.visual for r in grounding.measure(captioner, seen, [case], score, ("hirescam", "gradcam"))}
+        np.testing.assert_allclose([found["dog"], found["ball"]], [known[1], known[4]], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found["the dog"], known[0] + known[1], rtol=1e-4, atol=1e-5)
+
+
 def test_no_grounded_word_means_no_record(captioner, seen):
     assert grounding.measure(captioner, seen, []) == []
     empty = GroundedCaption("a dog", ("a", "dog"), (Phrase(("a", "dog"), 0, 2, "1", ("people",), ()),))
     assert grounding.human_cases(0, [empty], captioner.network) == []
 
 
-def test_classes_of_coco_are_found_by_word_and_by_pair_of_words(captioner):
+def test_classes_of_coco_are_found_by_word_and_by_pair_of_words(captioner, monkeypatch):
     from data.records import Instance
+    from data.words import coco_classes
 
-    words = captioner.network.read(["the", "dog", "cat", "runs"])
-    caption = grounding.Caption(words.words, (), 0.0, words)
-    instances = [Instance("dog", (0, 0, 0.5, 0.5), False), Instance("cat fish", (0.5, 0, 1, 1), False)]
-    case = grounding.class_case(0, caption, instances, {"dog": "dog", "cat runs": "cat fish"})
-    assert [(span.word, span.kind) for span in case.heads] == [("dog", "dog"), ("cat", "cat fish")]
+    monkeypatch.setitem(coco_classes.CLASS_OF, "cat run", "cat fish")
+    text = captioner.network.read(["the", "dog", "cat", "runs", "zebra"])
+    instances = [Instance(name, (0, 0, 0.5, edge)) for name, edge in (("dog", 0.5), ("cat fish", 1), ("zebra", 1))]
+    case = grounding.class_case(0, text, instances, ["dog", "ball"])
+    # the model doesn't know 'zebra'; 'ball' is a class that the image doesn't have
+    assert [(s.word, s.kind, s.stop) for s in case.heads] == [("dog", "dog", 2), ("cat runs", "cat fish", 4)]
+    assert case.wrong == ("ball", "ball")
+    assert grounding.class_case(0, text, [Instance("person", (0, 0, 1, 1))]).heads == ()

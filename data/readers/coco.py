@@ -195,6 +195,15 @@ def read_split(folder: AnyPath, split: str) -> list[tuple[CaptionedImage, list[I
     return found
 
 
+def has_instances(folder: AnyPath, split: str = "val") -> bool:
+    """Whether a copy of COCO has photographs of a split with instances, by its own lists or by COCO's."""
+    try:
+        find_instances(find_root(folder), "train" if split_ids(folder, split) else split)
+    except UserError:
+        return False
+    return True
+
+
 def class_names(path: AnyPath) -> list[str]:
     """The classes of an instances JSON, sorted."""
     categories = read_json(path, ("categories",))["categories"]

@@ -122,17 +122,22 @@ CLASSES = tuple(dict.fromkeys(CLASS_OF.values()))
 
 def named_classes(tokens: Sequence[str]) -> Iterator[tuple[int, str]]:
     """(place, class) of each word or pair of words of a caption that names a class, in the caption's order."""
+    return ((start, name) for start, _, name in class_spans(tokens))
+
+
+def class_spans(tokens: Sequence[str]) -> Iterator[tuple[int, int, str]]:
+    """(start, stop, class) of each word or pair of words of a caption that names a class, in the caption's order."""
     place = 0
     while place < len(tokens):
         pair = " ".join([*tokens[place : place + 1], *map(_singular, tokens[place + 1 : place + 2])])
-        if pair in _OTHERWISE or pair in CLASS_OF:
+        if place + 1 < len(tokens) and (pair in _OTHERWISE or pair in CLASS_OF):
             if pair in CLASS_OF:
-                yield place, CLASS_OF[pair]
+                yield place, place + 2, CLASS_OF[pair]
             place += 2
             continue
         name = CLASS_OF.get(tokens[place], CLASS_OF.get(_singular(tokens[place])))
         if name is not None and not (tokens[place] == "orange" and _is_colour(tokens, place)):
-            yield place, name
+            yield place, place + 1, name
         place += 1
 
 

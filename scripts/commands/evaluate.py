@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.methods.names import label
 from scripts import console as cli
 
 _SPLITS = "Flickr8k's dev, COCO's val"
@@ -39,6 +40,7 @@ def _add_captioner(models: Any) -> None:
     metrics = "comma-separated: BLEU, ROUGE-L, CIDEr, and with Java METEOR, SPICE (default: %(default)s)"
     score = "what is explained of each word: its log-probability, as in the paper, or its logit"
     human = "captions by people, of each image, whose words are located (default: %(default)s)"
+    methods = "maps that are measured; the first is set against the baselines (default: %(default)s)"
     add, scores = parser.add_argument, ("log_probability", "logit")
     add("--data", required=True, metavar="KIND:PATH", help=data)
     add("--beam", type=int, metavar="N", help="beam width (default: the checkpoint's)")
@@ -46,6 +48,7 @@ def _add_captioner(models: Any) -> None:
     add("--metrics", default="BLEU,ROUGE-L,CIDEr", metavar="A,B", help=metrics)
     add("--score", default="log_probability", choices=scores, help=score)
     add("--human-captions", type=int, default=1, metavar="N", help=human)
+    add("--methods", default="gradcam", metavar="A,B", help=methods)
     add("--no-grounding", action="store_true", help="caption metrics only")
     _add_run_arguments(parser, None, "only the first N images, for a trial")
     parser.set_defaults(run=evaluate_captioner)
@@ -80,7 +83,7 @@ def evaluate_captioner(args: argparse.Namespace) -> int:
     cli.device_of(args)
     if args.batch < 1 or args.human_captions < 1 or (args.limit is not None and args.limit < 1):
         raise UserError("--batch, --human-captions and --limit are at least 1")
-    args.metrics = metric_names(args.metrics)
+    args.metrics, args.methods = metric_names(args.metrics), cli.methods_of(args)
     on_coco = args.data.startswith("coco:")
     args.split = args.split or ("val" if on_coco else "dev")
     captioner = captioning.load(args.model, device=args.device, layer=args.layer, beam=args.beam)
@@ -99,34 +102,44 @@ def _on_flickr8k(captioner: Any, args: argparse.Namespace) -> tuple[dict[str, An
     """Caption metrics on Flickr8k, and where the words' maps point: the figures, and lines that say them."""
     from captioning import metrics
     from data.readers import flickr8k
-    from scripts.experiments.grounded import entities_folder, flickr8k_folder
+    from scripts.experiments.grounded import entities_folder, entities_truth, flickr8k_folder, grounded_captions
 
     place = flickr8k_folder(args.data)
     images = flickr8k.read(place, args.split)[: args.limit]
     notes = None if args.no_grounding else entities_folder(place)
     if notes is None and not args.no_grounding:
         cli.report(f"no boxes in '{place / 'flickr30k_entities'}': captions are scored, words are not located")
-    said, records = _captions_and_records(captioner, images, notes, args)
+    truth = entities_truth(captioner.network, images, grounded_captions(notes, images), args.human_captions)
+    said, records = _captions_and_records(captioner, truth, args, notes is not None)
     found = {
-        "score": args.score, "images": len(images),
+        "score": args.score, "methods": list(args.methods), "images": len(images),
         "captions": metrics.evaluate(said, [image.tokens for image in images], args.metrics),
         "human_captions": args.human_captions,
         "grounding": {kind: _grounding_figures(each) for kind, each in records.items() if each},
     }  # fmt: skip
-    return found, _captioner_lines(captioner.beam, found, records)
+    figures = "  ".join(f"{name} {value:.4f}" for name, value in found["captions"].items())
+    lines = [f"{len(images)} images, beam {captioner.beam}: {figures}", *_word_lines(records, args.methods)]
+    return found, lines + _phrase_lines(records["human"], args.methods)
 
 
 def _on_coco(captioner: Any, args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    """CHAIR and class recall on COCO's photographs, and caption metrics on those of them that have captions."""
+    """CHAIR and class recall on COCO's photographs, where words of classes point, and, where people captioned some of
+    them, caption metrics.
+    """
     from captioning import metrics
     from data.readers import coco
-    from scripts.experiments.grounded import plain
+    from scripts.experiments.grounded import classes_truth, plain
 
     pairs = coco.read_split(args.data.removeprefix("coco:"), args.split)[: args.limit]
     images = [image for image, _ in pairs]
     classes = [{instance.name for instance in instances} for _, instances in pairs]
-    said, _ = _captions_and_records(captioner, images, None, args)
-    found: dict[str, Any] = {"images": len(images), "objects": plain(metrics.chair(said, classes))}
+    truth = classes_truth(captioner.network, pairs, args.human_captions)
+    said, records = _captions_and_records(captioner, truth, args, not args.no_grounding)
+    found: dict[str, Any] = {
+        "score": args.score, "methods": list(args.methods), "images": len(images),
+        "objects": plain(metrics.chair(said, classes)), "human_captions": args.human_captions,
+        "grounding": {kind: _grounding_figures(each) for kind, each in records.items() if each},
+    }  # fmt: skip
     lines = [f"{len(images)} images of COCO, beam {captioner.beam}"]
     lines += [f"  {name} {s['mean']} ± {s['error']} (n = {s['n']})" for name, s in found["objects"].items()]
     captioned = [n for n, image in enumerate(images) if image.captions]
@@ -136,7 +149,7 @@ def _on_coco(captioner: Any, args: argparse.Namespace) -> tuple[dict[str, Any], 
         found["captions"] = metrics.evaluate([said[n] for n in captioned], references, args.metrics)
         figures = "  ".join(f"{name} {value:.4f}" for name, value in found["captions"].items())
         lines.append(f"  {len(captioned)} of them with captions: {figures}")
-    return found, lines
+    return found, lines + _word_lines(records, args.methods)
 
 
 def metric_names(text: str) -> list[str]:
@@ -152,29 +165,18 @@ def metric_names(text: str) -> list[str]:
 
 
 def _captions_and_records(
-    captioner: Any, images: Sequence[Any], notes: Path | None, args: argparse.Namespace
+    captioner: Any, truth: Any, args: argparse.Namespace, locate: bool
 ) -> tuple[list[list[str]], dict[str, list[Any]]]:
-    """The words of each image's caption, and the records of words located in people's captions and in these."""
-    from captioning import grounding
-    from scripts.experiments.grounded import batches, grounded_captions, located
+    """The words of each photograph's caption, and the records of words located in people's captions and in these."""
+    from scripts.experiments.grounded import batches, located
 
-    said: list[list[str]] = []
     records: dict[str, list[Any]] = {"human": [], "generated": []}
-    grounded = grounded_captions(notes, images)
-    network = captioner.network
-    nouns = grounding.head_nouns((c for each in grounded for c in each), network)
-    for numbers, seen in batches(captioner, images, args.batch, args.quiet):
-        captions = captioner.caption(seen)
-        said += [list(caption.words) for caption in captions]
-        if notes is None:
-            continue
-        human, generated = [], []
-        for row, n in enumerate(numbers):
-            human += grounding.human_cases(row, grounded[n], network, nouns, args.human_captions)
-            generated.append(grounding.generated_case(row, captions[row], grounded[n], nouns))
-        records["human"] += located(captioner, seen, numbers, human, args.score)
-        records["generated"] += located(captioner, seen, numbers, generated, args.score)
-    return said, records
+    if locate:
+        said, records = located(captioner, truth, args.batch, args.score, args.methods, args.quiet)
+    else:
+        seen = batches(captioner, truth.images, args.batch, args.quiet)
+        said = [caption for _, each in seen for caption in captioner.caption(each)]
+    return [list(caption.words) for caption in said], records
 
 
 def _grounding_figures(records: Sequence[Any]) -> dict[str, Any]:
@@ -194,28 +196,36 @@ def _grounding_figures(records: Sequence[Any]) -> dict[str, Any]:
     }
 
 
-def _captioner_lines(beam: int, result: dict[str, Any], records: dict[str, list[Any]]) -> list[str]:
-    """What a reader of the terminal sees of a captioner's figures."""
+def _word_lines(records: dict[str, list[Any]], methods: Sequence[str]) -> list[str]:
+    """Where words point, for the terminal: tables of people's captions and the model's, and differences."""
     from captioning import grounding
     from scripts.experiments.grounded import table_lines
 
-    figures = "  ".join(f"{name} {value:.4f}" for name, value in result["captions"].items())
-    lines = [f"{result['images']} images, beam {beam}: {figures}"]
+    lines = []
     whose = {"human": "words of people's captions", "generated": "words of the model's own captions"}
     for kind, found in records.items():
         if not found:
             continue
         pointing = grounding.table(found, False, lambda r: r.pointing)
         title = f"pointing accuracy, {whose[kind]} (mean ± standard error)"
-        lines += table_lines(pointing, grounding.POINTING, title)
-        for other in ("centre", "energy", "other word", "wrong word"):
-            d = grounding.paired(found, "gradcam", other)
-            lines.append(f"  Grad-CAM less {other}: {d.mean:+.3f} ± {d.error:.3f} (n = {d.n})")
-    if records["human"]:
-        ratios = grounding.table(records["human"], True, lambda r: r.ratio)
-        title = f"mean activation inside over outside the boxes of phrases (published, other data: {PUBLISHED_RATIOS})"
-        lines += table_lines(ratios, ("gradcam", "centre", "energy"), title)
+        lines += table_lines(pointing, [*methods, *grounding.BASELINES], title)
+        for part in (part for part in ("all", grounding.VISUAL_HALF) if part in pointing):
+            words = grounding.parts([record for record in found if not record.is_phrase])[part]
+            for other in ("centre", "energy", "other word", "wrong word"):
+                d = grounding.paired(words, methods[0], other)
+                name = "" if part == "all" else f", {part}"
+                lines.append(f"  {label(methods[0])} less {other}{name}: {d.mean:+.3f} ± {d.error:.3f} (n = {d.n})")
     return lines
+
+
+def _phrase_lines(records: Sequence[Any], methods: Sequence[str]) -> list[str]:
+    """How much of the phrases' maps lies in their boxes, for the terminal."""
+    from captioning import grounding
+    from scripts.experiments.grounded import table_lines
+
+    ratios = grounding.table(records, True, lambda r: r.ratio)
+    title = f"mean activation inside over outside the boxes of phrases (published, other data: {PUBLISHED_RATIOS})"
+    return table_lines(ratios, (*methods, "centre", "energy"), title) if records else []
 
 
 def evaluate_vqa(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Photographs with captions and the boxes of their phrases, a model's captions of them, and tables of what was found.
+"""Photographs with captions and boxes, a model's captions of them, where their words point, and tables of it.
 
 Shared by figures 10 and 11 and by `saywhy evaluate`.
 """
@@ -6,6 +6,7 @@ Shared by figures 10 and 11 and by `saywhy evaluate`.
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from data.readers import entities, flickr8k
+from data.words.coco_classes import CLASSES
 
 
 def flickr8k_folder(data: str) -> Path:
@@ -52,16 +54,77 @@ def batches(captioner: Any, images: Sequence[Any], size: int, quiet: bool = True
             bar.update(len(numbers))
 
 
-def located(
-    captioner: Any, seen: Any, numbers: Sequence[int], cases: Sequence[Any], score: str = "log_probability"
-) -> list[Any]:
-    """The records of `captioning.grounding.measure`, with the images' numbers in the whole set."""
+@dataclass(frozen=True)
+class Truth:
+    """Photographs, and what grounds the words of captions of them.
+
+    `human` and `generated` make cases of people's captions, and of a given one, of photograph n, in row `row` of a
+    batch.
+    """
+
+    protocol: str
+    images: Sequence[Any]
+    human: Callable[[int, int], list[Any]]
+    generated: Callable[[int, int, Any], Any]
+
+
+def entities_truth(network: Any, images: Sequence[Any], grounded: Sequence[list[Any]], human: int = 1) -> Truth:
+    """A word is grounded by the phrases that it heads in people's captions (Flickr30k Entities); `human` are read."""
     from captioning import grounding
 
-    found = grounding.measure(captioner, seen, cases, score)
-    for record in found:
-        record.image = numbers[record.image]
-    return found
+    nouns = grounding.head_nouns((c for each in grounded for c in each), network)
+    return Truth(
+        "Flickr30k Entities",
+        images,
+        lambda row, n: grounding.human_cases(row, grounded[n], network, nouns, human),
+        lambda row, n, caption: grounding.generated_case(row, caption, grounded[n], nouns),
+    )
+
+
+def classes_truth(network: Any, pairs: Sequence[tuple[Any, list[Any]]], human: int = 1) -> Truth:
+    """A word is grounded by the instances of the class of COCO that it names (the paper's protocol, with boxes)."""
+    from captioning import grounding
+
+    nouns = [noun for noun in CLASSES if not network.read(noun).unknown and " " not in noun]
+
+    def case(row: int, n: int, text: Any) -> Any:
+        return grounding.class_case(row, text, pairs[n][1], nouns)
+
+    return Truth(
+        "COCO classes",
+        [image for image, _ in pairs],
+        lambda row, n: [case(row, n, network.read(tokens)) for tokens in pairs[n][0].tokens[:human]],
+        lambda row, n, caption: case(row, n, caption.read),
+    )
+
+
+def located(
+    captioner: Any,
+    truth: Truth,
+    batch: int = 16,
+    score: str = "log_probability",
+    methods: Sequence[str] = ("gradcam",),
+    quiet: bool = True,
+) -> tuple[list[Any], dict[str, list[Any]]]:
+    """The model's captions of all photographs, and the records of words in people's captions ('human') and in these.
+
+    See `captioning.grounding.measure`; records have the photographs' numbers.
+    """
+    from captioning import grounding
+
+    said: list[Any] = []
+    records: dict[str, list[Any]] = {"human": [], "generated": []}
+    for numbers, seen in batches(captioner, truth.images, batch, quiet):
+        captions = captioner.caption(seen)
+        said += captions
+        cases = {
+            "human": [case for row, n in enumerate(numbers) for case in truth.human(row, n)],
+            "generated": [truth.generated(row, n, captions[row]) for row, n in enumerate(numbers)],
+        }
+        for whose, these in cases.items():
+            found = grounding.measure(captioner, seen, these, score, methods)
+            records[whose] += [replace(record, image=numbers[record.image]) for record in found]
+    return said, records
 
 
 def bar_of(total: int, unit: str, quiet: bool) -> Any:
