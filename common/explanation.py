@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
-from common.files import write_npz
+from common.files import write_npz, write_text
+from common.images import ImageLike, Photo, Preprocessing
 
 # Each method's name in files; what is not here goes by its own name.
 _ARRAY_NAMES = {"gradcam": "heatmaps"}
@@ -43,6 +44,8 @@ class Explanation:
     in the score's units, positive where a word speaks for it: `word_gradients` is the gradient with respect to
     the word's embedding times the embedding, summed (to first order, what the word adds); `word_drops` is by how
     much the score falls when the word is left out.
+
+    `photo` is the photograph, where one was given (B = 1): a notebook shows it beneath the maps, see `html`.
     """
 
     names: tuple[str, ...]
@@ -53,6 +56,7 @@ class Explanation:
     word_gradients: Tensor | None = None
     word_drops: Tensor | None = None
     visual: Tensor | None = None
+    photo: Photo | None = field(default=None, compare=False, repr=False)
 
     def __getattr__(self, method: str) -> Tensor:
         maps = self.__dict__.get("maps", {})
@@ -96,8 +100,49 @@ class Explanation:
         word = {name: values for name, values in self._word_arrays().items() if values is not None}
         return {name: values.detach().float().cpu().numpy() for name, values in {**maps, **word}.items()}
 
+    def with_photo(self, photo: ImageLike) -> Explanation:
+        """The explanation with its photograph, a file's path or an image: of one made of a tensor, or loaded."""
+        known = self.provenance.get("preprocessing")
+        return replace(self, photo=Photo.of(photo, Preprocessing.from_dict(known) if known else None))
+
+    def html(self, notes: Sequence[str] = ()) -> str:
+        """The photograph, and the targets to click, which paints their maps over it: HTML that needs nothing else.
+
+        `notes` say of each target what is to be known, by default its score. Raises `UserError` for an explanation of
+        several images or without a map, and for a photograph that cannot be read any more.
+        """
+        from common.widget.fragment import fragment
+
+        return fragment(self._view(notes or [f"score {score:.2f}" for score in self.scores[:, 0].tolist()]))
+
+    def _view(self, notes: Sequence[str]) -> Any:
+        from common.widget.fragment import View
+
+        if self.scores.shape[1] != 1:
+            raise UserError(f"an explanation of {self.scores.shape[1]} images; take one of them, such as `.image(0)`")
+        maps = {method: values[:, 0].detach().float().cpu() for method, values in self.maps.items() if values.dim() > 3}
+        if not maps or not self.names:
+            raise UserError(f"nothing to show of {len(self.names)} target(s) and the methods {', '.join(self.maps)}")
+        visual = None if self.visual is None else self.visual[:, 0].tolist()
+        weights = [] if self.word_gradients is None else self.word_gradients.tolist()
+        view = View(self.names, maps, notes, visual=visual, read=self.words, weights=weights)
+        return view if self.photo is None else replace(view, photo=self.photo.seen(), alt=self.photo.name)
+
+    def _repr_html_(self) -> str | None:
+        try:
+            return self.html()
+        except UserError:
+            return None  # a notebook shows the text instead
+
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write an NPZ of `arrays()`, scores, `visual` where known, names, words and provenance; never half a file."""
+        """Write an NPZ of `arrays()`, scores, `visual` where known, names, words and provenance, which `load` reads.
+
+        To a file whose name ends in .html, a page to look at, see `html`. Never leaves half a file.
+        """
+        if Path(path).suffix.lower() in (".html", ".htm"):
+            from common.widget.fragment import page
+
+            return write_text(path, page(self.html(), self.names[0]))
         about = {
             "names": self.names,
             "words": self.words,
@@ -119,7 +164,7 @@ class Explanation:
             scores = arrays.pop("scores")
         except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
             raise UserError(f"'{path}' is not a saved explanation ({error}); save one with `.save(path)`") from error
-        rest = {name: arrays.pop(name, None) for name in ("visual", "word_gradients", "word_drops")}
+        rest: dict[str, Any] = {name: arrays.pop(name, None) for name in ("visual", "word_gradients", "word_drops")}
         methods = {name: method for method, name in _ARRAY_NAMES.items()}
         maps = {methods.get(name, name): values[:, None] if batch == 1 else values for name, values in arrays.items()}
         words = tuple(about.get("words", ()))

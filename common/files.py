@@ -40,9 +40,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def write_json(path: str | os.PathLike[str], record: Any, indent: int | None = 2) -> None:
     """Write `record` as UTF-8 JSON, atomically."""
-    text = json.dumps(record, indent=indent, ensure_ascii=False)
+    write_text(path, json.dumps(record, indent=indent, ensure_ascii=False) + "\n")
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write text as UTF-8, atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_npz(path: str | os.PathLike[str], **arrays: np.ndarray) -> None:

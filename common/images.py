@@ -36,7 +36,7 @@ def open_image(path: PathLike, max_side: int | None = MAX_SIDE) -> Image.Image:
 
     The orientation in the EXIF data is applied. 16-bit and floating-point greys are scaled to 8 bits (never
     clipped), transparent parts are put on white, of an animation the first frame is taken. The image's own
-    upright size is in `info["original_size"]` (width, height).
+    upright size is in `info["original_size"]` (width, height), the file's name in `info["name"]`.
 
     Raises `UserError`, in one line that names the file, for whatever is not a readable image.
     """
@@ -46,9 +46,39 @@ def open_image(path: PathLike, max_side: int | None = MAX_SIDE) -> Image.Image:
         warnings.simplefilter("ignore")  # Pillow warns of odd metadata and of merely large images
         try:
             with Image.open(path) as image:
-                return _decode(image, max_side)
+                decoded = _decode(image, max_side)
+                decoded.info["name"] = path.name
+                return decoded
         except Exception as error:  # decoders raise a dozen types: OSError, SyntaxError, struct.error, ...
             raise UserError(f"{path}: {_reason(error)}") from error
+
+
+@dataclass(frozen=True)
+class Photo:
+    """An image as it was given, and how a network reads it; it is opened only when it is shown."""
+
+    source: ImageLike
+    preprocessing: "Preprocessing | None" = None
+
+    @classmethod
+    def of(cls, image: ImageLike, preprocessing: "Preprocessing | None" = None) -> "Photo":
+        """The photograph in a file, wherever the program goes later, or the image that is given."""
+        return cls(image if isinstance(image, Image.Image) else Path(image).absolute(), preprocessing)
+
+    @property
+    def name(self) -> str:
+        """The file's name, where the image is known by one."""
+        if isinstance(self.source, Image.Image):
+            return str(self.source.info.get("name", ""))
+        return Path(self.source).name
+
+    def seen(self) -> Image.Image:
+        """The part of the image that the network sees, RGB. Raises `UserError` for what cannot be read any more."""
+        image = as_image(self.source)
+        if self.preprocessing is None:
+            return image
+        left, top, right, bottom = map(round, self.preprocessing.region(*image.size))
+        return image.crop((left, top, right, bottom))
 
 
 def as_image(image: ImageLike) -> Image.Image:

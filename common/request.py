@@ -32,7 +32,7 @@ from common import gradcam
 from common.errors import UserError
 from common.explainable import Explainable
 from common.explanation import Explanation
-from common.images import ImageLike, Preprocessing, as_batch
+from common.images import ImageLike, Photo, Preprocessing, as_batch
 from common.methods.occlusion import OcclusionOptions
 from common.state import untouched
 from common.targets import Contrast, Target, target_name
@@ -44,13 +44,15 @@ class Encoded:
 
     It stands for the images wherever a facade takes images, so that predictions and explanations share the pass.
     `single` says whether one image was given, and so one result is due. `states` (B, ...) is what the head reads of
-    the images, where a facade asks for it once and uses it again.
+    the images, where a facade asks for it once and uses it again. `photos` are the images as they were given, of those
+    that were no tensor: explanations show them.
     """
 
     pixels: Tensor
     features: Tensor
     single: bool
     states: Tensor | None = None
+    photos: tuple[Photo, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -60,7 +62,9 @@ class Encoded:
         single = isinstance(rows, int)
         index = [rows] if isinstance(rows, int) else rows
         states = None if self.states is None else self.states[index]
-        return Encoded(self.pixels[index], self.features[index], single, states)
+        numbers = range(len(self))[index] if isinstance(index, slice) else index
+        photos = tuple(self.photos[number] for number in numbers) if self.photos else ()
+        return Encoded(self.pixels[index], self.features[index], single, states, photos)
 
 
 Batch = Iterable[ImageLike] | Tensor  # a path that is a string is iterable, too: facades' overloads overlap in that
@@ -142,12 +146,13 @@ def encode(network: Encoder, images: Images) -> Encoded:
         return images
     batch, single = as_batch(images)
     pixels = batch if isinstance(batch, Tensor) else network.preprocessing(batch)
+    photos = () if isinstance(batch, Tensor) else tuple(Photo.of(each, network.preprocessing) for each in batch)
     if pixels.dim() != 4 or pixels.shape[1] != 3 or not len(pixels):
         raise UserError(f"images are {tuple(pixels.shape)}; give files, PIL images or a tensor (B, 3, H, W)")
     like = _first_float(network.module)
     pixels = pixels.to(like.device, like.dtype)
     with untouched(network.module), torch.no_grad():
-        return Encoded(pixels, network.encode(pixels), single)
+        return Encoded(pixels, network.encode(pixels), single, photos=photos)
 
 
 def _first_float(module: nn.Module) -> Tensor:
@@ -198,9 +203,10 @@ def explain_each(
         known=known,
     )
     about = {**found.provenance, **(provenance or {})}
+    photos: Sequence[Photo | None] = encoded.photos or [None] * len(encoded)
     return [
-        replace(found.image(image).select(request.own(image)), names=tuple(names), provenance=about)
-        for image, names in enumerate(request.names)
+        replace(found.image(image).select(request.own(image)), names=tuple(names), provenance=about, photo=photo)
+        for image, (names, photo) in enumerate(zip(request.names, photos, strict=True))
     ]
 
 

@@ -66,6 +66,7 @@ def add_method_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--window", type=int, metavar="PIXELS", help="side of the occlusion window (default: 32)")
     parser.add_argument("--stride", type=int, metavar="PIXELS", help="step of the occlusion window (default: 16)")
+    parser.add_argument("--html", action="store_true", help="write a page with words to click as well: a .html file")
 
 
 def add_scale_argument(parser: argparse.ArgumentParser) -> None:
@@ -130,12 +131,13 @@ def output_folder(args: argparse.Namespace) -> Path:
 
 @dataclass
 class Outcome:
-    """What a command found of one photograph: its JSON record, its line, and what was explained and drawn, if so."""
+    """What a command found of one photograph: its JSON record, its line, what was explained and drawn, if so."""
 
     record: dict[str, Any]
     line: str
     explanation: Any = None
     picture: Any = None
+    page: str | None = None
 
 
 def run_each(items: Sequence[Any], work: Callable[..., Outcome], args: argparse.Namespace, folder: Path | None) -> int:
@@ -169,15 +171,25 @@ def run_each(items: Sequence[Any], work: Callable[..., Outcome], args: argparse.
 
 
 def write_results(folder: Path, stem: str, found: Outcome) -> list[str]:
-    """Write `<stem>.<task>.png`, `.json` and `.npz`; returns the names of the files."""
+    """Write `<stem>.<task>.png`, `.json`, `.npz` and, where asked for, `.html`; returns the names of the files."""
     from common.draw import save_picture
-    from common.files import write_json
+    from common.files import write_json, write_text
 
     base = folder / f"{stem}.{found.record['task']}"
     found.explanation.save(f"{base}.npz")
     write_json(f"{base}.json", found.record)
     save_picture(found.picture, f"{base}.png")
-    return [f"{base}.{suffix}" for suffix in ("png", "json", "npz")]
+    if found.page is None:
+        return [f"{base}.{suffix}" for suffix in ("png", "json", "npz")]
+    write_text(f"{base}.html", found.page)
+    return [f"{base}.{suffix}" for suffix in ("png", "html", "json", "npz")]
+
+
+def page_of(args: argparse.Namespace, explanation: Any, title: str, notes: Sequence[str]) -> str | None:
+    """The explanation as a page to click, where `--html` asks for one."""
+    from common.widget.fragment import page
+
+    return page(explanation.html(notes), title) if args.html else None
 
 
 def explained(explanation: Any) -> dict[str, Any]:

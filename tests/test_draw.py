@@ -8,7 +8,6 @@ from common.draw import (
     Tile,
     attributed_words,
     draw_map,
-    explanation_tiles,
     gradient_picture,
     heat_overlay,
     panel,
@@ -18,6 +17,7 @@ from common.draw import (
 )  # fmt: skip
 from common.explanation import Explanation
 from common.gradcam import METHODS
+from common.panels import explanation_tiles
 
 GREY = Image.new("RGB", (120, 80), (128, 128, 128))
 

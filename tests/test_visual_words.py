@@ -10,10 +10,11 @@ from PIL import Image
 
 from captioning.captioner import Captioner
 from captioning.network import LstmNetwork
-from common.draw import Tile, draw_map, drawn_strengths, explanation_tiles, strengths
+from common.draw import Tile, draw_map, strengths
 from common.errors import UserError
 from common.explanation import Explanation
 from common.images import Preprocessing
+from common.panels import drawn_strengths, explanation_tiles
 from scripts.commands import caption as command
 from tests.captioners import small
 

@@ -80,7 +80,9 @@ def run(args: argparse.Namespace) -> int:
             "score": explanation.provenance["score"], **cli.explained(explanation),
         }  # fmt: skip
         whose = "the model's own caption" if args.caption is None else "a given caption"
-        return cli.Outcome(record, line, explanation, draw(image, record, explanation, whose, args.scale))
+        picture = draw(image, record, explanation, whose, args.scale)
+        page = cli.page_of(args, explanation, f"{file.name}: {explained.text}", _notes(record, explanation))
+        return cli.Outcome(record, line, explanation, picture, page)
 
     return cli.run_each([(file,) for file in image_files(args.images)], caption_one, args, folder)
 
@@ -110,7 +112,8 @@ def draw(image: Any, record: dict[str, Any], explanation: Any, whose: str, scale
 
     `scale` 'visual' draws a word's map as strong as the word comes from the picture, 'own' all alike.
     """
-    from common.draw import METHOD_LABELS, Tile, draw_map, drawn_strengths, fitted, legends_of, panel, tile_row
+    from common.draw import METHOD_LABELS, Tile, draw_map, fitted, legends_of, panel, tile_row
+    from common.panels import drawn_strengths
 
     shown, count = fitted(image), len(record["tokens"])
     maps = {method: values[:, 0] for method, values in explanation.maps.items()}
@@ -155,7 +158,7 @@ def _unit(record: dict[str, Any]) -> str:
 
 def _notes(record: dict[str, Any], explanation: Any) -> list[str]:
     """A note for each target: the caption, its words, and what else was asked for."""
-    from common.draw import score_notes, visual_note
+    from common.panels import score_notes, visual_note
 
     words = range(len(record["tokens"]))
     notes = [f"log p {sum(record['log_probabilities']):.2f} (its words' sum)"]
@@ -173,8 +176,9 @@ def _word_note(word: str, log_probability: float, unknown: list[str]) -> str:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if args.no_explain and (args.caption is not None or args.phrases or args.contrast or args.end):
-        raise UserError("--no-explain writes captions only; leave out --caption, --phrase, --contrast and --end")
+    if args.no_explain and (args.caption is not None or args.phrases or args.contrast or args.end or args.html):
+        others = "--caption, --phrase, --contrast, --end and --html"
+        raise UserError(f"--no-explain writes captions only; leave out {others}")
     if args.contrast and args.phrases and len(args.contrast) not in (1, len(args.phrases)):
         raise UserError(f"{len(args.contrast)} --contrast for {len(args.phrases)} --phrase; give one for all or each")
     if args.beam is not None and args.beam < 1:

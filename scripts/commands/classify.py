@@ -40,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     """Explain each image; returns the exit status."""
     import classification
     from common.images import image_files, open_image
+    from common.panels import score_notes
 
     methods = cli.methods_of(args)
     cli.device_of(args)
@@ -72,7 +73,10 @@ def run(args: argparse.Namespace) -> int:
             "prediction": listed[0], "predictions": listed, **cli.explained(explanation),
         }  # fmt: skip
         line = f"{file}: {predictions[0].label} ({predictions[0].probability:.1%})"
-        return cli.Outcome(record, line, explanation, draw(image, classifier, predictions, explanation))
+        shown = replace(explanation, names=_short(explanation))
+        title = f"{file.name}: {predictions[0].label.split(',')[0]}"
+        page = cli.page_of(args, shown, title, score_notes(shown, "logit"))
+        return cli.Outcome(record, line, explanation, draw(image, classifier, predictions, explanation), page)
 
     return cli.run_each([(file,) for file in image_files(args.images)], explain_one, args, folder)
 
@@ -81,14 +85,14 @@ def draw(image: Any, classifier: Any, predictions: list[Any], explanation: Any) 
     """The panel of one image: the photograph with its predictions, then a picture of each target and
     method.
     """
-    from common.draw import Tile, explanation_tiles, fitted, legends_of, panel
+    from common.draw import Tile, fitted, legends_of, panel
+    from common.panels import explanation_tiles
 
     seen = image.crop(tuple(round(side) for side in classifier.preprocessing.region(*image.size)))
-    names = [", ".join(name.split(", ")[:2]) for name in explanation.names]
     best = predictions[0]
     likely = "; ".join(f"{p.label.split(',')[0]} {p.probability:.0%}" for p in predictions[:3])
     photograph = Tile(fitted(seen), "Photograph", likely)
-    tiles, columns = explanation_tiles(photograph, explanation, "logit", names)
+    tiles, columns = explanation_tiles(photograph, explanation, "logit", _short(explanation))
     return panel(
         f"{best.label.split(',')[0]}: {best.probability:.0%}",
         tiles,
@@ -96,3 +100,8 @@ def draw(image: Any, classifier: Any, predictions: list[Any], explanation: Any) 
         legends=legends_of(list(explanation.maps)),
         note=f"{classifier.network.name}, explained at layer {explanation.provenance['layer']}",
     )
+
+
+def _short(explanation: Any) -> tuple[str, ...]:
+    """The names of the targets with at most two of the synonyms of each."""
+    return tuple(", ".join(name.split(", ")[:2]) for name in explanation.names)

@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Answer and explain each question; returns the exit status."""
     import vqa
     from common.images import open_image
+    from common.panels import score_notes
 
     methods = cli.methods_of(args)
     _check(args)
@@ -63,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
             occlusion_options=cli.occlusion_options(args),
         )  # fmt: skip
         record = {**said, **cli.explained(explanation), **_words(explanation)}
-        return cli.Outcome(record, line, explanation, draw(image, record, explanation))
+        page = cli.page_of(args, explanation, f"{file.name}: {text} {found.text}", score_notes(explanation, "score"))
+        return cli.Outcome(record, line, explanation, draw(image, record, explanation), page)
 
     return cli.run_each(asked, answer_one, args, folder)
 
@@ -72,7 +74,8 @@ def draw(image: Any, record: dict[str, Any], explanation: Any) -> Any:
     """The panel of one question: its words shaded, the photograph with the answers, a map for each target
     and method.
     """
-    from common.draw import Tile, attributed_words, explanation_tiles, fitted, legends_of, panel
+    from common.draw import Tile, attributed_words, fitted, legends_of, panel
+    from common.panels import explanation_tiles
 
     likely = "; ".join(f"{a['answer']} {a['probability']:.0%}" for a in record["predictions"][:3])
     photograph = Tile(fitted(image), "Photograph", likely)
@@ -92,8 +95,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError('give an image and a question ("what color is the hat?"), or --questions FILE')
     if args.questions is not None and args.image is not None:
         raise UserError("give either an image and a question, or --questions FILE, not both")
-    if args.no_explain and (args.answers or args.contrast):
-        raise UserError("--no-explain gives answers only; leave out --answer and --contrast")
+    if args.no_explain and (args.answers or args.contrast or args.html):
+        raise UserError("--no-explain gives answers only; leave out --answer, --contrast and --html")
     if args.top < 1:
         raise UserError(f"--top is {args.top}; give at least 1")
 

@@ -10,10 +10,11 @@ from typing import Any
 from PIL import Image
 
 import classification
-from common.draw import Tile, explanation_tiles, fitted, legends_of, panel, save_picture
+from common.draw import Tile, fitted, legends_of, panel, save_picture
 from common.explanation import versions
 from common.files import write_json
 from common.images import open_image
+from common.panels import explanation_tiles
 from scripts.experiments.lab import Lab
 from scripts.experiments.report import Section
 from scripts.experiments.run import run_program
