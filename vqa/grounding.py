@@ -7,14 +7,15 @@ Source of the measures: the paper, sections 5.3 and 8.2. Letters: B images, T ma
 import random
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from common.methods.cells import cell_occlusion
 from common.methods.occlusion import OcclusionOptions
-from common.metrics.faithfulness import on_grid, rank_correlation
+from common.metrics.faithfulness import over_windows, rank_correlation
 from common.metrics.grounding import Summary, centre_hit, pointing, random_hit, summary
 from common.request import Encoded
 from data.records import Question
@@ -22,6 +23,7 @@ from vqa.answerer import Answerer
 from vqa.metrics import exact_match
 
 OCCLUSION = OcclusionOptions(window=32, stride=32)  # about a cell of the last map, without overlap
+MAPS = ("guided", "guided_gradcam", "gradcam", "no_relu", "activation")
 
 
 def sample(questions: Sequence[Question], count: int, seed: int = 0) -> list[Question]:
@@ -47,20 +49,48 @@ def occlusion_correlation(
 ) -> dict[str, Summary]:
     """Spearman's rank correlation of each method's map with the occlusion map of the model's own answer.
 
-    Gradient images are absolute values, largest over channels, averaged onto the occlusion grid. `activation`
-    is the gradient-free map: what the trunk fires at, whatever was asked. Errors are clustered by image.
+    Gradient images are absolute values, largest over channels; maps are averaged under occlusion's windows as they lie.
+    `activation` is the gradient-free map: what the trunk fires at, whatever was asked. Errors are clustered by image.
     """
-    methods = ("guided", "guided_gradcam", "gradcam", "activation", "occlusion")
-    values: dict[str, list[float]] = defaultdict(list)
-    images: list[str] = []
+    rows = []
     for question, encoded in looked_at(answerer, questions):
-        maps = answerer.explain(encoded, question.text, methods=methods, occlusion_options=options).maps
-        for name in methods[:-1]:
-            found = maps[name][:, 0].abs().amax(1) if name.startswith("guided") else maps[name][:, 0]
-            values[name].append(_correlation(found, maps["occlusion"][:, 0]))
-        images.append(question.image_id)
+        rows.append((question.image_id, reference_correlations(answerer, question, encoded, {"": options})[""]))
         progress()
-    return {name: summary(found, images) for name, found in values.items()}
+    names = [name for name in MAPS if name != "no_relu"]
+    return {name: summary([row[name] for _, row in rows], [image for image, _ in rows]) for name in names}
+
+
+def reference_correlations(
+    answerer: Answerer, question: Question, encoded: Encoded, references: Mapping[str, OcclusionOptions | None]
+) -> dict[str, dict[str, float]]:
+    """Reference -> map -> rank correlation, for the model's own answer to one question.
+
+    A reference is occlusion of pixels with its options, or None: occlusion of cells of the explained map. The maps are
+    `MAPS` and, as the ceiling of what a map of that layer can agree, the occlusion of cells itself: `cells`. A map that
+    is zero everywhere ranks nothing and counts as 0; a reference that is leaves the question out (NaN).
+    """
+    answer = answerer.answer(encoded, question.text, top=1).text
+    found = answerer.explain(encoded, question.text, answer, methods=MAPS).maps
+    maps = {name: each[:, 0].abs().amax(1) if name.startswith("guided") else each[:, 0] for name, each in found.items()}
+    maps["cells"] = _occluded_cells(answerer, question, encoded, answer)
+    rows = {}
+    for name, options in references.items():
+        if options is None:
+            rows[name] = {key: _correlation(each, maps["cells"]) for key, each in maps.items()}
+            continue
+        asked = answerer.explain(encoded, question.text, answer, methods="occlusion", occlusion_options=options)
+        size, where = encoded.pixels.shape[-2:], (options.window, options.stride)
+        pooled = {key: over_windows(each, (size[0], size[1]), *where) for key, each in maps.items()}
+        rows[name] = {key: _correlation(each, asked.occlusion[:, 0]) for key, each in pooled.items()}
+    return rows
+
+
+def _occluded_cells(answerer: Answerer, question: Question, encoded: Encoded, answer: str) -> Tensor:
+    network = answerer.network
+    request = network.request([answerer.read(question.text)], [[answer]]).on(encoded.pixels.device)
+    explainable = network.explainable(answerer.layer)
+    features = encoded.features if explainable.layer == network.layer else None
+    return cell_occlusion(explainable, encoded.pixels, request.targets, request.query, features)[:, 0]
 
 
 def pointing_accuracy(
@@ -179,6 +209,5 @@ def _map(answerer: Answerer, encoded: Encoded, question: str, answer: str | None
 
 
 def _correlation(maps: Tensor, references: Tensor) -> float:
-    """The mean over maps of their rank correlation with a reference; 0 where a map is the same everywhere."""
-    found = rank_correlation(on_grid(maps, (references.shape[-2], references.shape[-1])), references)
-    return float(found.nan_to_num(0.0).mean())
+    """The rank correlation of one map with its reference: see `rank_correlation`."""
+    return float(rank_correlation(maps, references)[0])
