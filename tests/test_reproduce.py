@@ -14,6 +14,7 @@ from torch import nn
 
 import classification
 from common.errors import MethodError, UserError
+from common.explanation import Explanation
 from common.gradcam import gradcam
 from common.images import Preprocessing
 from data.words import imagenet_nouns as nouns
@@ -529,3 +530,21 @@ def test_grad_cam_less_its_mean_and_against_the_likeliest_others(classifier, sam
     found = maps.method_maps(classifier, image, 3, "gradcam_contrast")
     torch.testing.assert_close(found, twin)
     assert not torch.allclose(found, maps.method_maps(classifier, image, 3, "gradcam"))
+
+
+def test_a_widget_is_made_once_and_stands_in_the_report_as_it_is(tmp_path):
+    lab, made = Lab(tmp_path, quick=True), []
+
+    def explained():
+        made.append(1)
+        return Explanation(("<cat>",), torch.zeros(1, 1), {"gradcam": torch.ones(1, 1, 2, 2)})
+
+    widgets = [lab.widget("w", "to <click>", explained, mark="a") for _ in range(2)]
+    assert len(made) == 1 and widgets[0] == widgets[1]
+    page, figures = write_report(tmp_path, {"s": Section("S", widgets=widgets[:1])}, {})
+    text = page.read_text()
+    assert text.count('<section class="saywhy"') == 1 and "to &lt;click&gt;" in text and "<cat>" not in text
+    record = json.loads(figures.read_text())["sections"]["s"]
+    assert record["widgets"] == [{"file": "cells/w.html", "caption": "to <click>"}]
+    lab.widget("w", "to <click>", explained, mark="b")
+    assert len(made) == 2

@@ -213,7 +213,7 @@ def test_a_gradient_is_painted_as_a_picture(show) -> None:
     tab.wait_for_function(f"({CANVAS})(document.querySelector('.saywhy'))[5] > 0")
     word(tab, "dog").click()
     tab.wait_for_function(f"({CANVAS})(document.querySelector('.saywhy'))[2 + 4 * (30 * 60 + 50)] > 150")
-    assert painted(tab)[..., 3].max() == pytest.approx(0.65 * 255, abs=2)
+    assert painted(tab)[..., 3].max() == pytest.approx(0.975 * 255, abs=2)
 
 
 def test_the_words_of_a_question_are_shaded_by_what_they_add(show) -> None:

@@ -3,7 +3,7 @@
 // as "share picture". Nothing is loaded, and texts are only ever text.
 (() => {
   "use strict";
-  const LEVELS = 4, FULL = 32767, LITTLE = 0.1, ALONE = "The photograph alone.";
+  const LEVELS = 4, FULL = 32767, LITTLE = 0.1, PICTURE = 1.5, ALONE = "The photograph alone.";
 
   function decode(text) {
     if (text.includes("data:")) return {share: parseFloat(text), picture: text.slice(text.indexOf("data:"))};
@@ -178,7 +178,7 @@
       image.onload = () => {
         if (word !== (this.hovered || this.chosen) || source !== this.map(word).picture) return;
         pen.clearRect(0, 0, canvas.width, canvas.height);
-        pen.globalAlpha = this.part.opacity.value / 100;
+        pen.globalAlpha = Math.min(1, PICTURE * this.part.opacity.value / 100);
         pen.drawImage(image, 0, 0, canvas.width, canvas.height);
       };
       image.src = source;

@@ -4,6 +4,7 @@ import argparse
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from common.files import write_json
 from common.images import open_image
 from common.panels import explanation_tiles
 from scripts.experiments.lab import Lab
-from scripts.experiments.report import Section
+from scripts.experiments.report import Section, Widget
 from scripts.experiments.run import run_program
 
 SAMPLES = Path(__file__).parents[2] / "data" / "samples"
@@ -76,7 +77,11 @@ class ClassFigure:
         def drawn() -> Image.Image:
             return self.draw(lab.classifier, open_image(TWO_CLASSES), TWO_CLASS_NAMES)
 
-        return Section(self.title, pictures=[lab.picture(self.name, self.caption, drawn)])
+        def explained() -> Any:
+            return lab.classifier.explain(TWO_CLASSES, list(TWO_CLASS_NAMES), methods=self.methods)
+
+        shown = lab.widget(f"{self.name}-words", "The same to click: choose a class and a method", explained)
+        return Section(self.title, pictures=[lab.picture(self.name, self.caption, drawn)], widgets=[shown])
 
     def main(self, doc: str | None) -> None:
         """Draw what the arguments say."""
@@ -92,6 +97,21 @@ class ClassFigure:
             save_figure(self.draw(classifier, open_image(args.image), args.target or TWO_CLASS_NAMES), args.out)
 
         run_program(drawn)
+
+
+def clickable_captions(lab: Lab, name: str, files: Sequence[str], methods: Sequence[str]) -> list[Widget]:
+    """The captions of photographs, each word to click."""
+    captioner, mark = lab.facade("captioner"), lab.mark("captioner")
+    return [
+        lab.widget(
+            f"{name}-{Path(file).stem}",
+            "A caption to click: each word paints its own map",
+            partial(captioner.explain, file, methods=methods),
+            mark=mark,
+            file=file,
+        )
+        for file in files
+    ]
 
 
 def line_chart(lines: Mapping[str, tuple[Sequence[float], Sequence[float | None]]], x: str, y: str) -> Image.Image:

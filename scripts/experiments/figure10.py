@@ -28,7 +28,7 @@ from common.errors import UserError
 from common.images import open_image
 from data.readers import flickr8k, regions
 from data.records import DescribedImage, Region
-from scripts.experiments.drawing import SAMPLES, figure_parser, save_figure
+from scripts.experiments.drawing import SAMPLES, clickable_captions, figure_parser, save_figure
 from scripts.experiments.grounded import bar_of, read_grounded
 from scripts.experiments.lab import Lab, measured
 from scripts.experiments.maps import LABELS
@@ -144,7 +144,8 @@ def section(lab: Lab) -> Section:
     files = _shown(lab)
     shown = "Captions of photographs that the captioner was not trained on, and what in them they speak of"
     drawn = lab.picture("figure10", shown, partial(draw, captioner, files), mark=mark, files=files)
-    return Section("Figure 10: captions", tables, [drawn], [RULE])
+    words = clickable_captions(lab, "figure10", files[:3], SHOWN)
+    return Section("Figure 10: captions", tables, [drawn], [RULE], words)
 
 
 def _shown(lab: Lab) -> list[str]:

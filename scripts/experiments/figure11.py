@@ -23,7 +23,7 @@ from PIL import Image
 from captioning import grounding
 from common.errors import UserError
 from data.readers import coco
-from scripts.experiments.drawing import figure_parser, picture_of, pyplot, save_figure
+from scripts.experiments.drawing import SAMPLES, clickable_captions, figure_parser, picture_of, pyplot, save_figure
 from scripts.experiments.grounded import (
     Truth,
     classes_truth,
@@ -40,6 +40,7 @@ from scripts.experiments.run import run_program
 from scripts.experiments.scenes import DEV
 
 PUBLISHED = 0.300
+CLICKED = ("horses.jpg", "giraffes.jpg", "mariachi.jpg")  # samples whose words are shown
 WHOSE = {"human": "words of people's captions", "generated": "words of the model's own captions"}
 LABELS = {
     "gradcam": "Grad-CAM of the word",
@@ -126,7 +127,8 @@ def section(lab: Lab) -> Section:
     note = "The map of each word of a caption has to be largest in a box of what the word names."
     note += _why(next(iter(cell.values()))["all"], on_coco)
     table = Table("Figure 11, words point at things", where, "pointing accuracy", rows, not on_coco, 3, note)
-    return Section("Figure 11: words of captions", [table])
+    shown = clickable_captions(lab, "figure11", [str(SAMPLES / name) for name in CLICKED], ("gradcam",))
+    return Section("Figure 11: words of captions", [table], widgets=shown)
 
 
 def _why(together: dict[str, Any], on_coco: bool) -> str:

@@ -61,7 +61,11 @@ def section(lab: Lab) -> Section:
     """Figure 12, visual question answering."""
     drawn = partial(draw, lab.facade("VQA model"), open_image(TWO_CLASSES), QUESTION, ANSWERS)
     shown = lab.picture("figure12", CAPTION, drawn, mark=lab.mark("VQA model"))
-    return Section("Figure 12: questions and answers", pictures=[shown], notes=[NOTE])
+    asked = partial(lab.facade("VQA model").explain, TWO_CLASSES, QUESTION, list(ANSWERS), methods=METHODS)
+    words = lab.widget(
+        "figure12-words", "(a) to click: each answer paints its own map", asked, mark=lab.mark("VQA model")
+    )
+    return Section("Figure 12: questions and answers", pictures=[shown], notes=[NOTE], widgets=[words])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -21,7 +21,7 @@ from common.files import atomic_path, write_json
 from common.metrics.comparison import difference
 from common.metrics.grounding import Summary, summary
 from scripts import console as cli
-from scripts.experiments.report import Picture
+from scripts.experiments.report import Picture, Widget
 
 Item = TypeVar("Item")
 KINDS = ("imagenet", "voc", "coco", "flickr8k", "vqa2", "vqa", "vqahat", "densecap", "visualgenome", "samples")
@@ -94,17 +94,33 @@ class Lab:
 
     def picture(self, name: str, caption: str, draw: Callable[[], Any], **settings: Any) -> Picture:
         """A picture that `draw` makes (a Pillow image), kept as `cells/<name>.jpg` with its settings."""
-        path = self.out / "cells" / f"{name}.jpg"
+
+        def write(path: Path) -> None:
+            draw().convert("RGB").save(path, quality=88)
+
+        return Picture(self._kept(f"{name}.jpg", f"{name}.picture", write, settings), caption)
+
+    def widget(self, name: str, caption: str, explain: Callable[[], Any], **settings: Any) -> Widget:
+        """The explanation that `explain` gives, to click, kept as `cells/<name>.html` with its settings."""
+
+        def write(path: Path) -> None:
+            path.write_text(explain().html(), encoding="utf-8")
+
+        return Widget(self._kept(f"{name}.html", f"{name}.widget", write, settings), caption)
+
+    def _kept(self, file: str, name: str, write: Callable[[Path], None], settings: dict[str, Any]) -> Path:
+        """The file that `write` writes, from before when it was written with the same settings."""
+        path = self.out / "cells" / file
 
         def make() -> dict[str, Any]:
             with atomic_path(path) as temporary:
-                draw().convert("RGB").save(temporary, quality=88)
+                write(temporary)
             return {"bytes": path.stat().st_size}
 
         if not path.is_file():
-            (self.out / "cells" / f"{name}.picture.json").unlink(missing_ok=True)
-        self.cell(f"{name}.picture", make, **settings)
-        return Picture(path, caption)
+            (self.out / "cells" / f"{name}.json").unlink(missing_ok=True)
+        self.cell(name, make, **settings)
+        return path
 
     def facade(self, task: str) -> Any:
         """The classifier, the shipped captioner or the shipped VQA model, loaded once; `Absent` when there is none."""

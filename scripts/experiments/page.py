@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common.files import atomic_path, write_json
-from scripts.experiments.report import Picture, Row, Section, Table, count, number
+from scripts.experiments.report import Picture, Row, Section, Table, Widget, count, number
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1c1e24; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
@@ -53,9 +53,14 @@ def write_report(folder: Path, sections: dict[str, Section], about: dict[str, An
 
 def _record(section: Section, folder: Path) -> dict[str, Any]:
     tables = [{**asdict(table), "heading": table.heading, "verdict": table.verdict} for table in section.tables]
-    files = [p.path.relative_to(folder) if p.path.is_relative_to(folder) else p.path.name for p in section.pictures]
-    pictures = [{"file": str(f), "caption": p.caption} for f, p in zip(files, section.pictures, strict=True)]
-    return {"title": section.title, "tables": tables, "pictures": pictures, "notes": list(section.notes)}
+    pictures, widgets = ([_shown(each, folder) for each in some] for some in (section.pictures, section.widgets))
+    record = {"title": section.title, "tables": tables, "pictures": pictures, "notes": list(section.notes)}
+    return {**record, "widgets": widgets} if widgets else record
+
+
+def _shown(shown: Picture | Widget, folder: Path) -> dict[str, str]:
+    file = shown.path.relative_to(folder) if shown.path.is_relative_to(folder) else shown.path.name
+    return {"file": str(file), "caption": shown.caption}
 
 
 def page(sections: Mapping[str, Section], about: Mapping[str, Any]) -> str:
@@ -129,7 +134,7 @@ def _section(name: str, section: Section, quick: bool) -> str:
     label = section.title.partition(":")[0]
     notes = [note for note in section.notes if not quick or note.startswith(_TOLD)]
     tables = [_table(table, label, quick) for table in section.tables]
-    parts = [*tables, *map(_note, notes), *map(_figure, section.pictures)]
+    parts = [*tables, *map(_note, notes), *map(_figure, section.pictures), *map(_widget, section.widgets)]
     return f'<h2 id="{_id(name)}">{html.escape(section.title)}</h2>{"".join(parts)}\n'
 
 
@@ -168,6 +173,11 @@ def _figure(picture: Picture) -> str:
     caption = html.escape(picture.caption)
     image = f'<img alt="{caption}" src="data:image/{kind};base64,{data}">'
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+
+
+def _widget(widget: Widget) -> str:
+    fragment = widget.path.read_text(encoding="utf-8")
+    return f"<figure>{fragment}<figcaption>{html.escape(widget.caption)}</figcaption></figure>"
 
 
 def _id(name: str) -> str:

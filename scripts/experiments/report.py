@@ -78,6 +78,14 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Widget:
+    """The file of a fragment of HTML, words to click and their maps, and what it shows."""
+
+    path: Path
+    caption: str
+
+
+@dataclass(frozen=True)
 class Section:
     """What one experiment found."""
 
@@ -85,6 +93,7 @@ class Section:
     tables: Sequence[Table] = ()
     pictures: Sequence[Picture] = ()
     notes: Sequence[str] = field(default_factory=tuple)
+    widgets: Sequence[Widget] = ()
 
 
 def row_of(what: str, summary: Any, published: str = "", model: str = "", note: str = "") -> Row:
