@@ -1,9 +1,12 @@
 """Pictures: maps land where they belong, nothing is cut off, nothing is scaled behind the user's back."""
 
+import matplotlib
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
+from common import draw
 from common.draw import (
     Tile,
     attributed_words,
@@ -104,3 +107,21 @@ def test_pictures_are_saved_whole(tmp_path) -> None:
     save_picture(GREY, tmp_path / "deep" / "a.png")
     assert Image.open(tmp_path / "deep" / "a.png").size == (120, 80)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("name", ["turbo", "RdBu_r", "gray"])
+def test_colours_are_those_of_matplotlib(name):
+    values = np.concatenate([np.linspace(0, 1, 1001), [-0.1, 1.2]]).reshape(-1, 1)
+    expected = np.asarray(matplotlib.colormaps[name](values))[..., :3] * 255
+    np.testing.assert_allclose(draw._colours(name, values), expected, atol=1e-3)
+
+
+def test_a_panel_is_written_quickly_and_hardly_larger(sample_images, tmp_path):
+    picture = Image.open(sample_images[0]).convert("RGB")
+    draw.save_picture(picture, tmp_path / "quick.png")
+    picture.save(tmp_path / "best.png", optimize=True)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "quick.png")), np.asarray(picture))
+    quick, best = ((tmp_path / name).stat().st_size for name in ("quick.png", "best.png"))
+    assert quick < 1.2 * best
+    draw.save_picture(picture, tmp_path / "small.jpg")
+    assert Image.open(tmp_path / "small.jpg").format == "JPEG"

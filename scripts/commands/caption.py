@@ -8,7 +8,7 @@ from typing import Any
 from common.errors import UserError
 from scripts import console as cli
 
-COLUMNS = 6
+COLUMNS, WIDTH = 6, 150  # the words' maps in a row, and pixels of each
 
 
 def add_parser(subparsers: Any) -> None:
@@ -115,7 +115,7 @@ def draw(image: Any, record: dict[str, Any], explanation: Any, whose: str, scale
     from common.draw import METHOD_LABELS, Tile, draw_map, fitted, legends_of, panel, tile_row
     from common.panels import drawn_strengths
 
-    shown, count = fitted(image), len(record["tokens"])
+    shown, small, count = fitted(image), fitted(image, 2 * WIDTH), len(record["tokens"])
     maps = {method: values[:, 0] for method, values in explanation.maps.items()}
     strong = drawn_strengths(explanation, scale, slice(1, 1 + count))[1:]
     notes = _notes(record, explanation)
@@ -126,12 +126,12 @@ def draw(image: Any, record: dict[str, Any], explanation: Any, whose: str, scale
         for name, note, map_, strength in zip(explanation.names[1:], notes[1:], values[1:], strong, strict=True):
             note = note if bool(map_.any()) else f"{note}; nothing raises it"
             note = f"{label}; {note}" if len(maps) > 1 else note
-            tiles.append(Tile(draw_map(method, shown, map_, strength), name, note))
+            tiles.append(Tile(draw_map(method, small, map_, strength), name, note))
         # Each method's words begin on a row of their own.
         tiles += [_blank(shown)] * (-len(tiles) % COLUMNS if len(maps) > 1 else 0)
     by_picture = scale == "visual" and explanation.visual is not None
     return panel(
-        f"“{record['caption']}”", tiles, columns=COLUMNS, width=150, legends=legends_of(list(maps), by_picture),
+        f"“{record['caption']}”", tiles, columns=COLUMNS, width=WIDTH, legends=legends_of(list(maps), by_picture),
         note=_about(record, explanation), above=lambda width: tile_row(top, 312 if len(top) > 2 else 474),
     )  # fmt: skip
 
