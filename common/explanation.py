@@ -6,6 +6,7 @@ T targets, B images, L words, h,w feature map, H,W image.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -169,6 +170,54 @@ class Explanation:
         maps = {methods.get(name, name): values[:, None] if batch == 1 else values for name, values in arrays.items()}
         words = tuple(about.get("words", ()))
         return Explanation(names, scores, maps, about["provenance"], words=words, **rest)
+
+    def to_row(self) -> dict[str, Any]:
+        """One image's explanation as a row of a table: names, scores, `visual`, word arrays, and its maps as float16.
+
+        `maps` holds for each method `data` (the bytes of little-endian float16), `shape` (T, ...) and `scale`: the
+        map is data times scale, a power of two by which no value is lost to float16's range.
+        """
+        if self.scores.shape[1] != 1:
+            raise UserError(f"a row is of one image; this explanation has {self.scores.shape[1]}: take `.image(i)`")
+        known = {"scores": self.scores, "visual": self.visual, **self._word_arrays()}
+        lists = {name: each.detach().float().flatten().tolist() for name, each in known.items() if each is not None}
+        maps = {method: _packed(values[:, 0]) for method, values in self.maps.items()}
+        return {"names": list(self.names), **lists, "maps": maps, **({"words": self.words} if self.words else {})}
+
+    @staticmethod
+    def from_row(row: Mapping[str, Any], provenance: Mapping[str, Any] | None = None) -> Explanation:
+        """What `to_row` made, such as a row that `saywhy batch` wrote (pyarrow's `to_pylist`, or pandas')."""
+        if _absent(row.get("names")):
+            raise UserError(f"the row of '{row.get('key')}' has no explanation: {row.get('error') or 'none was asked'}")
+        names = tuple(row["names"])
+        maps = {method: _unpacked(each)[:, None] for method, each in row["maps"].items() if not _absent(each)}
+
+        def table(name: str) -> Tensor | None:
+            values = row.get(name)
+            return None if _absent(values) else torch.tensor(list(values)).reshape(len(names), -1)  # type: ignore
+
+        gradients, drops = table("word_gradients"), table("word_drops")
+        words = () if gradients is None else tuple(row["words"])
+        scores = torch.tensor(list(row["scores"])).reshape(-1, 1)
+        return Explanation(names, scores, maps, provenance or {}, words, gradients, drops, table("visual"))
+
+
+def _packed(values: Tensor) -> dict[str, Any]:
+    """An array as float16 with the power of two that brings its peak just below float16's largest number."""
+    array = values.detach().float().cpu().numpy()
+    peak = float(np.abs(array[np.isfinite(array)]).max(initial=0))
+    scale = 2.0 ** max(math.frexp(peak)[1] - 15, -126) if peak else 1.0
+    return {"data": (array / scale).astype("<f2").tobytes(), "shape": list(array.shape), "scale": scale}
+
+
+def _unpacked(packed: Mapping[str, Any]) -> Tensor:
+    array = np.frombuffer(packed["data"], "<f2").astype(np.float32).reshape(tuple(packed["shape"]))
+    return torch.from_numpy(array * np.float32(packed["scale"]))
+
+
+def _absent(value: Any) -> bool:
+    """None, or what pandas has for it."""
+    return value is None or isinstance(value, float) and math.isnan(value)
 
 
 @cache

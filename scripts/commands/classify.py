@@ -1,6 +1,7 @@
 """saywhy classify: which class a photograph shows, and why."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,29 +77,30 @@ def run(args: argparse.Namespace) -> int:
         shown = replace(explanation, names=_short(explanation))
         title = f"{file.name}: {predictions[0].label.split(',')[0]}"
         page = cli.page_of(args, shown, title, score_notes(shown, "logit"))
-        return cli.Outcome(record, line, explanation, draw(image, classifier, predictions, explanation), page)
+        likely = [(prediction.label, prediction.probability) for prediction in predictions]
+        picture = draw(image, classifier.network.name, classifier.preprocessing, likely, explanation)
+        return cli.Outcome(record, line, explanation, picture, page)
 
     return cli.run_each([(file,) for file in image_files(args.images)], explain_one, args, folder)
 
 
-def draw(image: Any, classifier: Any, predictions: list[Any], explanation: Any) -> Any:
-    """The panel of one image: the photograph with its predictions, then a picture of each target and
-    method.
+def draw(image: Any, model: str, preprocessing: Any, predictions: Sequence[tuple[str, float]], explanation: Any) -> Any:
+    """The panel of one image: the photograph with its predictions (label, probability), then a picture of each
+    target and method.
     """
     from common.draw import Tile, fitted, legends_of, panel
     from common.panels import explanation_tiles
 
-    seen = image.crop(tuple(round(side) for side in classifier.preprocessing.region(*image.size)))
-    best = predictions[0]
-    likely = "; ".join(f"{p.label.split(',')[0]} {p.probability:.0%}" for p in predictions[:3])
-    photograph = Tile(fitted(seen), "Photograph", likely)
+    seen = image.crop(tuple(round(side) for side in preprocessing.region(*image.size)))
+    likely = [(label.split(",")[0], probability) for label, probability in predictions]
+    photograph = Tile(fitted(seen), "Photograph", "; ".join(f"{label} {share:.0%}" for label, share in likely[:3]))
     tiles, columns = explanation_tiles(photograph, explanation, "logit", _short(explanation))
     return panel(
-        f"{best.label.split(',')[0]}: {best.probability:.0%}",
+        f"{likely[0][0]}: {likely[0][1]:.0%}",
         tiles,
         columns=columns,
         legends=legends_of(list(explanation.maps)),
-        note=f"{classifier.network.name}, explained at layer {explanation.provenance['layer']}",
+        note=f"{model}, explained at layer {explanation.provenance['layer']}",
     )
 
 

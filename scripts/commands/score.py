@@ -3,6 +3,7 @@
     saywhy score --maps maps.npz --data boxes.json
     saywhy score --maps saywhy-out/*.classify.npz --data boxes.json --method guided-gradcam
     saywhy score --maps maps.npz --data voc:VOCdevkit/VOC2012 --json
+    saywhy score --maps maps/ --data boxes.json                       # what `saywhy batch` wrote
     saywhy score --maps maps.npz --data imagenet:ILSVRC --references occlusion.npz
 
 A file of maps is one that a command of saywhy or `Explanation.save` wrote: `cat.classify.npz` is of `cat.jpg`, and
@@ -37,7 +38,7 @@ def add_parser(subparsers: Any) -> None:
     about = "Score maps, of this or of any other library, against boxes that people drew."
     parser = subparsers.add_parser("score", help="score maps of any library against boxes", description=about)
     add, data = parser.add_argument, "boxes: boxes.json, voc:PATH, imagenet:PATH or coco:instances.json"
-    maps = "NPZ that saywhy wrote, or one with maps, images and classes"
+    maps = "NPZ or folder of a batch that saywhy wrote, or an NPZ with maps, images and classes"
     method = "the method whose maps are scored, where saywhy wrote the file (default: %(default)s)"
     add("--maps", required=True, nargs="+", metavar="FILE", help=maps)
     add("--data", required=True, metavar="DATA", help=data)
@@ -137,7 +138,30 @@ def agreement(maps: Sequence[Map], references: Sequence[Map]) -> Any:
 
 
 def _read_all(paths: Sequence[str], method: str, truth: Any) -> list[Map]:
-    return [each for path in paths for each in read_maps(path, method, truth)]
+    read = {path: _of_batch if "://" in path or Path(path).is_dir() else read_maps for path in paths}
+    found = [each for path in paths for each in read[path](path, method, truth)]
+    if not all(bool(each.values.isfinite().all()) for each in found):
+        raise UserError(f"'{', '.join(paths)}' has maps with NaN or infinity; mend them first")
+    return found
+
+
+def _of_batch(folder: str, method: str, truth: Any) -> list[Map]:
+    """The maps of a folder that `saywhy batch` wrote, of photographs that have boxes; the others are counted."""
+    from common.explanation import Explanation
+    from scripts.batch.store import rows
+
+    found, left = list[Map](), 0
+    for row, _ in rows(folder):
+        image = next((name for name in (Path(row["key"]).stem, Path(row["key"]).name) if name in truth), None)
+        if row["error"] is not None or row["names"] is None or image is None:
+            left += 1
+            continue
+        found += _of_explanation(Explanation.from_row(row), image, f"{folder}: {row['key']}", method, truth)
+    if left:
+        cli.report(f"left out: {left} rows of '{folder}' without maps or boxes")
+    if not found:
+        raise UserError(f"no photograph of '{folder}' has boxes; the data has {_some(truth)}")
+    return found
 
 
 def read_maps(path: str, method: str = "gradcam", truth: Any = None) -> list[Map]:
@@ -149,18 +173,22 @@ def read_maps(path: str, method: str = "gradcam", truth: Any = None) -> list[Map
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, BadZipFile, AttributeError) as error:
         raise UserError(f"cannot read maps from '{path}' ({error}); write it with numpy.savez") from error
-    found = _explained(path, method, truth or {}) if "about" in arrays else _any_librarys(path, arrays)
-    if not all(bool(each.values.isfinite().all()) for each in found):
-        raise UserError(f"'{path}' has maps with NaN or infinity; mend them first")
-    return found
+    return _explained(path, method, truth or {}) if "about" in arrays else _any_librarys(path, arrays)
 
 
 def _explained(path: str, method: str, truth: Any) -> list[Map]:
-    """The maps of a saved explanation whose targets have boxes; the other targets are named on standard error."""
+    """The maps of a saved explanation; cat.classify.npz is of cat.jpg."""
     from common.explanation import Explanation
+
+    image = Path(path).stem
+    image = image if image in truth else image.rpartition(".")[0] or image
+    return _of_explanation(Explanation.load(path), image, path, method, truth)
+
+
+def _of_explanation(explanation: Any, image: str, path: str, method: str, truth: Any) -> list[Map]:
+    """The maps of an image's explanation whose targets have boxes; the other targets are named on standard error."""
     from common.metrics.localisation import pixel_strength
 
-    explanation = Explanation.load(path)
     name = method.strip().lower().replace("-", "_")
     if name not in explanation.maps:
         held = ", ".join(explanation.maps)
@@ -169,8 +197,6 @@ def _explained(path: str, method: str, truth: Any) -> list[Map]:
     if maps.shape[1] != 1:
         raise UserError(f"'{path}' explains {maps.shape[1]} images; save `explanation.image(i)` of each")
     values = pixel_strength(maps[:, 0]) if maps.dim() == 5 else maps[:, 0]
-    image = Path(path).stem
-    image = image if image in truth else image.rpartition(".")[0] or image  # cat.classify.npz is of cat.jpg
     classes = {label.casefold(): label for label in truth.get(image, {})}
     known = [(n, _class_of(target, classes)) for n, target in enumerate(explanation.names)]
     found = [Map(values[n].float(), image, label) for n, label in known if label is not None]

@@ -1,0 +1,268 @@
+"""The captioner, the VQA model and the classifier as a batch has them: photographs' bytes in, fields of rows out."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import UserError
+from common.explanation import Explanation, versions
+from common.images import Preprocessing, decoded_image
+from common.targets import Target, Undecided, decided, logits
+from scripts.batch.inputs import Item
+
+LOADER = "scripts.batch.tasks:load"
+
+
+class Explainer(Protocol):
+    """What a shard needs of a model. `about` says which it is; it is part of the plan."""
+
+    about: dict[str, Any]
+
+    def prepare(self, data: bytes, item: Item) -> Any:
+        """A photograph as the model takes it; by a thread. Raises `UserError` for what is none."""
+        ...
+
+    def explain(self, samples: Sequence[Any]) -> list[dict[str, Any]]:
+        """The fields of one row for each sample."""
+        ...
+
+
+class Sample(NamedTuple):
+    """Pixels (1, 3, H, W) as the model takes them, the photograph's own (width, height), what is asked about it."""
+
+    pixels: Tensor
+    size: tuple[int, int]
+    question: str | None
+    answers: tuple[str, ...]
+
+
+def load(task: str, asked: dict[str, Any], how: dict[str, Any]) -> Explainer:
+    """The model of a task. Raises `UserError` for arguments that do not fit it."""
+    if how.get("threads"):
+        torch.set_num_threads(int(how["threads"]))
+    tasks: dict[str, Callable[[dict[str, Any], str], Explainer]] = {
+        "caption": Captions, "vqa": Answers, "classify": Classes
+    }  # fmt: skip
+    return tasks[task](asked, str(how.get("device", "cpu")))
+
+
+def batch_size(device: str) -> int:
+    """Photographs explained together, by default: on a CPU few, whose maps stay in its caches; on a GPU many."""
+    return 4 if device == "cpu" else 64
+
+
+class _Photographs:
+    """What the three have in common: how photographs are decoded, and what is said of the model."""
+
+    def __init__(self, network: Any, layer: str) -> None:
+        self.preprocessing: Preprocessing = network.preprocessing
+        known = {"name": network.name, "weights": str(network.source), "layer": layer}
+        looks = {"preprocessing": self.preprocessing.to_dict(), "versions": versions()}
+        self.about: dict[str, Any] = _plain({**known, "fingerprint": fingerprint(network.module), **looks})
+
+    def prepare(self, data: bytes, item: Item) -> Sample:
+        """A JPEG of many pixels is decoded at reduced scale, never below twice what the network sees."""
+        least = 2 * max(self.preprocessing.size) / (self.preprocessing.crop or 1)
+        image = decoded_image(data, item.key, at_least=math.ceil(least))
+        return Sample(self.preprocessing(image), image.info["original_size"], item.question, item.answers)
+
+
+class Captions(_Photographs):
+    """Captions; and why: the caption, each word, each phrase."""
+
+    def __init__(self, asked: dict[str, Any], device: str) -> None:
+        import captioning
+
+        self.asked = asked
+        self.captioner = captioning.load(asked["model"], device, asked["layer"], asked["beam"])
+        self.phrases = [self.captioner.read(phrase).text and phrase for phrase in asked["phrases"]]
+        super().__init__(self.captioner.network, self.captioner.layer)
+
+    def explain(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+        encoded = self.captioner.encode(_stacked(samples))
+        captions = self.captioner.caption(encoded)
+        rows = [
+            {
+                **_size(sample), "text": each.text, "probability": math.exp(each.total), "words": each.words,
+                "log_probabilities": each.log_probabilities, "unknown": each.read.unknown,
+            }
+            for sample, each in zip(samples, captions, strict=True)
+        ]  # fmt: skip
+        if not self.asked["methods"]:
+            return rows
+        found = self.captioner.explain(
+            encoded, captions, self.phrases, methods=self.asked["methods"], score=self.asked["score"]
+        )
+        return [{**row, **each.to_row()} for row, each in zip(rows, found, strict=True)]
+
+
+class Answers(_Photographs):
+    """Answers; and why: each answer named with the photograph, or the model's own."""
+
+    def __init__(self, asked: dict[str, Any], device: str) -> None:
+        import vqa
+
+        self.asked = asked
+        self.answerer = vqa.load(asked["model"], device, asked["layer"])
+        super().__init__(self.answerer.network, self.answerer.layer)
+
+    def prepare(self, data: bytes, item: Item) -> Sample:
+        if not item.question:
+            raise UserError(f"{item.key}: no question; give 'question' beside 'image', or --question for all")
+        return super().prepare(data, item)
+
+    def explain(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+        encoded = self.answerer.encode(_stacked(samples))
+        texts = [self.answerer.network.read(str(sample.question)) for sample in samples]
+        answers = self.answerer.answer(encoded, texts, top=self.asked["top"])
+        rows = [
+            {**_size(sample), **_ranked([answer, *answer.runners_up]), "words": text.words, "unknown": text.unknown}
+            for sample, text, answer in zip(samples, texts, answers, strict=True)
+        ]
+        if not self.asked["methods"]:
+            return rows
+        for wanted in dict.fromkeys(sample.answers for sample in samples):  # those of whom the same is asked, together
+            these = [number for number, sample in enumerate(samples) if sample.answers == wanted]
+            found = self.answerer.explain(
+                encoded[these], [texts[n] for n in these], list(wanted) or None, methods=self.asked["methods"]
+            )
+            for number, each in zip(these, found, strict=True):
+                rows[number].update(each.to_row())
+        return rows
+
+
+class Classes(_Photographs):
+    """The likeliest classes; and why: the first k of them ('top5'), or classes by name."""
+
+    def __init__(self, asked: dict[str, Any], device: str) -> None:
+        import classification
+
+        self.asked = asked
+        options = {name: asked[name] for name in ("labels", "layer", "weights", "random_weights", "fast")}
+        classifier = classification.load(asked["model"], device=device, **options)
+        if asked["crop"] is not None:
+            cropped = classifier.preprocessing.with_crop(asked["crop"])
+            classifier = replace(classifier, network=replace(classifier.network, preprocessing=cropped))
+        self.classifier = classifier
+        ranks = [re.fullmatch(r"top(\d+)", target) for target in asked["targets"]]
+        self.first = min(len(classifier.labels), max((int(rank[1]) for rank in ranks if rank), default=0))
+        named = [target for target, rank in zip(asked["targets"], ranks, strict=True) if not rank]
+        self.named = classifier.targets(named) if named else []
+        super().__init__(classifier.network, classifier.layer)
+
+    def explain(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+        pixels = _stacked(samples)
+        if not self.asked["methods"]:
+            predicted = self.classifier.predict(pixels, top=self.asked["top"])
+            return [{**_size(sample), **_best(best)} for sample, best in zip(samples, predicted, strict=True)]
+        output = _Output()
+        targets: list[Target] = [_Rank(output, rank) for rank in range(self.first)]
+        targets += [_Named(output, target) for target in self.named]
+        found = self.classifier.explain(pixels, targets, methods=self.asked["methods"])
+        ranked = self._predictions(output.logits)
+        rows = zip(samples, found, ranked, strict=True)
+        return [{**_size(sample), **_best(best[: self.asked["top"]]), **self._row(e, best)} for sample, e, best in rows]
+
+    def _predictions(self, scores: Tensor) -> list[list[tuple[str, float]]]:
+        """(label, probability) of the likeliest classes: those explained, and those listed."""
+        count = min(max(self.first, self.asked["top"]), scores.shape[1])
+        shares, indices = scores.softmax(1).topk(count, dim=1)
+        labels = self.classifier.labels
+        rows = zip(indices.tolist(), shares.tolist(), strict=True)
+        return [[(labels[index], share) for index, share in zip(*row, strict=True)] for row in rows]
+
+    def _row(self, explanation: Explanation, best: Sequence[tuple[str, float]]) -> dict[str, Any]:
+        names = (*(label for label, _ in best[: self.first]), *explanation.names[self.first :])
+        return replace(explanation, names=names).to_row()
+
+
+class _Output:
+    """The scores (B, C) that an explanation has read its targets off, so that predictions need no pass of their own."""
+
+    logits: Tensor
+
+
+class _Rank(Undecided):
+    """The logit of the class that each image gets at a place of its ranking, 0 first."""
+
+    def __init__(self, output: _Output, rank: int) -> None:
+        self.output, self.rank, self.name = output, rank, f"top {rank + 1}"
+
+    def decided(self, output: Any) -> Target:
+        from classification.targets import ClassLogit
+
+        self.output.logits = logits(output).detach()
+        return ClassLogit(self.output.logits.topk(self.rank + 1, dim=1).indices[:, self.rank], self.name)
+
+    def __call__(self, output: Any) -> Tensor:
+        return self.decided(output)(output)
+
+
+class _Named(Undecided):
+    """A class by name, which remembers what it was read off."""
+
+    def __init__(self, output: _Output, target: Any) -> None:
+        self.output, self.target, self.name = output, target, target.name
+
+    def decided(self, output: Any) -> Target:
+        self.output.logits = logits(output).detach()
+        return decided(self.target, output)
+
+    def __call__(self, output: Any) -> Tensor:
+        return self.target(output)
+
+
+def fingerprint(module: nn.Module) -> str:
+    """SHA-256 of a module's weights and buffers, by name, type and value."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def default_workers(device: str) -> int:
+    """Processes, by default: on a CPU one a core and at most 4, on a GPU one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 4) if device == "cpu" else 1
+
+
+def threads_of(workers: int) -> int:
+    """Threads for each of so many workers, of the cores there are."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // max(1, workers))
+
+
+def _stacked(samples: Sequence[Sample]) -> Tensor:
+    return torch.cat([sample.pixels for sample in samples])
+
+
+def _size(sample: Sample) -> dict[str, Any]:
+    return {"width": sample.size[0], "height": sample.size[1]}
+
+
+def _best(ranked: Sequence[Any]) -> dict[str, Any]:
+    """The likeliest label, and the list of them; of `Prediction`s or (label, probability)."""
+    pairs = [each if isinstance(each, tuple) else (each.label, each.probability) for each in ranked]
+    choices = [{"text": label, "probability": probability} for label, probability in pairs]
+    return {**choices[0], "choices": choices}
+
+
+def _ranked(answers: Sequence[Any]) -> dict[str, Any]:
+    return _best([(answer.text, answer.probability) for answer in answers])
+
+
+def _plain(record: Any) -> Any:
+    """What JSON makes of a record, as it is read back from a plan."""
+    import json
+
+    return json.loads(json.dumps(record))

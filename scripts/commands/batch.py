@@ -1,0 +1,186 @@
+"""saywhy batch: a data set explained, on one machine or on many, into Parquet files.
+
+    saywhy batch caption photos/ --out maps
+    saywhy batch classify "shards/{000..099}.tar" --target top5 --methods gradcam,hirescam --out maps
+    saywhy batch vqa pairs.jsonl --out s3://bucket/maps --workers 2
+    saywhy batch caption photos/ --shard $SLURM_ARRAY_TASK_ID/100 --out maps
+    saywhy batch status maps
+
+A run that was stopped, however, goes on where it was when the same command is given again. See docs/scale.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from typing import Any
+
+from common.errors import UserError
+from scripts import console as cli
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand, with one of its own for each task."""
+    about = "Explain a data set into Parquet files; the same command again goes on where one was stopped."
+    parser = subparsers.add_parser("batch", help="explain a data set, on one machine or on many", description=about)
+    parser.set_defaults(run=lambda args: _needs_task())
+    tasks = parser.add_subparsers(dest="task", metavar="TASK", parser_class=type(parser))
+    for task, add in (("caption", _add_caption), ("vqa", _add_vqa), ("classify", _add_classify)):
+        each = tasks.add_parser(task, help=f"{task} photographs and explain it", description=about)
+        each.add_argument(
+            "inputs", nargs="+", metavar="INPUT",
+            help="folders, globs, photographs, .txt .jsonl .csv lists, .tar shards, .parquet; local or of fsspec",
+        )  # fmt: skip
+        add(each)
+        _add_run_arguments(each)
+        each.set_defaults(run=run)
+    status = tasks.add_parser("status", help="what is done of a batch", description="What is done of a batch.")
+    status.add_argument("out", metavar="DIR", help="the folder that the batch writes to")
+    status.add_argument("--json", action="store_true", help="print one JSON record, and nothing else")
+    status.set_defaults(run=status_of)
+
+
+def _add_caption(parser: Any) -> None:
+    cli.add_model_arguments(parser)
+    parser.add_argument("--beam", type=int, metavar="N", help="beam width (default: the checkpoint's)")
+    parser.add_argument(
+        "--phrase", action="append", default=[], metavar="TEXT", dest="phrases", help="explain it as well; repeatable"
+    )
+    parser.add_argument("--score", default="log_probability", choices=("log_probability", "logit"), help="of each word")
+
+
+def _add_vqa(parser: Any) -> None:
+    cli.add_model_arguments(parser)
+    parser.add_argument("--question", metavar="TEXT", help="for every photograph that brings none of its own")
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="answers to list (default: %(default)s)")
+
+
+def _add_classify(parser: Any) -> None:
+    cli.add_classifier_arguments(parser, "network; see 'saywhy models' (default: %(default)s)")
+    parser.add_argument(
+        "--target", nargs="+", default=["top1"], metavar="CLASS", dest="targets",
+        help="what to explain: topN, the first N classes of each photograph, or classes by name (default: top1)",
+    )  # fmt: skip
+    parser.add_argument("--weights", metavar="FILE", help="weights of your own for the named network")
+    parser.add_argument("--labels", metavar="FILE", help="class names of your own: one a line, or JSON")
+    parser.add_argument("--crop", type=float, metavar="SHARE", help="look at the centre alone (0.875 is usual)")
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="predictions to list (default: %(default)s)")
+    parser.add_argument("--fast", action="store_true", help="fold batch normalisation: quicker on a CPU, same maps")
+
+
+def _add_run_arguments(parser: Any) -> None:
+    add = parser.add_argument
+    add("--out", required=True, metavar="DIR", help="folder for results, local or of fsspec")
+    add("--methods", default="gradcam", metavar="A,B", help="as for single photographs (default: %(default)s)")
+    add("--no-explain", action="store_true", help="predictions only, no maps")
+    add("--workers", type=int, metavar="N", help="processes (default: one a core, at most 4; on a GPU 1); 0: this one")
+    add("--batch", type=int, metavar="N", help="photographs explained together (default: 4 on a CPU, 64 on a GPU)")
+    add("--shard", metavar="I/N", help="do part I of N, counted from 0, such as $SLURM_ARRAY_TASK_ID/100")
+    add("--shard-size", type=int, metavar="N", help="photographs in a file (default: 256; fewer for fewer than 4096)")
+    add("--retry-errors", action="store_true", help="do again what ended in an error")
+    add("--quiet", action="store_true", help="no progress bar")
+
+
+_ASKED = {
+    "caption": ("model", "layer", "beam", "phrases", "score"),
+    "vqa": ("model", "layer", "top"),
+    "classify": (
+        "model", "layer", "targets", "weights", "labels", "crop", "top", "fast", "random_weights"
+    ),
+}  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what is not done yet of a batch; returns the exit status: 2 where a photograph could not be explained."""
+    methods = [] if args.no_explain else list(cli.methods_of(args))
+    part, parts = _check(args)
+    cli.device_of(args)
+    from scripts.batch import files, inputs, local, plan, store, tasks
+
+    files.needed("pyarrow")
+    workers = tasks.default_workers(args.device) if args.workers is None else args.workers
+    how = {"device": args.device, "batch": args.batch or tasks.batch_size(args.device), "decoders": 2}
+    how["threads"] = tasks.threads_of(workers)
+    asked = {**{name: getattr(args, name) for name in _ASKED[args.task]}, "methods": methods}
+    made = plan.Plan(args.out, args.task, tasks.LOADER, asked, how=how)
+    made = plan.with_model(made, tasks.load(args.task, asked, how).about)
+    made = plan.prepared(made, inputs.sources(args.inputs, getattr(args, "question", None)), args.shard_size)
+    done = store.done(made)
+    todo = [
+        shard
+        for shard in range(part, made.shards, parts)
+        if shard not in done or (args.retry_errors and done[shard]["errors"])
+    ]
+    with _Progress(made.shards, args.quiet) as progress:
+        progress.update(made.shards - len(todo))
+        found = local.run(made, todo, workers, args.retry_errors, lambda shard: progress.update(1))
+    return _told(made, range(part, made.shards, parts), found, args)
+
+
+def _told(plan: Any, shards: range, found: Any, args: argparse.Namespace) -> int:
+    """Say what came of it; returns the exit status."""
+    from scripts.batch import store
+
+    for shard, problem in found.failed.items():
+        cli.report(f"error: shard {shard} failed: {problem}")
+    done = [record for shard, record in store.done(plan).items() if shard in shards]
+    rows, errors = (sum(record[name] for record in done) for name in ("rows", "errors"))
+    if errors:
+        again = "" if args.retry_errors else "; --retry-errors does them again"
+        cli.report(f"{errors} of {rows} rows are errors, {_an_error(plan, done)}{again}")
+    if not args.quiet:
+        print(f"{rows} rows in {len(done)} files: {plan.address('shard-*.parquet')}")
+    return cli.FAILED if errors or found.failed else cli.OK
+
+
+def _an_error(plan: Any, done: list[Any]) -> str:
+    from scripts.batch import store
+
+    shard = next(record["shard"] for record in done if record["errors"])
+    rows = store.rows_of(plan.shard_address(shard), ["error"])
+    return "such as " + next(row["error"] for row in rows if row["error"])
+
+
+class _Progress:
+    """A bar of shards on a terminal, nothing elsewhere."""
+
+    def __init__(self, count: int, quiet: bool) -> None:
+        from tqdm import tqdm
+
+        self.bar = tqdm(total=count, disable=quiet or not sys.stderr.isatty(), unit="shard", file=sys.stderr)
+
+    def __enter__(self) -> Any:
+        return self.bar
+
+    def __exit__(self, *_: Any) -> None:
+        self.bar.close()
+
+
+def status_of(args: argparse.Namespace) -> int:
+    """Print what is done, running and failed of a batch, its speed, and the time left."""
+    import json
+
+    from scripts.batch.status import line, status
+
+    found = status(args.out)
+    print(json.dumps(found) if args.json else line(found))
+    return cli.OK
+
+
+def _check(args: argparse.Namespace) -> tuple[int, int]:
+    """(part, parts) of --shard. Raises `UserError` for numbers out of range."""
+    for name, least in (("workers", 0), ("batch", 1), ("shard_size", 1), ("top", 1), ("beam", 1)):
+        value = getattr(args, name, None)
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; give at least {least}")
+    if args.shard is None:
+        return 0, 1
+    match = re.fullmatch(r"(\d+)/(\d+)", args.shard)
+    if not match or int(match[1]) >= int(match[2]):
+        raise UserError(f"--shard is '{args.shard}'; give I/N with I from 0 to N - 1 (of a SLURM array: --array=0-99)")
+    return int(match[1]), int(match[2])
+
+
+def _needs_task() -> int:
+    raise UserError("say what to do: saywhy batch caption, vqa, classify or status; see 'saywhy batch --help'")

@@ -1,0 +1,47 @@
+"""A model that costs nothing, for tests of batches: photographs are any bytes, and their rows say what they were."""
+
+import hashlib
+import os
+import struct
+import time
+
+from common.errors import UserError
+from scripts.batch.plan import Plan, prepared, with_model
+
+LOADER = "tests.stub:load"
+
+
+class Stub:
+    """Each photograph takes `seconds`; bytes that say so are broken, too much for the model, or kill the process."""
+
+    about = {"name": "stub", "layer": "none", "weights": "none", "versions": {}}
+
+    def __init__(self, seconds=0.0):
+        self.seconds = seconds
+
+    def prepare(self, data, item):
+        if data.startswith(b"broken"):
+            raise UserError(f"{item.key}: the image is broken")
+        return data
+
+    def explain(self, samples):
+        if any(sample.startswith(b"heavy") for sample in samples):
+            raise RuntimeError("out of memory")
+        rows = []
+        for sample in samples:
+            time.sleep(self.seconds)
+            if sample.startswith(b"killer"):
+                os._exit(9)
+            map_ = {"data": struct.pack("<4e", *range(4)), "shape": [1, 2, 2], "scale": 1.0}
+            text = hashlib.md5(sample).hexdigest()
+            rows.append({"text": text, "names": ["all"], "scores": [len(sample)], "maps": {"gradcam": map_}})
+        return rows
+
+
+def load(task, asked, how):
+    return Stub(asked.get("seconds", 0.0))
+
+
+def plan_of(out, sources, shard_size=None, seconds=0.0, **asked):
+    given = {"methods": ["gradcam"], "seconds": seconds, **asked}
+    return prepared(with_model(Plan(str(out), "stub", LOADER, given), Stub.about), sources, shard_size)
