@@ -55,7 +55,7 @@ def bench() -> Bench:
     return Bench([])
 
 
-@pytest.mark.parametrize("name", ["layercam", "guided", "caption", "vqa"])
+@pytest.mark.parametrize("name", ["layercam", "guided", "caption", "vqa", "batch-classify"])
 def test_what_a_row_measures_can_be_run(bench, name) -> None:
     work = ROWS[name](bench)
     work.reference()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from common.networks.loading import load_network
 from common.targets import as_targets
 
 OURS = "saywhy"
+SAMPLES = Path(__file__).resolve().parents[2] / "data" / "samples"
 MEMORY_BATCH = 16
 # CAM variants, and what pytorch-grad-cam calls those that it has.
 CAMS = ("hirescam", "layercam", "xgradcam", "gradcam_plus_plus", "ablation_cam", "integrated_gradients")
@@ -198,6 +200,30 @@ def variant(bench: Bench, name: str) -> Work:
     return Work(f"{label(name)}, over Grad-CAM", "", of("gradcam"), ways, slow=slow)
 
 
+_BATCHES: dict[str, tuple[str, dict[str, Any]]] = {
+    "caption": ("1.11", {"model": None, "beam": None, "phrases": [], "score": "log_probability"}),
+    "vqa": ("1.05", {"model": None, "top": 5}),
+    "classify": ("1.05", {
+        "model": "efficientnet_lite0", "targets": ["top1"], "weights": None, "labels": None, "crop": None,
+        "top": 5, "fast": False, "random_weights": False,
+    }),
+}  # fmt: skip
+
+
+def batch(bench: Bench, task: str) -> Work:
+    """`saywhy batch` of a task with its maps, against its predictions alone; decoding and writing are in neither."""
+    from scripts.batch import tasks
+    from scripts.batch.inputs import Item
+
+    reach, asked = _BATCHES[task]
+    bare, full = (tasks.load(task, {**asked, "layer": None, "methods": each}, {}) for each in ([], ["gradcam"]))
+    size = tasks.batch_size("cpu")
+    photographs = [Path(path).read_bytes() for path in sorted(SAMPLES.glob("*.jpg"))[:size]]
+    samples = [full.prepare(data, Item(str(n), bytes, "what is this?")) for n, data in enumerate(photographs)]
+    title = f"batch {task}, {size} photographs with maps, over predictions alone"
+    return Work(title, reach, partial(bare.explain, samples), {OURS: partial(full.explain, samples)}, slow=True)
+
+
 # To add a row, add a function that makes its Work.
 ROWS: dict[str, Callable[[Bench], Work]] = {
     "gradcam-1": partial(gradcam_row, what="one target, batch 1", reach="1.05"),
@@ -210,4 +236,5 @@ ROWS: dict[str, Callable[[Bench], Work]] = {
     "caption": caption_words,
     "vqa": vqa_answers,
     **{name: partial(variant, name=name) for name in CAMS},
+    **{f"batch-{task}": partial(batch, task=task) for task in _BATCHES},
 }
