@@ -70,7 +70,8 @@ def test_both_heads_are_measured_and_drawn(folders, tiny, capsys):
     )
     record = json.loads(out.with_suffix(".json").read_text())
     assert record["train"]["as it is"] == {"disc/blue": 2, "disc/red": 12, "square/blue": 12, "square/red": 2}
-    assert set(record["train"]["rebalanced"].values()) == {2}
+    assert set(record["train"]["rebalanced"].values()) == {7} and record["repeats"] == 10
+    assert "10 of the rebalanced set are repeats; give more photographs of the rarer kinds with --add" in printed
     for column in record["figures"].values():
         assert column["accuracy"]["n"] == 12 and 0 <= column["accuracy"]["mean"] <= 1
         share = column["share of the map on the nuisance"]
@@ -97,12 +98,28 @@ def test_the_heads_maps_are_grad_cam_of_its_network():
     assert torch.allclose(head.maps(features, labels), expected, atol=1e-12)
 
 
-def test_rebalancing_takes_equally_many_of_each_kind(folders):
+def test_rebalancing_keeps_the_size_of_the_set_and_adds_what_is_rare(folders):
     kinds = bias.read_kinds(str(folders / "train"))
-    balanced = bias.rebalanced(kinds, 1)
-    assert {len(files) for files in balanced.values()} == {2}
-    assert all(set(files) <= set(kinds[kind]) for kind, files in balanced.items())
-    assert balanced == bias.rebalanced(kinds, 1)
+    for number in range(20, 29):
+        write(folders / "more", ("disc", "blue"), number)
+    more = bias.read_kinds(str(folders / "more"), least=1)
+    balanced = bias.rebalanced(kinds, more, 1)
+    assert {kind: len(files) for kind, files in balanced.items()} == dict.fromkeys(balanced, 7)
+    assert len(set(balanced["disc", "blue"])) == 7 and set(kinds["disc", "blue"]) <= set(balanced["disc", "blue"])
+    assert set(balanced["disc", "red"]) < set(kinds["disc", "red"])
+    assert sorted(set(balanced["square", "red"])) == kinds["square", "red"]  # two, repeated: nothing was added
+    assert balanced == bias.rebalanced(kinds, more, 1)
+
+
+def test_what_is_added_is_trained_on(folders, tiny, capsys):
+    for subject, ground in (("disc", "blue"), ("square", "red")):
+        for number in range(20, 26):
+            write(folders / "more", (subject, ground), number)
+    out, places = folders / "out" / "bias.png", [f"--{name}={folders}/{name}" for name in ("train", "test")]
+    bias.main([*places, f"--add={folders}/more", "--out", str(out)])
+    assert "repeats" not in capsys.readouterr().out
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert set(record["train"]["rebalanced"].values()) == {7} and record["repeats"] == 0
 
 
 def test_what_is_missing_is_said(folders, tiny, tmp_path):

@@ -19,7 +19,7 @@ from common.gradcam import gradcam
 from common.images import Preprocessing
 from data.words import imagenet_nouns as nouns
 from scripts.commands import reproduce
-from scripts.experiments import EXPERIMENTS, faithfulness, figure8, grid, maps, paper, run, sanity, section_of
+from scripts.experiments import EXPERIMENTS, faithfulness, figure6, figure8, grid, maps, paper, run, sanity, section_of
 from scripts.experiments.lab import Absent, Lab, data_folders, measured, paired
 from scripts.experiments.page import write_report
 from scripts.experiments.report import Picture, Row, Section, Table, against, row_of, text_table
@@ -29,7 +29,7 @@ from tests.nets import seeded
 from tests.test_ilsvrc import BOX_XML
 
 WITHOUT_MODELS = tuple(
-    name for name in EXPERIMENTS if name not in ("fig1", "fig3", "fig10", "fig11", "fig12", "vqa", "sanity")
+    name for name in EXPERIMENTS if name not in ("fig1", "fig3", "fig10", "fig11", "fig12", "vqa", "sanity", "trust")
 )
 
 
@@ -258,6 +258,52 @@ def test_ilsvrcs_protocol_runs_on_its_layout(lab, classifier, tmp_path):
     rows = {row.what: row for row in top1.rows}
     assert rows["Grad-CAM"].published == "56.51" and rows["Grad-CAM"].n == 2 and rows["Grad-CAM"].left_out == 1
     assert all(a.ours >= b.ours for a, b in zip(top1.rows, top5.rows, strict=True))
+
+
+def test_a_limit_raises_as_well_as_lowers(tmp_path):
+    assert Lab(tmp_path).count(5000, 50) == 5000 and Lab(tmp_path, limit=50_000).count(5000, 50) == 50_000
+    assert Lab(tmp_path, limit=10).count(5000, 50) == 10
+    assert [Lab(tmp_path, limit=n, quick=True).count(5000, 50) for n in (None, 10, 60)] == [50, 10, 50]
+
+
+def test_what_asks_people_is_named_as_left_out_with_the_reason(lab):
+    section = section_of("trust")(lab)
+    assert not section.tables and "5.2" in section.title
+    assert section.notes[0].startswith("Left out: 54 people") and "+1.27" in section.notes[0]
+
+
+class Pooling(Tiny):
+    """Max-pooling, whose switches let deconvolution see the photograph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Sequential(nn.Conv2d(6, 8, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2))
+
+
+def test_deconvolution_without_max_pooling_sees_no_photograph_and_has_no_row(lab, classifier):
+    images = [classifier.images(picture(seed)) for seed in (1, 2)]
+    one, two = (maps.method_maps(classifier, image, 5, "deconv") for image in images)
+    assert torch.equal(one, two) and not maps.deconv_sees(classifier)
+    section = section_of("discrimination")(lab)
+    names = [row.what for row in section.tables[0].rows]
+    assert "Deconvolution" not in names and "Deconv Grad-CAM" in names
+    assert any(note.startswith("Deconvolution (published 53.33 %) has no row") for note in section.notes)
+    preprocessing = Preprocessing((48, 48), (0.5,) * 3, (0.5,) * 3)
+    pooling = classification.load(seeded(Pooling, 3), preprocessing=preprocessing)
+    assert maps.deconv_sees(pooling)
+
+
+def test_figure_6_shows_guided_grad_cam(lab, monkeypatch):
+    drawn = []
+
+    def draw(method, image, values):
+        drawn.append((method, tuple(values.shape)))
+        return image
+
+    monkeypatch.setattr(figure6, "draw_map", draw)
+    wrong = [sample for sample in samples(lab)[0] if not sample.right]
+    figure6.draw(lab, wrong[:1])
+    assert drawn == [("guided_gradcam", (3, 48, 48))] * 2
 
 
 def test_mosaics_are_the_same_for_every_method_and_of_right_samples(lab):

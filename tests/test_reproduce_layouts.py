@@ -12,7 +12,8 @@ import classification
 from classification import finetuning, segmenter
 from common.errors import UserError
 from common.images import Preprocessing
-from data.readers import voc
+from common.metrics.localisation import box_overlap, segment_boxes, told_apart
+from data.readers import ilsvrc, voc
 from scripts.experiments import figure4, pointing, section_of, table1
 from scripts.experiments.annotated import voc_training
 from scripts.experiments.lab import Lab
@@ -243,6 +244,66 @@ def test_without_a_training_split_imagenets_own_classes_are_asked(lab, coco_fold
     every = section_of("pointing")(lab).tables[0]
     assert "ImageNet's classifier, 2 classes by groups" in every.note
     assert "looked for" in every.note and every.rows[0].n == 5
+
+
+def test_5_1_and_5_3_run_on_vocs_val_split(lab, voc_folder, monkeypatch):
+    fit_quickly(monkeypatch)
+    lab.data["voc"], lab.limit = voc_folder, 12
+    section = section_of("discrimination")(lab)
+    (table,) = section.tables
+    assert table.heading == "5.1, class discrimination; substitute: VOC 2007 val, a rule in the place of people"
+    rows = {row.what: row for row in table.rows}
+    # Photographs 20 and 23 have both categories: a map for each of these.
+    assert (rows["Grad-CAM"].n, rows["a guess"].ours) == (4, 0.5)
+    assert rows["Guided Grad-CAM"].published == "61.23 %" and 0 <= rows["Grad-CAM"].ours <= 1
+    (ranked,) = section_of("faithfulness")(lab).tables
+    assert ranked.heading == "5.3, faithfulness; VOC 2007 val" and not ranked.substitute
+    assert "fine-tuned on the classes in 12 training photographs" in ranked.note
+    assert ranked.rows[1].n == 4 and all(-1 <= row.ours <= 1 for row in ranked.rows)
+    assert len(list((lab.out / "runs").iterdir())) == 1  # trained once for both
+
+
+def test_5_1_without_a_photograph_of_two_categories_is_one_line(lab, voc_folder, monkeypatch):
+    fit_quickly(monkeypatch, 1)
+    (voc_folder / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main" / "val.txt").write_text("000021\n")
+    lab.data["voc"] = voc_folder
+    with pytest.raises(UserError, match="no photograph of VOC 2007 val has exactly two categories"):
+        section_of("discrimination")(lab)
+
+
+def test_maps_are_told_apart_where_regions_are_a_classs_own():
+    maps = torch.zeros(2, 4, 4)
+    maps[0, :, :2], maps[1, :, 1] = 1.0, -1.0
+    regions = torch.zeros(2, 4, 4, dtype=torch.bool)
+    regions[0, :, :2], regions[1, :, 1:] = True, True  # own: columns 0; 2 and 3
+    assert told_apart(maps, regions).tolist() == [1.0, 0.5]
+    assert told_apart(maps.flip(0), regions).tolist() == [0.5, 0.0]
+    assert told_apart(maps, regions[:1].expand(2, -1, -1)).isnan().all()
+    with pytest.raises(UserError, match="1 maps and 2 regions"):
+        told_apart(maps[:1], regions)
+
+
+def test_appendix_b_measures_table_3_on_ilsvrcs_layout(lab, classifier, tmp_path):
+    lab.data["imagenet"] = ilsvrc_folder(classifier, tmp_path)
+    changed, by_layer = section_of("appendix_b")(lab).tables
+    assert not changed.substitute and changed.heading.endswith("ILSVRC val") and changed.measure == "top-1 error (%)"
+    rows = {row.what: row for row in changed.rows}
+    assert rows["Grad-CAM"].published == "59.65" and rows["Grad-CAM before its ReLU"].published == "74.98"
+    assert all((row.n, row.left_out) == (2, 2) for row in (*changed.rows, *by_layer.rows))
+    # The twin: the box of each photograph's own class.
+    errors = []
+    for item in ilsvrc.read_validation(tmp_path).items[:2]:
+        heatmap = classifier.explain(item.path, classifier.predict(item.path, top=1)[0].index).heatmaps[:, 0]
+        overlap = box_overlap(segment_boxes(heatmap), item.boxes(item.classes[0]))
+        errors.append(100.0 * (float(overlap.nan_to_num(0).amax()) < 0.5))
+    assert rows["Grad-CAM"].ours == pytest.approx(np.mean(errors))
+
+
+def test_googlenet_by_name_is_fine_tuned_on_a_data_sets_classes():
+    known = classification.load("googlenet", random_weights=True)
+    tuned, head = finetuning.with_classes(known.network.module, 80)
+    assert tuned.fc is head and tuned(known.network.blank()).shape == (1, 80)
+    assert "GoogLeNet" in pointing.RULE
 
 
 def train_quickly(monkeypatch):

@@ -131,6 +131,22 @@ def _near(point: Tensor, region: Tensor, tolerance: float) -> float:
     return float((places - torch.tensor([y, x], dtype=torch.float64)).square().sum(1).min() <= tolerance**2)
 
 
+def told_apart(maps: Tensor, regions: Tensor) -> Tensor:
+    """1 where a map is stronger in its own region than in the other's, 0 where weaker, 1/2 where equal: (2,).
+
+    Two maps (2, h, w) of one image, one for each of two classes, and where these are, `regions` (2, H, W), boolean: a
+    stand-in for people who say which of the two a map is of (paper, section 5.1). Means of magnitudes over the pixels
+    that belong to one region only; NaN where a region has no pixel of its own.
+    """
+    if len(maps) != 2 or len(regions) != 2 or regions.dim() != 3:
+        raise UserError(f"{len(maps)} maps and {len(regions)} regions; give one of each for each of two classes")
+    strength = _sized(maps, (regions.shape[-2], regions.shape[-1])).abs().double().cpu()
+    first, second = (regions[n] & ~regions[1 - n] for n in (0, 1))
+    inside = [(each[first].mean(), each[second].mean()) for each in strength]  # the mean of nothing is NaN
+    gains = torch.stack([inside[0][0] - inside[0][1], inside[1][1] - inside[1][0]])
+    return torch.where(gains.isnan(), gains, (gains.sign() + 1) / 2)
+
+
 def hard_to_point(shares: Tensor) -> Tensor:
     """Which classes of one image are in the 'difficult' subset of Zhang et al. (2016): (C,), boolean.
 

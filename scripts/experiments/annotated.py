@@ -42,14 +42,13 @@ class Annotations:
     training: Callable[[int], list[Labelled]]  # at most so many
 
 
-def voc_annotations(lab: Lab, count: int) -> Annotations:
-    """VOC's boxes: the test split of 2007 where there is one, else val of the year at hand."""
+def voc_annotations(lab: Lab, count: int | None, split: str | None = None) -> Annotations:
+    """VOC's boxes of a split, of 2007 where it is at hand; left out, its test split where there is one, else val."""
     root = voc.find_root(lab.need("voc"), ("2007", "2012"))
-    split = "test" if voc.has_split(root, "test") else "val"
+    split = split or ("test" if voc.has_split(root, "test") else "val")
     reading = voc.read(root, split, "Main", count)
-    year = "2007" if split == "test" else "2007/2012"
     return Annotations(
-        f"VOC {year} {split}",
+        " ".join(f"VOC {root.name.removeprefix('VOC')} {split}".split()),
         voc.CLASSES,
         [Annotated(item.path, partial(_boxed, item)) for item in reading.items],
         len(reading.problems),

@@ -1,4 +1,4 @@
-"""Figure 6: the most confident mistakes, with maps for the class that was said and for the true one."""
+"""Figure 6: the most confident mistakes, with Guided Grad-CAM for the class that was said and for the true one."""
 
 from PIL import Image
 
@@ -9,6 +9,8 @@ from scripts.experiments.lab import Lab
 from scripts.experiments.report import Row, Section, Table
 from scripts.experiments.run import alone
 from scripts.experiments.samples import NAME, Sample, pixels, samples
+
+METHOD = "guided_gradcam"
 
 
 def section(lab: Lab) -> Section:
@@ -22,24 +24,25 @@ def section(lab: Lab) -> Section:
     table = Table("Figure 6, how often the classifier is right", NAME, "share", [row], True)
     if not worst:
         return Section("Figure 6: failures", [table], notes=["The classifier made no mistake on these photographs."])
-    caption = "The most confident mistakes: photograph, evidence for what was said, evidence for the true class"
+    caption = "The most confident mistakes: photograph, Guided Grad-CAM for what was said and for the true class"
     names = [sample.path.name for sample in worst]
     picture = lab.picture("failures", caption, lambda: draw(lab, worst), files=names)
     return Section("Figure 6: failures", [table], [picture])
 
 
 def draw(lab: Lab, chosen: list[Sample]) -> Image.Image:
-    """A row for each mistake."""
+    """A row for each mistake, by the method that the paper shows."""
     labels, tiles = lab.classifier.labels, []
     for sample in chosen:
         image = fitted(open_image(sample.path), 320)
-        found = explain(lab.classifier.explainable, pixels(lab, [sample]), [sample.predicted, sample.label])
+        targets = [sample.predicted, sample.label]
+        found = explain(lab.classifier.explainable, pixels(lab, [sample]), targets, methods=METHOD)
         said, true = labels[sample.predicted], labels[sample.label]
         tiles.append(Tile(image, true, "the true class"))
         named = ((said, f"said with {sample.probability:.0%}"), (true, "the true class"))
-        for heat, (name, note) in zip(found.heatmaps[:, 0], named, strict=True):
-            tiles.append(Tile(draw_map("gradcam", image, heat), name, note))
-    return panel("The most confident mistakes, and why", tiles, 3, legends_of(("gradcam",)), 230)
+        for heat, (name, note) in zip(found.maps[METHOD][:, 0], named, strict=True):
+            tiles.append(Tile(draw_map(METHOD, image, heat), name, note))
+    return panel("The most confident mistakes, and why", tiles, 3, legends_of((METHOD,)), 230)
 
 
 if __name__ == "__main__":

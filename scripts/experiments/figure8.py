@@ -1,6 +1,6 @@
 """Figure 8: a classifier that learnt the surroundings instead of the thing, seen in its maps, and mended.
 
-    python -m scripts.experiments.figure8 --train photographs/train --test photographs/test
+    python -m scripts.experiments.figure8 --train photographs/train --add photographs/more --test photographs/test
     python -m scripts.experiments.figure8 --train TRAIN --test TEST --boxes boxes.json --out saywhy-out/bias.png
 
 In the report, dogs and children of Flickr8k are confounded on purpose with where they are (grass, water): in the
@@ -9,7 +9,9 @@ layer of its own; the rebalanced training set has as many photographs, and the t
 
 By itself, the same for photographs of your own: both folders hold `CLASS/ATTRIBUTE/*.jpg` with two classes and the
 attributes that may be confounded with them (`doctor/man`, `doctor/woman`, `nurse/man`, `nurse/woman`). The linear
-layer is trained on all photographs as they are, and on equally many of each kind. Printed for both: the accuracy on the
+layer is trained on all photographs as they are, and on a rebalanced set that is as large: each class has as many
+photographs as before, half of them of each attribute, the rarer ones made up from `--add` as the paper does (without
+it, or where that is too few, by repeating what there is). Printed for both: the accuracy on the
 test set, over all and by kind; with `boxes.json` (as for `saywhy score`, boxes of the nuisance by file name) also the
 share of the map on the nuisance. A few hundred photographs take a minute on two CPU cores.
 
@@ -32,9 +34,9 @@ from common.errors import UserError
 from common.formulas import upsample
 from common.images import open_image
 from common.metrics.grounding import box_mask, energy_inside, summary
-from data.readers.boxes import read_boxes
 from scripts.experiments.drawing import figure_parser, save_figure
 from scripts.experiments.heads import Head, features_of, train_head
+from scripts.experiments.kinds import Kind, kind_labels, listed, nuisance_boxes, read_kinds, rebalanced
 from scripts.experiments.lab import Lab, summarised
 from scripts.experiments.report import Section, Table, row_of
 from scripts.experiments.run import run_program
@@ -66,8 +68,6 @@ CHANGED = (
     " surroundings' boxes counted whole, with the subject in them, and no bias was seen (the last table). A measure"
     " chosen after the fact is weaker evidence than the accuracies, which were not touched."
 )
-SUFFIXES = (".jpg", ".jpeg", ".png")
-Kind = tuple[str, str]  # class, attribute
 
 
 # In the report: dogs and children of Flickr8k.
@@ -212,68 +212,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     parser = figure_parser(__doc__, "saywhy-out/bias.png", "trunk", "efficientnet_lite0")
     parser.add_argument("--train", required=True, metavar="DIR", help="CLASS/ATTRIBUTE/*.jpg to train on")
+    parser.add_argument("--add", metavar="DIR", help="the same layout: what the rebalanced set may take besides")
     parser.add_argument("--test", required=True, metavar="DIR", help="the same layout, to measure on")
     parser.add_argument("--boxes", metavar="FILE", help="boxes of the nuisance in the test photographs")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of photographs that are left out")
     args = parser.parse_args(arguments)
     classifier = classification.load(args.model, fast=True, device=args.device)
     train, files = read_kinds(args.train), read_kinds(args.test)
-    if not set(files) <= set(train):
-        raise UserError(f"'{args.test}' has {_listed(set(files) - set(train))}, which '{args.train}' lacks")
-    sets = {"as it is": train, "rebalanced": rebalanced(train, args.seed)}
+    more = read_kinds(args.add, least=1) if args.add else {}
+    if not set(files) <= {*train, *more}:
+        raise UserError(f"'{args.test}' has {listed(set(files) - {*train, *more})}, which '{args.train}' lacks")
+    sets = {"as it is": train, "rebalanced": rebalanced(train, more, args.seed)}
     classes = sorted({name for name, _ in train})
     features = {kind: features_of(classifier, these) for kind, these in files.items()}
     test = Measured(files, features, classes, None if args.boxes is None else nuisance_boxes(args.boxes))
     heads = {name: train_on(classifier, kinds, classes) for name, kinds in sets.items()}
     table = {name: measure_folder(head, test) for name, head in heads.items()}
     counts = {name: {"/".join(k): len(f) for k, f in kinds.items()} for name, kinds in sets.items()}
+    again = sum(len(files) - len(set(files)) for files in sets["rebalanced"].values())
     _print(table, counts)
+    if again:
+        print(f"{again} of the rebalanced set are repeats; give more photographs of the rarer kinds with --add")
     figures = {name: {key: vars(value) for key, value in column.items()} for name, column in table.items()}
-    save_figure(draw(heads, test), args.out, {"figures": figures, "train": counts, "model": args.model})
-
-
-def read_kinds(folder: str) -> dict[Kind, list[Path]]:
-    """Photographs by class and attribute. Raises `UserError` when there are not two classes."""
-    root = Path(folder)
-    found: dict[Kind, list[Path]] = {}
-    for place in sorted(root.glob("*/*")) if root.is_dir() else []:
-        files = sorted(file for file in place.glob("*") if file.suffix.lower() in SUFFIXES)
-        if files:
-            found[(place.parent.name, place.name)] = files
-    classes = {name for name, _ in found}
-    if len(classes) != 2:
-        given = ", ".join(sorted(classes)) or "none"
-        raise UserError(f"'{folder}' has the classes: {given}; expected two, as CLASS/ATTRIBUTE/*.jpg")
-    return found
-
-
-def rebalanced(kinds: dict[Kind, list[Path]], seed: int = 0) -> dict[Kind, list[Path]]:
-    """Of each kind as many photographs as there are of the rarest. Raises `UserError` if a kind is missing."""
-    classes, attributes = ({kind[place] for kind in kinds} for place in (0, 1))
-    absent = {(c, a) for c in classes for a in attributes} - set(kinds)
-    if absent:
-        raise UserError(f"no photograph of {_listed(absent)}; a few of each kind are needed to rebalance")
-    least = min(map(len, kinds.values()))
-    rng = random.Random(seed)
-    return {kind: sorted(rng.sample(files, least)) for kind, files in kinds.items()}
+    about = {"train": counts, "repeats": again, "model": args.model}
+    save_figure(draw(heads, test), args.out, {"figures": figures, **about})
 
 
 def train_on(classifier: Any, kinds: dict[Kind, list[Path]], classes: Sequence[str]) -> Head:
     """The head that tells the classes apart, trained on the photographs of `kinds`."""
-    pooled = torch.cat([features_of(classifier, files).mean((-2, -1)) for files in kinds.values()])
+    files = list(dict.fromkeys(file for these in kinds.values() for file in these))
+    features = torch.cat([features_of(classifier, [file]).mean((-2, -1)) for file in files])
+    pooled = features[[files.index(file) for these in kinds.values() for file in these]]
     labels = torch.cat([kind_labels(kind, len(files), classes) for kind, files in kinds.items()])
     return train_head(pooled, labels)
-
-
-def kind_labels(kind: Kind, count: int, classes: Sequence[str]) -> Tensor:
-    """Labels (count,) of photographs of one kind: the place of their class."""
-    return torch.full((count,), float(classes.index(kind[0])))
-
-
-def nuisance_boxes(path: str) -> dict[str, list[Any]]:
-    """All boxes of each photograph, by its stem."""
-    known, _ = read_boxes(path)
-    return {stem: [b for boxes in classes.values() for b in boxes] for stem, classes in known.items()}
 
 
 def measure_folder(head: Head, test: Measured) -> dict[str, Any]:
@@ -314,10 +285,6 @@ def _print(table: dict[str, Any], counts: dict[str, dict[str, int]]) -> None:
     lines |= {name: [column[name] for column in table.values()] for name in next(iter(table.values()))}
     for what, cells in lines.items():
         print(f"{what:36}" + "".join(f"{str(cell):>28}" for cell in cells))
-
-
-def _listed(kinds: set[Kind]) -> str:
-    return ", ".join("/".join(kind) for kind in sorted(kinds))
 
 
 if __name__ == "__main__":

@@ -65,9 +65,13 @@ class Lab:
         return self.data[kind]
 
     def count(self, full: int, quick: int) -> int:
-        """How many images to take: `full`, or `quick` in a quick pass, at most the limit."""
-        wanted = quick if self.quick else full
-        return wanted if self.limit is None else min(wanted, self.limit)
+        """How many images to take: `full`, or as many as the limit says, be it more or fewer.
+
+        In a quick pass `quick`, at most the limit.
+        """
+        if self.limit is None:
+            return quick if self.quick else full
+        return min(quick, self.limit) if self.quick else self.limit
 
     def cell(self, name: str, measure: Callable[[], dict[str, Any]], **settings: Any) -> dict[str, Any]:
         """The result of `measure`, from `cells/<name>.json` when it was done before with the same settings."""

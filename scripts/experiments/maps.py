@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.errors import MethodError
 from common.gradcam import explain
 from common.methods.excitation import excitation
 from common.methods.names import METHOD_NAMES
@@ -35,6 +36,20 @@ def method_maps(classifier: Any, images: Tensor, targets: Any, method: str, stri
     found = explain(classifier.explainable, images, targets, methods=method, occlusion_options=options)
     maps = found.maps[method]
     return pixel_strength(maps) if maps.dim() == 5 else maps
+
+
+def deconv_sees(classifier: Any) -> bool:
+    """Whether Deconvolution depends on the photograph.
+
+    Its ReLUs ask for the gradient's sign alone, so that it sees the photograph through the switches of max-pooling
+    and through nothing else: without max-pooling the picture of a class is the same for any two photographs.
+    """
+    noise = torch.randn(2, *classifier.network.blank().shape[1:], generator=torch.Generator().manual_seed(0))
+    try:
+        one, other = (explain(classifier.explainable, image, 0, methods="deconv").deconv for image in noise.split(1))
+    except MethodError:
+        return True
+    return not torch.allclose(one, other, rtol=1e-4, atol=1e-6 * float(one.abs().max()))
 
 
 def centred(classifier: Any, images: Tensor, targets: Any) -> Tensor:

@@ -1,10 +1,12 @@
 """Section 4.3: the pointing game, with the option to reject what is not there.
 
-    python -m scripts.experiments.pointing --voc VOCdevkit --coco PATH --device cuda
+    python -m scripts.experiments.pointing --coco PATH --model googlenet --device cuda   # as published
+    python -m scripts.experiments.pointing --voc VOCdevkit --coco PATH                   # with the default network
 
 On VOC's boxes and on COCO's masks by the protocol of Zhang et al. (ECCV 2016): the map's peak, at the
 photograph's own resolution, within 15 pixels of an object of the class; all classes of all photographs, and
-the difficult ones; the mean over classes.
+the difficult ones; the mean over classes. The network is fine-tuned on the classes in the training photographs first.
+The paper's is GoogLeNet, fine-tuned on COCO; its ImageNet weights are torchvision's.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +42,7 @@ PUBLISHED = {"gradcam": "70.58 %", "cmwp": "60.30 %"}
 RULE = (
     "The five likeliest classes of each photograph; a map whose maximum is below a threshold rejects its class, which"
     " is right for a class that is not there (of nouns: that no caption names). The threshold is chosen on the other"
-    " half of the photographs. Published: VGG-16 on COCO."
+    " half of the photographs. Published: GoogLeNet fine-tuned on COCO."
 )
 # What COCO calls the nouns that cover ImageNet classes.
 COCO_NOUNS = {

@@ -1,6 +1,6 @@
 """Table 1: weakly supervised localisation on ILSVRC's validation set; without it, the grid pointing game.
 
-    python -m scripts.experiments.table1 --imagenet PATH --limit 1000 --ten-crop
+    python -m scripts.experiments.table1 --imagenet PATH --limit 50000 --ten-crop --model vgg16 --device cuda
 
 The five classes that are localised come from the whole photograph, or with `--ten-crop` from the mean of the
 softmax probabilities of ten crops, as ILSVRC's entries have it (Krizhevsky et al. 2012, section 4.1): the
@@ -8,6 +8,7 @@ photograph with its shorter side at 8/7 of the network's input (256 for 224), it
 and the mirror images of these. The maps are of the whole photograph either way.
 """
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,10 +53,9 @@ def section(lab: Lab) -> Section:
 
 def ilsvrc_tables(lab: Lab) -> list[Table]:
     """Errors at one and at five guesses, in per cent, for each method, and those of the classes alone."""
-    count = lab.count(5000, 50)
+    count, guessed = guessed_classes(lab)
     crops = "ten crops" if lab.ten_crop else "the whole photograph"
-    suffix, settings = "-ten-crop" if lab.ten_crop else "", {"ten_crop": lab.ten_crop}
-    guessed = lab.cell(f"ilsvrc-classes{suffix}", lambda: classification_cell(lab, count), count=count, **settings)
+    suffix, settings = _way(lab)
     rows: dict[int, list[Any]] = {k: [row_of("Class alone", guessed[f"top{k}"], "", lab.model)] for k in (1, 5)}
     for method in TABLE1:
         less = max(1, count // 10) if method == "occlusion" else count
@@ -72,6 +72,17 @@ def ilsvrc_tables(lab: Lab) -> list[Table]:
     return [
         Table(f"Table 1, top-{g} localisation error", "ILSVRC val", "error (%)", rows[g], False, 2, note) for g in rows
     ]
+
+
+def _way(lab: Lab) -> tuple[str, dict[str, bool]]:
+    """The ending of cells' names and the settings that say how classes are guessed."""
+    return "-ten-crop" if lab.ten_crop else "", {"ten_crop": lab.ten_crop}
+
+
+def guessed_classes(lab: Lab) -> tuple[int, dict[str, Any]]:
+    """How many photographs are measured on, of the 50,000 there are, and `classification_cell` of them."""
+    count, (suffix, settings) = lab.count(5000, 50), _way(lab)
+    return count, lab.cell(f"ilsvrc-classes{suffix}", lambda: classification_cell(lab, count), count=count, **settings)
 
 
 def classification_cell(lab: Lab, count: int) -> dict[str, Any]:
@@ -118,18 +129,29 @@ def ten_crops(image: Image.Image, size: tuple[int, int], share: float = 7 / 8) -
 
 def ilsvrc_cell(lab: Lab, method: str, count: int, guesses: dict[str, Any]) -> dict[str, Any]:
     """Errors of one method on `count` photographs, each with its five guesses."""
-    reading = ilsvrc.read_validation(lab.need("imagenet"), count)
-    chosen = [item for item in reading.items if item.name in guesses]  # what was not read then is not read now
 
     def errors(number: int, item: LocalisedImage) -> dict[str, Tensor]:
         known, image = guesses[item.name], lab.classifier.images(item.path)
-        maps = method_maps(lab.classifier, image, known["best"], method)[:, 0]
-        boxes, truth = segment_boxes(maps)[None], item.boxes(item.classes[0])
-        found = localisation_errors(torch.tensor([known["best"]]), boxes, [known["label"]], [truth])[0]
-        return {f"top{k}": 100 * found[k - 1] for k in (1, 5)}
+        found = box_errors(item, known, method_maps(lab.classifier, image, known["best"], method)[:, 0])
+        return {f"top{k}": found[k - 1] for k in (1, 5)}
 
+    return guessed_photographs(lab, count, guesses, errors, ("top1", "top5"))
+
+
+def guessed_photographs(
+    lab: Lab, count: int, guesses: dict[str, Any], errors: Callable[[int, LocalisedImage], Any], names: Sequence[str]
+) -> dict[str, Any]:
+    """Summaries of the errors of `count` photographs whose classes are guessed."""
+    reading = ilsvrc.read_validation(lab.need("imagenet"), count)
+    chosen = [item for item in reading.items if item.name in guesses]  # what was not read then is not read now
     broken = len(reading.problems) + len(reading.items) - len(chosen)
-    return measured(chosen, errors, ("top1", "top5"), broken)
+    return measured(chosen, errors, names, broken)
+
+
+def box_errors(item: LocalisedImage, known: dict[str, Any], maps: Tensor) -> Tensor:
+    """Errors in per cent at 1, 2, ... k guesses, (k,), by the boxes of the first k guesses' maps (k, h, w)."""
+    best, truth = known["best"][: len(maps)], item.boxes(item.classes[0])
+    return 100 * localisation_errors(torch.tensor([best]), segment_boxes(maps)[None], [known["label"]], [truth])[0]
 
 
 if __name__ == "__main__":
