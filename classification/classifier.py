@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from classification.labels import Labels, imagenet
-from classification.targets import ClassLogit, TopLogit
+from classification.targets import ClassLogit, TopLogit, scored
 from common.errors import UserError
 from common.explainable import Explainable
 from common.explanation import Explanation
@@ -136,6 +136,7 @@ class Classifier:
         methods: Methods = ...,
         *,
         layer: str | None = ...,
+        score: str = ...,
         occlusion_options: OcclusionOptions | None = ...,
     ) -> Explanation: ...
     @overload
@@ -147,6 +148,7 @@ class Classifier:
         methods: Methods = ...,
         *,
         layer: str | None = ...,
+        score: str = ...,
         occlusion_options: OcclusionOptions | None = ...,
     ) -> list[Explanation]: ...
     @overload
@@ -158,6 +160,7 @@ class Classifier:
         methods: Methods = ...,
         *,
         layer: str | None = ...,
+        score: str = ...,
         occlusion_options: OcclusionOptions | None = ...,
     ) -> Any: ...
 
@@ -169,13 +172,15 @@ class Classifier:
         methods: Methods = "gradcam",
         *,
         layer: str | None = None,
+        score: str = "logit",
         occlusion_options: OcclusionOptions | None = None,
     ) -> Any:
         """Why these classes? An `Explanation` of each image.
 
         Targets by synonym, WordNet id or index; by default each image's top prediction. `contrast` explains besides
         why each target rather than that class; one for all targets, or one for each. `layer` explains another layer
-        than the classifier's own. Raises `UserError` for classes, methods and layers that don't exist.
+        than the classifier's own. `score` is what is explained of a class: its 'logit' or its 'log_probability', which
+        depends on the other classes too. Raises `UserError` for classes, methods and layers that don't exist.
 
         >>> explanation = load().explain("photo.jpg", targets=["tiger cat", 242])  # doctest: +SKIP
         >>> explanation.heatmaps.shape  # doctest: +SKIP
@@ -188,9 +193,8 @@ class Classifier:
         others = self.targets(contrast) if contrast is not None else []
         asked = [*wanted, *(contrasted(wanted, others) if others else [])]
         names = [[target_name(target) for target in asked]] * len(encoded)
-        found = explain_each(
-            explainable, encoded, Request(None, asked, names), methods, self.provenance(), occlusion_options
-        )
+        request, about = Request(None, scored(asked, score), names), {**self.provenance(), "score": score}
+        found = explain_each(explainable, encoded, request, methods, about, occlusion_options)
         named = [top.named(e, i, self.labels) for i, e in enumerate(found)] if targets is None else found
         return named[0] if encoded.single else named
 

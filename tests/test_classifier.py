@@ -266,3 +266,24 @@ def test_float64_and_dataclass_outputs_work() -> None:
 def test_an_impossible_device_is_refused() -> None:
     with pytest.raises(UserError, match="device"):
         classification.load(small_net(), preprocessing=SMALL, device="nosuch")
+
+
+def test_a_class_is_explained_by_its_log_probability_as_well() -> None:
+    classifier, image = small(), Image.new("RGB", (32, 32), (200, 90, 20))
+    found = classifier.explain(image, ["bee", "cow"], methods="gradcam,counterfactual", score="log_probability")
+    pixels = classifier.images(image)
+    for row, index in enumerate((1, 2)):
+        twin = gradcam(classifier.explainable, pixels, lambda out, i=index: out.double().softmax(1).log()[:, i])
+        assert torch.allclose(found.heatmaps[row], twin[0], atol=1e-6)
+        twin = gradcam(classifier.explainable, pixels, lambda out, i=index: -out.log_softmax(1)[:, i])
+        assert torch.allclose(found.counterfactual[row], twin[0], atol=1e-6)
+    chances = classifier.logits(image).softmax(1).log()[0, 1:3]
+    assert torch.allclose(found.scores[:, 0], chances, atol=1e-5)
+    plain = classifier.explain(image, ["bee", "cow"])
+    assert not torch.allclose(found.heatmaps, plain.heatmaps)
+    assert (plain.provenance["score"], found.provenance["score"]) == ("logit", "log_probability")
+    best = classifier.predict(image, top=1)[0]
+    (name,) = classifier.explain(image, score="log_probability").names
+    assert name == best.label
+    with pytest.raises(UserError, match="no score 'chance'; choose from logit, log_probability"):
+        classifier.explain(image, "bee", score="chance")

@@ -19,7 +19,19 @@ from common.gradcam import gradcam
 from common.images import Preprocessing
 from data.words import imagenet_nouns as nouns
 from scripts.commands import reproduce
-from scripts.experiments import EXPERIMENTS, faithfulness, figure6, figure8, grid, maps, paper, run, sanity, section_of
+from scripts.experiments import (
+    EXPERIMENTS,
+    faithfulness,
+    figure3,
+    figure6,
+    figure8,
+    grid,
+    maps,
+    paper,
+    run,
+    sanity,
+    section_of,
+)
 from scripts.experiments.lab import Absent, Lab, data_folders, measured, paired
 from scripts.experiments.page import write_report
 from scripts.experiments.report import Picture, Row, Section, Table, against, row_of, text_table
@@ -291,6 +303,19 @@ def test_deconvolution_without_max_pooling_sees_no_photograph_and_has_no_row(lab
     preprocessing = Preprocessing((48, 48), (0.5,) * 3, (0.5,) * 3)
     pooling = classification.load(seeded(Pooling, 3), preprocessing=preprocessing)
     assert maps.deconv_sees(pooling)
+
+
+def test_figure_3_shows_counterfactuals_of_the_logit_and_by_log_probability(classifier, monkeypatch):
+    shown = []
+    monkeypatch.setattr(figure3, "panel", lambda title, tiles, *args, **options: shown.append(tiles))
+    figure3.FIGURE.draw(classifier, picture(4), [3, 5])
+    (tiles,) = shown
+    assert len(tiles) == 8
+    notes = [tile.note for tile in tiles if tile.title.startswith("Counterfactual")]
+    assert [note.rpartition(",")[0] for note in notes] == ["of the logit", "by log-probability"] * 2
+    assert float(notes[1].rpartition(" ")[2]) < 0
+    pictures = [np.asarray(tile.picture) for tile in tiles if tile.title.startswith("Counterfactual")]
+    assert not np.array_equal(pictures[0], pictures[1])
 
 
 def test_figure_6_shows_guided_grad_cam(lab, monkeypatch):

@@ -8,6 +8,8 @@ from typing import Any
 
 from scripts import console as cli
 
+UNITS = {"logit": "logit", "log_probability": "log p"}
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the subcommand and its arguments."""
@@ -24,6 +26,10 @@ def add_parser(subparsers: Any) -> None:
     )  # fmt: skip
     cli.add_contrast_argument(parser, "each target")
     cli.add_method_arguments(parser)
+    parser.add_argument(
+        "--score", choices=("logit", "log-probability"), default="logit",
+        help="what of a class is explained; a log-probability depends on the other classes too (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--weights", metavar="FILE", help="weights of your own for the named network")
     parser.add_argument("--labels", metavar="FILE", help="class names of your own: one a line, or JSON")
     parser.add_argument(
@@ -60,14 +66,14 @@ def run(args: argparse.Namespace) -> int:
         classifier = replace(classifier, network=replace(classifier.network, preprocessing=cropped))
     targets = None if args.targets is None else classifier.targets(args.targets)
     contrast = classifier.targets(args.contrast) if args.contrast else None
-    options = cli.occlusion_options(args)
+    options, score = cli.occlusion_options(args), args.score.replace("-", "_")
 
     def explain_one(file: Path) -> cli.Outcome:
         image = open_image(file)
         encoded = classifier.encode(image)
         predictions = classifier.predict(encoded, top=args.top)
         chosen = targets if targets is not None else [classifier.target(predictions[0].index)]
-        explanation = classifier.explain(encoded, chosen, contrast, methods, occlusion_options=options)
+        explanation = classifier.explain(encoded, chosen, contrast, methods, score=score, occlusion_options=options)
         listed = [vars(prediction) for prediction in predictions]
         record = {
             "task": "classify", "image": str(file), "model": classifier.network.name,
@@ -94,7 +100,8 @@ def draw(image: Any, model: str, preprocessing: Any, predictions: Sequence[tuple
     seen = image.crop(tuple(round(side) for side in preprocessing.region(*image.size)))
     likely = [(label.split(",")[0], probability) for label, probability in predictions]
     photograph = Tile(fitted(seen), "Photograph", "; ".join(f"{label} {share:.0%}" for label, share in likely[:3]))
-    tiles, columns = explanation_tiles(photograph, explanation, "logit", _short(explanation))
+    unit = UNITS[explanation.provenance.get("score", "logit")]
+    tiles, columns = explanation_tiles(photograph, explanation, unit, _short(explanation))
     return panel(
         f"{likely[0][0]}: {likely[0][1]:.0%}",
         tiles,
