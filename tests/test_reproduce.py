@@ -41,7 +41,7 @@ from tests.nets import seeded
 from tests.test_ilsvrc import BOX_XML
 
 WITHOUT_MODELS = tuple(
-    name for name in EXPERIMENTS if name not in ("fig1", "fig3", "fig10", "fig11", "fig12", "vqa", "sanity", "trust")
+    name for name in EXPERIMENTS if name not in ("fig1", "fig3", "fig10", "fig11", "fig12", "vqa", "sanity")
 )
 
 
@@ -276,12 +276,6 @@ def test_a_limit_raises_as_well_as_lowers(tmp_path):
     assert Lab(tmp_path).count(5000, 50) == 5000 and Lab(tmp_path, limit=50_000).count(5000, 50) == 50_000
     assert Lab(tmp_path, limit=10).count(5000, 50) == 10
     assert [Lab(tmp_path, limit=n, quick=True).count(5000, 50) for n in (None, 10, 60)] == [50, 10, 50]
-
-
-def test_what_asks_people_is_named_as_left_out_with_the_reason(lab):
-    section = section_of("trust")(lab)
-    assert not section.tables and "5.2" in section.title
-    assert section.notes[0].startswith("Left out: 54 people") and "+1.27" in section.notes[0]
 
 
 class Pooling(Tiny):
@@ -540,11 +534,20 @@ def test_the_papers_rows_say_how_the_protocol_differs(tmp_path):
     rows = {row["paper"]: row["protocol"] for row in paper.reported(Lab(tmp_path, model="vgg16"))}
     assert rows["5.2"].startswith("not done: it needs people")
     assert rows["Table 1"].startswith("differs in data (Flickr8k boxes, not ILSVRC-15 val)")
-    whole = Lab(tmp_path, {"imagenet": tmp_path}, model="vgg16")
-    assert {row["paper"]: row["protocol"] for row in paper.reported(whole)}["Table 1"] == "as published"
+    whole = Lab(tmp_path, {"imagenet": tmp_path}, 50_000, model="vgg16")
+    told = {row["paper"]: row["protocol"] for row in paper.reported(whole)}
+    assert told["Table 1"] == told["Appendix B"] == "as published"
     small = Lab(tmp_path, {"imagenet": tmp_path}, model="alexnet")
-    told = {row["paper"]: row["protocol"] for row in paper.reported(small)}["Table 1"]
-    assert told == "differs in network (alexnet, not VGG-16)"
+    told = {row["paper"]: row["protocol"] for row in paper.reported(small)}
+    assert told["Table 1"] == "differs in network (alexnet, not VGG-16); number of photographs (5,000 of 50,000)"
+    for year, differs in (("2007", []), ("2012", ["data (VOC 2012)"])):
+        for part in ("Annotations", "JPEGImages"):
+            (tmp_path / year / f"VOC{year}" / part).mkdir(parents=True)
+        lab = Lab(tmp_path, {"voc": tmp_path / year, "densecap": tmp_path}, model="vgg16")
+        told = {row["paper"]: row["protocol"] for row in paper.reported(lab)}
+        assert told["5.3"] == (f"differs in {differs[0]}" if differs else "as published")
+        assert told["5.1"].endswith("; ".join(["a rule in the place of people", *differs]))
+        assert told["Figure 10b"] == "differs in network (our captioner, not neuraltalk2)"
 
 
 def test_only_paired_differences_rank_methods_in_words(tmp_path):

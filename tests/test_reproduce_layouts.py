@@ -255,7 +255,8 @@ def test_5_1_and_5_3_run_on_vocs_val_split(lab, voc_folder, monkeypatch):
     rows = {row.what: row for row in table.rows}
     # Photographs 20 and 23 have both categories: a map for each of these.
     assert (rows["Grad-CAM"].n, rows["a guess"].ours) == (4, 0.5)
-    assert rows["Guided Grad-CAM"].published == "61.23 %" and 0 <= rows["Grad-CAM"].ours <= 1
+    assert not any(row.published for row in rows.values()) and "61.23 %" in table.elsewhere
+    assert 0 <= rows["Grad-CAM"].ours <= 1 and rows["Grad-CAM"].difference is not None
     (ranked,) = section_of("faithfulness")(lab).tables
     assert ranked.heading == "5.3, faithfulness; VOC 2007 val" and not ranked.substitute
     assert "fine-tuned on the classes in 12 training photographs" in ranked.note

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 _ORDER = (
-    "fig1 fig3 table1 fig4 pointing discrimination trust faithfulness insertion sanity fig6 fig7 fig8 fig9 fig10 fig11"
+    "fig1 fig3 table1 fig4 pointing discrimination faithfulness insertion sanity fig6 fig7 fig8 fig9 fig10 fig11"
     " fig12 vqa appendix_b"
 ).split()
 # fig7 is in figure7.py, and so on.

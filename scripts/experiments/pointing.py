@@ -42,7 +42,7 @@ PUBLISHED = {"gradcam": "70.58 %", "cmwp": "60.30 %"}
 RULE = (
     "The five likeliest classes of each photograph; a map whose maximum is below a threshold rejects its class, which"
     " is right for a class that is not there (of nouns: that no caption names). The threshold is chosen on the other"
-    " half of the photographs. Published: GoogLeNet fine-tuned on COCO."
+    " half of the photographs. Published: GoogLeNet, fine-tuned on COCO."
 )
 # What COCO calls the nouns that cover ImageNet classes.
 COCO_NOUNS = {

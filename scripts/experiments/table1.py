@@ -26,6 +26,7 @@ from data.records import LocalisedImage
 from scripts.experiments.grid import GRID, TABLE1, grid_table
 from scripts.experiments.lab import Lab, measured
 from scripts.experiments.maps import LABELS, method_maps
+from scripts.experiments.paper import COUNT
 from scripts.experiments.report import Section, Table, row_of
 from scripts.experiments.run import alone
 
@@ -81,7 +82,7 @@ def _way(lab: Lab) -> tuple[str, dict[str, bool]]:
 
 def guessed_classes(lab: Lab) -> tuple[int, dict[str, Any]]:
     """How many photographs are measured on, of the 50,000 there are, and `classification_cell` of them."""
-    count, (suffix, settings) = lab.count(5000, 50), _way(lab)
+    count, (suffix, settings) = lab.count(*COUNT), _way(lab)
     return count, lab.cell(f"ilsvrc-classes{suffix}", lambda: classification_cell(lab, count), count=count, **settings)
 
 
