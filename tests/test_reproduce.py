@@ -4,7 +4,10 @@ stop.
 
 import argparse
 import json
+import re
+from dataclasses import fields
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,12 +29,13 @@ from scripts.experiments import (
     figure6,
     figure8,
     grid,
+    manifest,
     maps,
     paper,
     run,
     sanity,
     section_of,
-)
+)  # fmt: skip
 from scripts.experiments.lab import Absent, Lab, data_folders, measured, paired
 from scripts.experiments.page import write_report
 from scripts.experiments.report import Picture, Row, Section, Table, against, row_of, text_table
@@ -40,6 +44,7 @@ from scripts.experiments.scenes import Scene, grouped, scenes
 from tests.nets import seeded
 from tests.test_ilsvrc import BOX_XML
 
+ROOT = Path(__file__).parents[1]
 WITHOUT_MODELS = tuple(
     name for name in EXPERIMENTS if name not in ("fig1", "fig3", "fig10", "fig11", "fig12", "vqa", "sanity")
 )
@@ -265,7 +270,8 @@ def test_ilsvrcs_protocol_runs_on_its_layout(lab, classifier, tmp_path):
         (boxes / f"{name}.xml").write_text(whole if n < 3 else whole[:200])
     lab.data["imagenet"] = tmp_path
     section = section_of("table1")(lab)
-    top1, top5 = section.tables
+    top1, top5, *grids = section.tables
+    assert {table.title for table in grids} == {"Grid game", "Grid game, peaks"}
     assert not top1.substitute and top1.heading == "Table 1, top-1 localisation error; ILSVRC val"
     rows = {row.what: row for row in top1.rows}
     assert rows["Grad-CAM"].published == "56.51" and rows["Grad-CAM"].n == 2 and rows["Grad-CAM"].left_out == 1
@@ -389,6 +395,22 @@ def test_a_table_tells_what_was_left_out_and_escapes_names(tmp_path):
     record = json.loads(figures.read_text())["sections"]["s"]
     assert record["pictures"] == [{"file": "p.png", "caption": "shows"}]
     assert "not defined for this network" in text_table(table) or table.rows[1].note == "not defined for this network"
+
+
+def test_all_that_results_json_holds_is_documented(tmp_path):
+    """Every field of a table and a row, and every entry of the manifest, by its name."""
+    text = (ROOT / "docs" / "results.md").read_text()
+    told = set(re.findall(r"\w+", text[: text.index("## cells")]))
+    lab = Lab(tmp_path, shared={})
+    about = manifest.manifest(lab, {"fig1": 1.0})
+    assert set(about) | set(about["paper"][0]) <= told
+    assert {field.name for kind in (Row, Table, Section, Picture) for field in fields(kind)} - {"path"} <= told
+    assert {"heading", "verdict", "file"} <= told
+    assert (
+        manifest.command(["/usr/bin/saywhy", "reproduce", "--voc", "/data/VOCdevkit"])
+        == "saywhy reproduce --voc VOCdevkit"
+    )
+    assert manifest.commit(tmp_path) == {}
 
 
 def parsed(*arguments):
@@ -574,23 +596,31 @@ def test_windows_of_occlusion_are_ranked_by_each_method(lab, sample_folder):
     lab.shared["classifier"] = classification.load(seeded(Tiny, 3), preprocessing=preprocessing)
     small, windows = faithfulness.section(lab).tables
     names = ["Grad-CAM, window 32", "c-MWP, window 32", "Grad-CAM, window 64", "c-MWP, window 64"]
-    assert [row.what for row in windows.rows] == names and len(small.rows) == 6
+    assert [row.what for row in windows.rows] == names
+    assert [row.what for row in small.rows] == list(faithfulness.NAMES.values())
+    assert small.rows[-1].what == "occlusion of cells of the map" and small.reference == "Grad-CAM"
     assert all(row.n + row.left_out == windows.rows[0].n + windows.rows[0].left_out for row in windows.rows)
     assert any(row.ours is not None for row in windows.rows)
 
 
 def test_what_explains_c_mwps_lead_is_measured_and_said(lab):
-    table = grid.grid_table(lab.on("samples"), "Grid", grid.GRID, {}, 2)
+    table, peaks = grid.grid_tables(lab.on("samples"), "Grid", grid.GRID, 2)
     assert [row.what for row in table.rows][-3:] == [
         "Grad-CAM less its mean",
         "Grad-CAM against the 5 likeliest others",
         "a random map",
     ]
-    cells = {name: {"share": {"mean": 0.5}, "hit": {"mean": 1.0}} for name in grid.GRID}
-    assert grid._why_cmwp(cells) == ""
-    cells["cmwp"] = {"share": {"mean": 0.7}, "hit": {"mean": 1.0}}
-    assert "c-MWP keeps 0.700 in the cell, Grad-CAM 0.500, against the paper's order" in grid._why_cmwp(cells)
-    assert grid._why_cmwp({**cells, "cam": None}) == ""  # the closed form is that of CAM's kind of head
+    assert peaks.rows[0].ours == 0.25 and all(row.difference is not None for row in table.rows[2:])
+
+    def cells(lead: float, spread: float) -> dict:
+        same = {"share": {"mean": 0.5, "by_item": {"0": [0.5], "1": [0.5], "2": [0.5]}}}
+        found = {"0": [0.5 + lead - spread], "1": [0.5 + lead], "2": [0.5 + lead + spread]}
+        return {**dict.fromkeys(grid.GRID, same), "cmwp": {"share": {"mean": 0.5 + lead, "by_item": found}}}
+
+    assert "c-MWP keeps 0.700 in the cell, Grad-CAM 0.500, against the paper's order" in grid._why_cmwp(cells(0.2, 0.1))
+    assert grid._why_cmwp(cells(0.2, 0.3)) == ""  # as large a lead, but not beyond two standard errors
+    assert grid._why_cmwp(cells(0.0, 0.0)) == ""
+    assert grid._why_cmwp({**cells(0.2, 0.1), "cam": None}) == ""  # the closed form is that of CAM's kind of head
 
 
 def test_grad_cam_less_its_mean_and_against_the_likeliest_others(classifier, sample_folder):

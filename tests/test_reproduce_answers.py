@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from common.errors import UserError
+from common.methods.occlusion import OcclusionOptions
 from common.metrics.faithfulness import rank_correlation
 from scripts.experiments import figure12, table_vqa
 from scripts.experiments.lab import Lab
@@ -43,14 +44,17 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def lab(folder, answerer):  # noqa: F811
+def lab(folder, answerer, monkeypatch):  # noqa: F811
+    """Windows smaller than the 32 pixels that its model looks at."""
+    monkeypatch.setattr(table_vqa, "WINDOWS", (8, 16))
+    monkeypatch.setattr(table_vqa, "OCCLUSION", OcclusionOptions(window=8, stride=8))
     data = {"vqa2": folder / "coco", "vqahat": folder / "hat"}
     return Lab(folder / "report", data, shared={"VQA model": answerer})
 
 
 def test_published_values_stand_beside_ours_in_the_report(lab, answerer):  # noqa: F811
     section = table_vqa.section(lab)
-    occlusion, attention = section.tables
+    occlusion, *references, attention = section.tables
     rows = {row.what: row for row in occlusion.rows}
     assert rows["Grad-CAM"].published == "0.60 ± 0.038" and rows["Guided Backprop"].published == "0.42 ± 0.038"
     assert rows["Grad-CAM"].n == 3 and -1 <= rows["Grad-CAM"].ours <= 1
@@ -58,14 +62,34 @@ def test_published_values_stand_beside_ours_in_the_report(lab, answerer):  # noq
     assert sum(row.n for row in parts) == 3
     known = [row.ours * row.n for row in parts if row.ours is not None]
     assert math.isclose(sum(known) / 3, rows["Grad-CAM"].ours, abs_tol=1e-9)
+    assert rows["Guided Backprop"].difference == pytest.approx(rows["Guided Backprop"].ours - rows["Grad-CAM"].ours)
+    names = [f"{window} pixels, {fill}" for window in (8, 16) for fill in table_vqa.FILLS]
+    assert [table.title.split(", ")[1] for table in references] == list(table_vqa.BY_REFERENCE.values())
+    assert [row.what for row in references[0].rows] == [table_vqa.CELLS, *names]
+    assert [row.what for row in references[2].rows] == names  # it agrees with itself
+    assert {table.reference for table in references} == {"8 pixels, grey"}
+    first, blurred = references[2].rows[:2]
+    assert first.difference is None and blurred.difference == pytest.approx(blurred.ours - first.ours)
+    assert all(-1 <= row.ours <= 1 for table in references for row in table.rows if row.ours is not None)
     rows = {row.what: row for row in attention.rows}
     assert rows["Grad-CAM"].published == "0.136 (1374 pairs)" and rows["Grad-CAM"].n == 2
+
+
+def test_a_model_that_no_window_fits_is_compared_with_cells_alone(lab, monkeypatch):
+    monkeypatch.setattr(table_vqa, "WINDOWS", (32, 64))
+    tables = table_vqa._reference_tables("VQA v2", table_vqa.by_reference(lab, "vqa2", 2))
+    assert [table.title for table in tables] == [
+        "8.2, Grad-CAM, by what the reference covers",
+        "8.2, Grad-CAM before its ReLU, by what the reference covers",
+    ]
+    assert [(row.what, row.n) for table in tables for row in table.rows] == [(table_vqa.CELLS, 2)] * 2
+    assert all(table.reference == table_vqa.CELLS and not table.verdict for table in tables)
 
 
 def test_without_human_attention_the_report_says_what_is_missing(lab):
     del lab.data["vqahat"]
     section = table_vqa.section(lab)
-    assert len(section.tables) == 1 and "give its folder with --vqahat" in section.notes[0]
+    assert len(section.tables) == 4 and "give its folder with --vqahat" in section.notes[0]
 
 
 def test_other_weights_are_measured_again(lab, answerer):  # noqa: F811
@@ -75,8 +99,9 @@ def test_other_weights_are_measured_again(lab, answerer):  # noqa: F811
     table_vqa.section(lab)
     assert (lab.out / "cells" / "vqa-ranks-vqa2.json").stat().st_mtime_ns == kept
     answerer.network.module.classifier.weight.data.add_(1.0)
-    assert lab.mark("VQA model") != first
-    table_vqa.section(lab)
+    again = Lab(lab.out, lab.data, shared={"VQA model": answerer})  # another run: weights are read once in each
+    assert again.mark("VQA model") != first
+    table_vqa.section(again)
     assert (lab.out / "cells" / "vqa-ranks-vqa2.json").stat().st_mtime_ns != kept
 
 

@@ -12,12 +12,13 @@ import classification
 from classification import finetuning, segmenter
 from common.errors import UserError
 from common.images import Preprocessing
-from common.metrics.localisation import box_overlap, segment_boxes, told_apart
+from common.metrics.localisation import box_overlap, centred_box, chance_of_hit, segment_boxes, told_apart
 from data.readers import ilsvrc, voc
-from scripts.experiments import figure4, pointing, section_of, table1
-from scripts.experiments.annotated import voc_training
+from scripts.experiments import boxes, figure4, pointing, section_of, table1
+from scripts.experiments.annotated import coco_annotations, voc_training
 from scripts.experiments.lab import Lab
 from scripts.experiments.maps import method_maps
+from scripts.experiments.pointing import NAMES
 from tests.nets import seeded
 from tests.test_ilsvrc import BOX_XML
 from tests.test_reproduce import Tiny, picture
@@ -234,8 +235,81 @@ def test_the_pointing_game_runs_on_the_published_layouts(lab, kind, request, mon
         assert {row.n for row in hard.rows} == {2}
         assert reject.rows[0].published == "70.58 %"
     # The objects are off the centre, and what was trained finds them more often than not.
-    assert rows["Grad-CAM"].ours > 0.5 and rows["centre of the photograph"].ours == 0
-    assert all(0 <= row.ours <= 1 for row in reject.rows)
+    assert rows["Grad-CAM"].ours > 50 and rows["centre of the photograph"].ours == 0
+    assert all(0 <= row.ours <= 100 for row in reject.rows)
+    found = {row.what: row.ours for row in reject.rows}
+    on_score = {
+        name.partition(", threshold")[0]: value for name, value in found.items() if "on the class's score" in name
+    }
+    assert set(on_score) == {"Grad-CAM", NAMES["centre"], NAMES["random"], NAMES["whole"]}
+    # With one threshold no peak is right more often than one that always hits; off the centre, the centre never is.
+    assert (
+        max(on_score.values()) == on_score[NAMES["whole"]] and on_score[NAMES["centre"]] == found["reject everything"]
+    )
+    assert all(row.difference is not None for row in reject.rows[1:])
+
+
+def test_chance_and_rejecting_everything_are_what_a_count_says():
+    regions = torch.zeros(2, 40, 60, dtype=torch.bool)
+    regions[0, 10, 10] = True
+    near = [(y - 10) ** 2 + (x - 10) ** 2 <= 25 for y in range(40) for x in range(60)]
+    chance, empty = chance_of_hit(regions, 5).tolist()
+    assert chance == pytest.approx(sum(near) / 2400) and np.isnan(empty)
+    top = {"random": [0.25, 0.0, 0.0], "gradcam": [1.0, 0.0, 0.0]}
+    row = {"present": [True, False, False], "scores": [3.0, 1.0, 2.0], "top": top}
+    # Whichever half a photograph is in, the threshold between 2 and 3 is right for all of it.
+    assert pointing.with_reject([row, row], "whole", "scores").tolist() == [1.0] * 6
+    assert pointing.with_reject([row, row], "random", "scores").tolist() == [0.25, 1, 1] * 2
+    cell = {"rows": [{**row, "hits": {}, "strengths": {"gradcam": [3.0, 1.0, 2.0]}}] * 2, "left_out": 0}
+    cell["rows"] = [
+        {**r, "top": {**r["top"], "gradcam": [1.0, 0, 0]}, "strengths": {"gradcam": [3.0, 1.0, 2.0]}}
+        for r in cell["rows"]
+    ]
+    rows = {r.what: r for r in pointing.rejecting(Lab(None), cell, {})}
+    assert rows["reject everything"].ours == pytest.approx(200 / 3) and rows["Grad-CAM"].ours == 100
+    assert rows["reject everything"].difference == pytest.approx(-100 / 3)
+
+
+@pytest.mark.parametrize("kind", ["voc", "coco"])
+def test_table_1s_metric_runs_on_boxes_with_the_class_given(lab, kind, request, monkeypatch):
+    fit_quickly(monkeypatch)
+    lab.data[kind], lab.limit = request.getfixturevalue(f"{kind}_folder"), 12
+    (table,) = section_of("table1")(lab).tables
+    assert table.title == "Table 1, box localisation, class given" and table.better == "low"
+    rows = {row.what: row for row in table.rows}
+    assert rows["Grad-CAM"].n == {"voc": 8, "coco": 3}[kind]  # a crowd has no box of its own
+    assert rows["the whole photograph"].ours == 100  # the things are small
+    assert rows["Grad-CAM"].ours <= 100 and rows["the whole photograph"].difference is not None
+    assert "Grad-CAM 56.51" in table.elsewhere and not any(row.published for row in table.rows)
+
+
+def test_a_box_is_wrong_below_an_overlap_of_a_half_and_the_centred_box_is_chosen_on_the_others():
+    half = [0.25, 0.25, 0.75, 0.75]
+    assert boxes.wrong(half, [(0.25, 0.25, 0.75, 0.75)]) == 0 and boxes.wrong(half, [(0.0, 0.0, 0.3, 0.3)]) == 100
+    assert boxes.wrong(half, [(0.0, 0.0, 0.3, 0.3), (0.3, 0.3, 0.8, 0.8)]) == 0  # any of them
+    assert boxes.wrong([np.nan] * 4, [(0.0, 0.0, 1.0, 1.0)]) == 100
+    large, small = [[(0.0, 0.0, 1.0, 1.0)]], [[(0.3, 0.3, 0.7, 0.7)]]
+    first, second = boxes.best_sides([large, small, large, small])
+    assert boxes.wrong(centred_box(first), small[0]) == 0 and boxes.wrong(centred_box(second), large[0]) == 0
+
+
+def test_a_copy_of_coco_with_a_division_of_its_own_and_boxes_alone_is_read(lab, coco_folder):
+    notes = coco_folder / "annotations" / "instances_train2014.json"
+    record = json.loads(notes.read_text())
+    for each in record["annotations"]:
+        each.pop("segmentation")
+        each["iscrowd"] = 0
+    notes.write_text(json.dumps(record))
+    (coco_folder / "splits").mkdir()
+    (coco_folder / "splits" / "train_image_ids.txt").write_text("".join(f"{n}\n" for n in range(8)))
+    (coco_folder / "splits" / "val_image_ids.txt").write_text("".join(f"{n}\n" for n in range(8, 12)))
+    lab.data["coco"] = coco_folder
+    found = coco_annotations(lab, 100)
+    assert found.title == "COCO train2014, boxes" and len(found.items) == 4 and found.left_out == 0
+    assert len(found.training(100)) == 8
+    for item in found.items:
+        for name, (area, region) in item.regions().items():
+            assert area == pytest.approx(float(region.double().mean())) and len(item.boxes[name]) == 1
 
 
 def test_without_a_training_split_imagenets_own_classes_are_asked(lab, coco_folder):

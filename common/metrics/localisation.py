@@ -147,6 +147,20 @@ def told_apart(maps: Tensor, regions: Tensor) -> Tensor:
     return torch.where(gains.isnan(), gains, (gains.sign() + 1) / 2)
 
 
+def chance_of_hit(regions: Tensor, tolerance: float = TOLERANCE) -> Tensor:
+    """The chance that a random pixel is a hit of `pointing_hits`: (T,), exactly; NaN for an empty region."""
+    shares = []
+    for region in regions.cpu().numpy():
+        near = ndimage.distance_transform_edt(~region) <= tolerance
+        shares.append(float(near.mean()) if region.any() else math.nan)
+    return torch.tensor(shares, dtype=torch.float64)
+
+
+def centred_box(share: float) -> list[float]:
+    """The box about the image's centre whose sides are `share` of the image's: what needs no explanation."""
+    return [0.5 - share / 2, 0.5 - share / 2, 0.5 + share / 2, 0.5 + share / 2]
+
+
 def hard_to_point(shares: Tensor) -> Tensor:
     """Which classes of one image are in the 'difficult' subset of Zhang et al. (2016): (C,), boolean.
 

@@ -7,6 +7,7 @@ Sources: Lin et al., Microsoft COCO, ECCV 2014; Chen et al., Microsoft COCO Capt
 
 import os
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -179,29 +180,42 @@ def read_split(folder: AnyPath, split: str) -> list[tuple[CaptionedImage, list[I
     The split is the copy's own where it has `splits/<split>_image_ids.txt`, else COCO's set of that name. A
     photograph without captions has none.
     """
-    ids = split_ids(folder, split)
-    notes, photos = find_instances(find_root(folder), "train" if ids else split)
+    notes, photos, chosen = find_split(folder, split)
     said = notes.with_name(notes.name.replace("instances_", "captions_"))
     captions = {c.name: c.captions for c in read_captions(said, photos, False)} if said.is_file() else {}
     found = []
     for name, instances in sorted(read_instances(notes).items()):
-        match = _FILE.match(name)
-        image_id = f"coco:{int(match[1])}" if match else f"coco:{name}"
-        if ids and image_id not in ids:
+        if not chosen(name):
             continue
         if not (photos / name).is_file():
             raise UserError(f"'{photos / name}' is listed in {notes.name} but is not there; give a whole copy of COCO")
-        found.append((CaptionedImage(name, photos / name, captions.get(name, ()), image_id), instances))
+        found.append((CaptionedImage(name, photos / name, captions.get(name, ()), image_id_of(name)), instances))
     return found
 
 
 def has_instances(folder: AnyPath, split: str = "val") -> bool:
     """Whether a copy of COCO has photographs of a split with instances, by its own lists or by COCO's."""
     try:
-        find_instances(find_root(folder), "train" if split_ids(folder, split) else split)
+        find_split(folder, split)
     except UserError:
         return False
     return True
+
+
+def image_id_of(name: str) -> str:
+    """`coco:ID` of a photograph's file."""
+    match = _FILE.match(name)
+    return f"coco:{int(match[1])}" if match else f"coco:{name}"
+
+
+def find_split(folder: AnyPath, split: str) -> tuple[Path, Path, Callable[[str], bool]]:
+    """(instances JSON, folder of photographs, whether a file of it is of the split), the copy's own or COCO's."""
+    try:
+        ids = split_ids(folder, split)
+    except UserError:  # photographs lie elsewhere than in the published layout
+        ids = set()
+    notes, photos = find_instances(find_root(folder) if ids else folder, "train" if ids else split)
+    return notes, photos, lambda name: not ids or image_id_of(name) in ids
 
 
 def class_names(path: AnyPath) -> list[str]:

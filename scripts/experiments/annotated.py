@@ -17,17 +17,21 @@ from common.errors import UserError
 from common.metrics.grounding import SIZE, box_mask
 from data.readers import coco, voc
 from data.readers.files import check_image, read_each
-from data.readers.masks import mask_of, read_masks
+from data.readers.masks import mask_of
 from data.records import Box, Instance, LocalisedImage
 from scripts.experiments.lab import Lab, spread
 
 
 @dataclass(frozen=True)
 class Annotated:
-    """A photograph, and of each class in it the total area of its objects as a share, and where they are."""
+    """A photograph, and of each class in it the total area of its objects as a share, and where they are.
+
+    `boxes` are around its objects, one each; crowds have none.
+    """
 
     path: Path
     regions: Callable[[], dict[str, tuple[float, Tensor]]]  # Tensor (H, W), boolean; reads when called
+    boxes: Mapping[str, Sequence[Box]]
     unsure: frozenset[str] = frozenset()  # classes that are in it, nobody knows where
 
 
@@ -50,7 +54,7 @@ def voc_annotations(lab: Lab, count: int | None, split: str | None = None) -> An
     return Annotations(
         " ".join(f"VOC {root.name.removeprefix('VOC')} {split}".split()),
         voc.CLASSES,
-        [Annotated(item.path, partial(_boxed, item)) for item in reading.items],
+        [_voc_item(item) for item in reading.items],
         len(reading.problems),
         partial(voc_training, root, "trainval" if split == "test" else "train"),
     )
@@ -65,35 +69,56 @@ def voc_training(root: Path, split: str, most: int) -> list[Labelled]:
     return [Labelled(item.path, frozenset(map(voc.CLASSES.index, item.classes))) for item in chosen]
 
 
+def _voc_item(item: LocalisedImage) -> Annotated:
+    return Annotated(item.path, partial(_boxed, item), {name: item.boxes(name) for name in item.classes})
+
+
 def coco_annotations(lab: Lab, count: int) -> Annotations:
-    """COCO's masks, of its val split."""
+    """COCO's masks, of its val split or of that of the copy's own; boxes where the copy has no outlines."""
     folder = lab.need("coco")
-    notes, photographs = coco.find_instances(folder, "val")
-    known, problems = read_masks(notes)
-    names = coco.class_names(notes)
+    notes, photographs, chosen = coco.find_split(folder, "val")
+    known, problems = coco.sound_instances(notes)
+    known = {file: these for file, these in known.items() if chosen(file)}
+    outlined = any(each.segmentation is not None for these in known.values() for each in these)
+    lacking = {f for f, these in known.items() if outlined and any(each.segmentation is None for each in these)}
+    regions = _masked if outlined else _boxed_instances
 
     def photograph(file: str) -> Annotated:
         check_image(photographs / file)
-        return Annotated(photographs / file, partial(_masked, known[file]))
+        return Annotated(photographs / file, partial(regions, known[file]), _own_boxes(known[file]))
 
+    wanted = [file for file in sorted(known) if known[file] and file not in lacking]
     try:
-        reading = read_each([file for file in sorted(known) if known[file]], photograph, count)
+        reading = read_each(wanted, photograph, count)
     except UserError as problem:
         raise UserError(f"no photograph in '{photographs}' goes with '{notes}' ({problem})") from problem
-    left_out = len(problems) + len(reading.problems)
-    training = partial(coco_training, folder, names)
-    return Annotations(f"COCO {photographs.name}", names, reading.items, left_out, training)
+    names = coco.class_names(notes)
+    left_out = len([file for file in problems if chosen(file)]) + len(lacking) + len(reading.problems)
+    title = f"COCO {photographs.name}{'' if outlined else ', boxes'}"
+    return Annotations(title, names, reading.items, left_out, partial(coco_training, folder, names))
 
 
 def coco_training(folder: Path, names: Sequence[str], most: int) -> list[Labelled]:
     """Photographs of the train split with the classes in them."""
-    notes, photographs = coco.find_instances(folder, "train")
+    notes, photographs, chosen = coco.find_split(folder, "train")
     found = [
         Labelled(photographs / file, frozenset(names.index(each.name) for each in instances))
         for file, instances in sorted(coco.read_instances(notes).items())
-        if instances and (photographs / file).is_file()
+        if instances and chosen(file) and (photographs / file).is_file()
     ]
     return spread(found, most)
+
+
+def _own_boxes(instances: Sequence[Instance]) -> dict[str, list[Box]]:
+    found: dict[str, list[Box]] = {}
+    for each in instances:
+        if not each.crowd:
+            found.setdefault(each.name, []).append(each.box)
+    return found
+
+
+def _boxed_instances(instances: Sequence[Instance]) -> dict[str, tuple[float, Tensor]]:
+    return boxed_regions(_own_boxes(instances), instances[0].size)
 
 
 def _boxed(item: LocalisedImage) -> dict[str, tuple[float, Tensor]]:
@@ -107,7 +132,7 @@ def boxed_regions(boxes: Mapping[str, Sequence[Box]], size: tuple[int, int] = SI
     return {name: (sum(box.area for box in these), box_mask(these, size)) for name, these in boxes.items()}
 
 
-def _masked(instances: list[Instance]) -> dict[str, tuple[float, Tensor]]:
+def _masked(instances: Sequence[Instance]) -> dict[str, tuple[float, Tensor]]:
     """Raises `UserError` for a segmentation that is none."""
     found: dict[str, tuple[float, Tensor]] = {}
     for each in instances:

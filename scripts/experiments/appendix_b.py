@@ -20,10 +20,11 @@ from common.layers import Layer, layers
 from common.methods.names import label
 from common.metrics.localisation import cell_share, mosaic
 from data.records import LocalisedImage
+from scripts.experiments.compared import compared
 from scripts.experiments.drawing import TWO_CLASS_NAMES, TWO_CLASSES
 from scripts.experiments.grid import mosaics
 from scripts.experiments.lab import Lab, measured
-from scripts.experiments.report import Picture, Section, Table, row_of
+from scripts.experiments.report import Picture, Section, Table
 from scripts.experiments.run import alone
 from scripts.experiments.samples import NAME, Sample, pixels
 from scripts.experiments.table1 import box_errors, guessed_classes, guessed_photographs
@@ -38,6 +39,8 @@ PAPERS = ("gradcam", "no_relu", "absolute", "max_pooled", "guided_relu", "deconv
 PUBLISHED = {"gradcam": "59.65", "no_relu": "74.98", "guided_relu": "59.14", "deconv_relu": "83.95"}
 TITLE = "Appendix B: ablations"
 LAYERS = 8
+BY_LAYER = "Appendix B, Grad-CAM by layer, first to last"
+LAYER_NAMES = "Layers are named as the network's own modules in PyTorch are; a block counts as one."
 PLAIN = ("gradcam",)
 
 
@@ -48,39 +51,45 @@ def section(lab: Lab) -> Section:
     lab = lab.on("samples")
     count = lab.count(24, 3)
     depths = _depths(lab)
-    found = {}
-    for layer in (lab.classifier.layer, depths[len(depths) * 2 // 3]):
+    made = partial(Table, data=f"grid game 2 x 2, {NAME}", measure="share in the cell", substitute=True)
+    tables = []
+    for layer in (lab.classifier.layer, list(depths)[len(depths) * 2 // 3]):
         name = f"variants-{layer}"
         cell = lab.cell(name, partial(ablated, lab, layer, VARIANTS, count), count=count, variants=VARIANTS)
-        rows = [row_of(label(variant), cell[variant], "", lab.model) for variant in VARIANTS]
-        found[f"variants at layer {layer}"] = rows
-    rows = []
-    for layer in depths:
-        cell = lab.cell(f"sweep-{layer}", partial(ablated, lab, layer, PLAIN, count), count=count)
-        rows.append(row_of(layer, cell["gradcam"], "", lab.model))
-    found["Grad-CAM by layer, first to last"] = rows
-    data = f"grid pointing game 2 x 2, {NAME}"
-    tables = [Table(f"Appendix B, {what}", data, "share in the cell", rows, True) for what, rows in found.items()]
+        rows = compared({variant: label(variant) for variant in VARIANTS}, cell, "gradcam", lab.model)
+        tables.append(made(f"Appendix B, variants at layer {layer}", rows=rows, reference=label("gradcam")))
+    cells = {
+        layer: lab.cell(f"sweep-{layer}", partial(ablated, lab, layer, PLAIN, count), count=count)["gradcam"]
+        for layer in depths
+    }
+    last = list(depths)[-1]
+    rows = compared(depths, cells, last, lab.model)
+    tables.append(made(BY_LAYER, rows=rows, note=LAYER_NAMES, reference=depths[last]))
     notes = [
         "The paper's table gives the localisation error of VGG-16 on ILSVRC; here the share of the positive map in the"
         " right cell stands for it. Without the ReLU the map is counted from its minimum on. HiResCAM is the paper's"
         " variant without pooling; the methods after it were published later.",
-        "Behind the last layer of this network stand pooling and one linear layer: there, all gradients of a channel"
-        " are equal and no ReLU is passed, so neither pooling nor ReLU rules change anything.",
-        "At earlier layers Grad-CAM is near chance: its weights are means over the whole mosaic, in which a channel"
-        " speaks for the class in one photograph and against it in another, and gradients that are not pooled keep the"
-        " places apart. The paper finds earlier layers worse as well.",
+        "Where average pooling and one linear layer stand behind the last layer, all gradients of a channel are equal"
+        " and no ReLU is passed, so that neither pooling nor ReLU rules can change anything there.",
+        "At earlier layers Grad-CAM's weights are means over the whole mosaic, in which a channel speaks for the class"
+        " in one photograph and against it in another; gradients that are not pooled keep the places apart.",
     ]
     return Section(TITLE, tables, [_picture(lab)], notes)
 
 
-def _depths(lab: Lab) -> list[str]:
+def _depths(lab: Lab) -> dict[str, str]:
+    """Layers from the first to the last, by name, and what they are: type, channels, size of the map."""
     network = lab.classifier.network
-    return [layer.name for layer in sweep_layers(network.module, network.blank(), LAYERS)]
+    found = sweep_layers(network.module, network.blank(), LAYERS)
+    return {each.name: f"{each.name} ({each.kind}, {each.shape[0]} maps of {_size(each)})" for each in found}
+
+
+def _size(layer: Layer) -> str:
+    return f"{layer.shape[1]} x {layer.shape[2]}"
 
 
 def _picture(lab: Lab) -> Picture:
-    return lab.picture("layers", "Grad-CAM at layers from the first to the last", lambda: draw(lab, _depths(lab)))
+    return lab.picture("layers", "Grad-CAM at layers from the first to the last", lambda: draw(lab, list(_depths(lab))))
 
 
 def ilsvrc_tables(lab: Lab) -> list[Table]:
@@ -93,12 +102,15 @@ def ilsvrc_tables(lab: Lab) -> list[Table]:
 
     last = lab.classifier.layer
     changed = cell("variants", last, PAPERS)
-    rows = [row_of(label(variant), changed[variant], PUBLISHED.get(variant, ""), lab.model) for variant in PAPERS]
-    by_layer = [row_of(layer, cell("sweep", layer, PLAIN)["gradcam"], "", lab.model) for layer in _depths(lab)]
+    rows = compared({v: label(v) for v in PAPERS}, changed, "gradcam", lab.model, PUBLISHED)
+    depths = _depths(lab)
+    deepest = list(depths)[-1]
+    by_layer = compared(depths, {n: cell("sweep", n, PLAIN)["gradcam"] for n in depths}, deepest, lab.model)
     note = "The box of the largest segment above 15 % of the maximum, IoU 0.5. Published: VGG-16."
+    made = partial(Table, data="ILSVRC val", measure="top-1 error (%)", digits=2, better="low")
     return [
-        Table(f"Appendix B, {what}", "ILSVRC val", "top-1 error (%)", these, False, 2, note)
-        for what, these in ((f"variants at layer {last}", rows), ("Grad-CAM by layer, first to last", by_layer))
+        made(f"Appendix B, variants at layer {last}", rows=rows, note=note, reference=label("gradcam")),
+        made(BY_LAYER, rows=by_layer, note=f"{note} {LAYER_NAMES}", reference=depths[deepest]),
     ]
 
 

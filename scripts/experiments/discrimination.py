@@ -18,10 +18,10 @@ from torch import Tensor
 from common.errors import MethodError, UserError
 from common.metrics.localisation import told_apart
 from scripts.experiments.annotated import Annotated, voc_annotations
-from scripts.experiments.grid import grid_table
+from scripts.experiments.asker import Asker, asker_of
+from scripts.experiments.grid import grid_tables
 from scripts.experiments.lab import Lab, measured, paired
 from scripts.experiments.maps import LABELS, deconv_sees, method_maps
-from scripts.experiments.pointing import Asker, asker_of
 from scripts.experiments.report import Row, Section, Table, against, row_of
 from scripts.experiments.run import alone
 
@@ -46,7 +46,7 @@ def section(lab: Lab) -> Section:
     sees = deconv_sees(lab.classifier)
     methods = tuple(method for method in METHODS if sees or method != "deconv")
     on_voc = lab.source == "voc"
-    table = voc_table(lab, methods) if on_voc else grid_table(lab, "5.1, class discrimination", methods, {}, 2)
+    table = voc_table(lab, methods) if on_voc else grid_tables(lab, "5.1, class discrimination", methods, 2)[0]
     notes = [*([] if on_voc else [GRID_NOTE]), *([] if sees else [BLIND])]
     title = "5.1: can classes be told apart by their maps?"
     return Section(title, [replace(table, elsewhere=PEOPLE)], notes=notes)

@@ -17,22 +17,33 @@ from torch import Tensor
 
 from common.errors import MethodError, UserError
 from common.gradcam import explain
+from common.methods.cells import cell_occlusion
 from common.methods.occlusion import OcclusionOptions
-from common.metrics.faithfulness import rank_correlation
+from common.metrics.faithfulness import over_windows, rank_correlation
+from common.targets import as_targets
 from scripts.experiments.annotated import Annotated, voc_annotations
+from scripts.experiments.asker import Asker, asker_of
+from scripts.experiments.compared import compared
 from scripts.experiments.lab import Lab, measured
 from scripts.experiments.maps import LABELS, WINDOW, method_maps
 from scripts.experiments.paper import RANKED
-from scripts.experiments.pointing import Asker, asker_of
-from scripts.experiments.report import Section, Table, row_of
+from scripts.experiments.report import Section, Table
 from scripts.experiments.run import alone
 from scripts.experiments.samples import NAME, right_samples
 
-METHODS = ("guided_gradcam", "gradcam", "cmwp", "cam", "guided", "gradient")
+METHODS = ("guided_gradcam", "gradcam", "no_relu", "cmwp", "cam", "guided", "gradient", "activation")
+CELLS = "cells"  # occlusion of cells of the explained map: the ceiling of what a map of that layer can agree
+NAMES = {
+    **{name: LABELS[name] for name in METHODS},
+    "activation": "activation energy, whatever the class",
+    CELLS: "occlusion of cells of the map",
+}
 PUBLISHED = {"guided_gradcam": "0.261", "gradcam": "0.254", "cmwp": "0.220", "cam": "0.208", "guided": "0.168"}
 WINDOW_METHODS = ("gradcam", "cmwp")
 WINDOWS = (32, 64, 96)  # pixels; the first is that of the table with all methods
 PAPERS = "VOC 2007 val"
+ZERO = "A map that is zero everywhere ranks nothing and counts as 0; a reference without any drop is left out."
+STRIDES = f"Strides of {WINDOW} pixels; the paper does not say how large its patches were."
 FEWER = (60, 4)  # photographs, in all and in a quick run, where more say little more
 
 
@@ -56,14 +67,14 @@ def section(lab: Lab) -> Section:
     settings: dict[str, int] = {"train": lab.count(6000, 30)} if on_voc else {}
     asked = partial(asked_on_voc, lab, **settings) if on_voc else partial(asked_of_samples, lab)
     cell = lab.cell("occlusion-ranks", lambda: correlations(asked(count), ranks), count=count, **settings)
-    rows = [row_of(LABELS[m], cell.get(m), PUBLISHED.get(m, ""), lab.model) for m in METHODS]
+    rows = compared(NAMES, cell, "gradcam", lab.model, PUBLISHED)
     note = (
-        "Spearman's correlation of each map, averaged over occlusion's grid, with the drop of the class's score"
-        f" under a grey window of {WINDOW} pixels. {cell['classifier']} Published: VGG-16 on {PAPERS}, 2,510"
-        " photographs."
+        "Spearman's correlation of each map, averaged under occlusion's windows as they lie, with the drop of the"
+        f" class's score under a grey window of {WINDOW} pixels. {ZERO} {cell['classifier']} Published: VGG-16 on"
+        f" {PAPERS}, 2,510 photographs."
     )
-    other = cell["data"] != PAPERS
-    tables = [Table("5.3, faithfulness", cell["data"], "rank correlation", rows, other, 3, note)]
+    made = partial(Table, data=cell["data"], measure="rank correlation", substitute=cell["data"] != PAPERS)
+    tables = [made("5.3, faithfulness", rows=rows, note=note, reference=NAMES["gradcam"])]
     side = min(lab.classifier.preprocessing.size)
     windows = [window for window in WINDOWS if side >= window + 2 * WINDOW]  # at least 3 x 3 places to rank
     if windows:
@@ -72,10 +83,10 @@ def section(lab: Lab) -> Section:
             "occlusion-windows", lambda: correlations(asked(fewer), measure), count=fewer, windows=windows, **settings
         )
         names = {f"{m}-{window}": f"{LABELS[m]}, window {window}" for window in windows for m in WINDOW_METHODS}
-        rows = [row_of(name, by_window[key], "", lab.model) for key, name in names.items()]
+        first = f"gradcam-{windows[0]}"
+        rows = compared(names, by_window, first, lab.model)
         title = "5.3, faithfulness, by the size of occlusion's window"
-        why = _why_ranks(cell, by_window, windows)
-        tables.append(Table(title, cell["data"], "rank correlation", rows, True, 3, why))
+        tables.append(made(title, rows=rows, note=STRIDES, reference=names[first]))
     return Section("5.3: do maps agree with occlusion?", tables)
 
 
@@ -110,26 +121,6 @@ def correlations(asked: Asked, measure: Callable[[Any, Tensor, int], dict[str, T
     return {**found, "data": asked.data, "classifier": asked.about}
 
 
-def _why_ranks(cell: dict[str, Any], by_window: dict[str, Any], windows: list[int]) -> str:
-    """Why the correlation is what it is, with the measurements that say so."""
-    note = f"Strides of {WINDOW} pixels; the paper does not say how large its patches were."
-    small, large = (by_window[f"gradcam-{window}"]["mean"] for window in (windows[0], windows[-1]))
-    if small is None or large is None or large <= small:
-        return note
-    text = (
-        f" The correlation follows the window: {small:.2f} with {windows[0]} pixels, {large:.2f} with {windows[-1]}."
-        " What a small window hides the rest of a large thing makes up for, and the ranks of next to no drop are"
-        " noise: the distance to the published value says more of the window than of the method."
-    )
-    guided, plain = cell.get("guided_gradcam"), cell.get("gradcam")
-    if guided and plain and guided["mean"] < plain["mean"]:
-        text += (
-            f" Guided Grad-CAM is not above Grad-CAM as published ({guided['mean']:.3f}, {plain['mean']:.3f}); the"
-            f" standard error of either is {plain['error']:.3f}."
-        )
-    return note + text
-
-
 def window_ranks(windows: Sequence[int], classifier: Any, image: Tensor, label: int) -> dict[str, Tensor]:
     """Correlations (1,) of an image's maps by method and window."""
     found = {}
@@ -137,20 +128,26 @@ def window_ranks(windows: Sequence[int], classifier: Any, image: Tensor, label: 
         options = OcclusionOptions(window=window, stride=WINDOW)
         occluded = explain(classifier.explainable, image, label, methods="occlusion", occlusion_options=options)
         for m in WINDOW_METHODS:
-            maps = method_maps(classifier, image, label, m)
-            found[f"{m}-{window}"] = rank_correlation(maps[:, 0], occluded.maps["occlusion"][:, 0])
+            maps = method_maps(classifier, image, label, m)[:, 0]
+            found[f"{m}-{window}"] = _agreement(maps, occluded.maps["occlusion"][:, 0], image, window, WINDOW)
     return found
 
 
 def ranks(classifier: Any, image: Tensor, label: int) -> dict[str, Tensor]:
     """Correlations (1,) of an image's maps by method."""
-    found = {}
-    reference = method_maps(classifier, image, label, "occlusion")[:, 0]
+    found, stride = {}, WINDOW // 2
+    reference = method_maps(classifier, image, label, "occlusion", stride)[:, 0]
     for method in METHODS:
         with contextlib.suppress(MethodError):  # CAM, where the head is of another kind
             maps = method_maps(classifier, image, label, method)[:, 0]
-            found[method] = rank_correlation(maps, reference)
-    return found
+            found[method] = _agreement(maps, reference, image, WINDOW, stride)
+    cells = cell_occlusion(classifier.explainable, image, as_targets([label]))[:, 0]
+    return {**found, CELLS: _agreement(cells, reference, image, WINDOW, stride)}
+
+
+def _agreement(maps: Tensor, reference: Tensor, image: Tensor, window: int, stride: int) -> Tensor:
+    size = (image.shape[-2], image.shape[-1])
+    return rank_correlation(over_windows(maps, size, window, stride), reference)
 
 
 if __name__ == "__main__":

@@ -30,9 +30,9 @@ from data.readers import flickr8k, regions
 from data.records import DescribedImage, Region
 from scripts.experiments.drawing import SAMPLES, clickable_captions, figure_parser, save_figure
 from scripts.experiments.grounded import bar_of, read_grounded
-from scripts.experiments.lab import Lab, measured
+from scripts.experiments.lab import Lab, measured, paired
 from scripts.experiments.maps import LABELS
-from scripts.experiments.report import Row, Section, Table, row_of
+from scripts.experiments.report import Row, Section, Table, against, row_of
 from scripts.experiments.run import run_program
 from scripts.experiments.scenes import DEV
 
@@ -186,26 +186,15 @@ def _table(
     own = lab.cell(name, lambda: measure(captioner, items(limit)), limit=limit, mark=mark)
     measure_other = partial(measure, captioner, methods=OTHER)
     other = lab.cell(f"{name}-other", lambda: measure_other(moved(items(fewer))), limit=fewer, mark=mark)
-    rows = [Row("uniform", 1.0, None, 0, "1.0" if published else "")]
+    rows, first = [Row("uniform", 1.0, None, 0, "1.0" if published else "")], own["gradcam"]
     measures = [(LABELS[m], found, published.get(m, "")) for m, found in own.items()]
     measures += [(f"{LABELS[m]}, boxes of another phrase", found, "") for m, found in other.items()]
     for label, found, shown in measures:
         median = "" if found["median"] is None else f"median {found['median']:.2f}"
-        rows.append(row_of(label, found, shown, "captioner", median))
-    note = note + _why(own, other)
-    return Table(f"Figure 10b, {what}", data, "inside / outside", rows, substitute, 2, note)
-
-
-def _why(own: dict[str, Any], other: dict[str, Any]) -> str:
-    """Why phrases' Grad-CAM stays below Guided Backprop, against the paper; nothing where it does not."""
-    here, wrong = ({name: found[name]["median"] for name in OTHER} for found in (own, other))
-    if None in (*here.values(), *wrong.values()) or here["gradcam"] >= here["guided"]:
-        return ""
-    return (
-        f" By the medians Grad-CAM ({here['gradcam']:.2f}) is below Guided Backprop ({here['guided']:.2f}), against the"
-        f" paper's order. In the boxes of another phrase of the image the medians are {wrong['gradcam']:.2f} and"
-        f" {wrong['guided']:.2f}."
-    )
+        row = row_of(label, found, shown, "captioner", median)
+        rows.append(row if found is first else against(row, paired(found, first)))
+    title, gradcam = f"Figure 10b, {what}", LABELS["gradcam"]
+    return Table(title, data, "inside / outside", rows, substitute, 2, note, gradcam)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

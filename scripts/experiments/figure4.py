@@ -31,9 +31,9 @@ from data.readers.files import Reading, read_each
 from data.records import LocalisedImage
 from data.words.imagenet_nouns import NOUNS
 from scripts.experiments.annotated import voc_training
-from scripts.experiments.lab import Lab, measured, spread
+from scripts.experiments.lab import Lab, measured, paired, spread
 from scripts.experiments.maps import LABELS, group_scores, method_maps
-from scripts.experiments.report import Picture, Row, Section, Table, row_of
+from scripts.experiments.report import Picture, Row, Section, Table, against, row_of
 from scripts.experiments.run import alone
 from scripts.experiments.scenes import NAME, Boxed, Scene, boxed_scenes, grouped, scenes
 
@@ -172,9 +172,13 @@ def boxes_table(lab: Lab) -> Table:
     for method in METHODS:
         less = max(1, count // 5) if method == "occlusion" else count
         cells[method] = lab.attempt(f"seeds-{method}", partial(against_boxes, lab, method, less), count=less)
-    rows = [row_of(LABELS[method], cell and cell["seeds"], "", lab.model) for method, cell in cells.items()]
-    rows.append(row_of("the whole photograph", (cells["gradcam"] or {}).get("whole")))
-    return Table("Figure 4, seeds against boxes people drew", NAME, "IoU", rows, True)
+    first = cells["gradcam"] or {}
+    rows = [row_of(LABELS["gradcam"], first.get("seeds"), "", lab.model)]
+    others = {LABELS[method]: cell and cell["seeds"] for method, cell in cells.items() if method != "gradcam"}
+    for label, found in {**others, "the whole photograph": first.get("whole")}.items():
+        rows.append(against(row_of(label, found, "", lab.model), paired(found or {}, first.get("seeds", {}))))
+    title = "Figure 4, seeds against boxes people drew"
+    return Table(title, NAME, "IoU", rows, True, reference=LABELS["gradcam"])
 
 
 def against_boxes(lab: Lab, method: str, count: int) -> dict[str, Any]:

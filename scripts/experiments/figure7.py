@@ -14,22 +14,25 @@ from common.metrics.faithfulness import rank_correlation
 from common.state import untouched
 from common.targets import logits
 from scripts.experiments.drawing import TWO_CLASS_NAMES, TWO_CLASSES
-from scripts.experiments.lab import Lab, measured
-from scripts.experiments.report import Section, Table, row_of
+from scripts.experiments.lab import Lab, measured, paired
+from scripts.experiments.report import Section, Table, against, row_of
 from scripts.experiments.run import alone
 from scripts.experiments.samples import NAME, Sample, pixels, right_samples
 
 WANTED = "airliner"
 EPSILON = 8 / 255
-# What is measured of each sample: its name in the table, what was published, a note.
-ROWS = {
-    "chance": (f"probability of '{WANTED}'", "> 0.9999", ""),
-    "psnr": ("PSNR of the change (dB)", "", ""),
-    "same": ("rank correlation of the true class's map", "", "before and after"),
-    "other": ("the same, of another class's map", "", "for scale"),
-    "stays": ("peak after is where the map was above half its maximum", "", "share"),
-    "chance_stays": ("a random point is there", "", "share, for scale"),
-}
+# What is measured of each sample: a table's title and measure, and its rows by key, with what was published of them.
+TABLES = {
+    ("adversarial images", "probability"): {"chance": (f"'{WANTED}'", "> 0.9999")},
+    ("size of the change", "PSNR (dB)"): {"psnr": ("image after, to image before", "")},
+    ("maps before and after", "rank correlation"): {
+        "same": ("map of the true class", ""), "other": ("map of another class, for scale", ""),
+    },
+    ("peak after is where the map was above half its maximum", "share"): {
+        "stays": ("peak of the true class", ""), "chance_stays": ("a random point", ""),
+    },
+}  # fmt: skip
+ROWS = [key for rows in TABLES.values() for key in rows]
 
 
 def section(lab: Lab) -> Section:
@@ -37,16 +40,23 @@ def section(lab: Lab) -> Section:
     lab = lab.on("samples")
     count = lab.count(20, 2)
     cell = lab.cell("airliner", lambda: measure(lab, count), count=count)
-    rows = [row_of(what, cell[key], published, lab.model, note) for key, (what, published, note) in ROWS.items()]
     note = (
         f"Targeted iterative FGSM in steps of 1/255, no pixel changed by more than {EPSILON * 255:.0f}/255. The paper"
         " shows that the cat and the dog of its picture are still localised; the correlation says how much of the map"
         " stays, and the peak whether the class is still found where it was."
     )
-    table = Table("Figure 7, adversarial images", NAME, "ours", rows, True, 4, note)
+    tables = [_table(lab, cell, *title, rows) for title, rows in TABLES.items()]
     caption = "Before and after: the prediction changes, the evidence for the true class stays"
     picture = lab.picture("adversarial", caption, lambda: draw(lab))
-    return Section("Figure 7: adversarial images", [table], [picture])
+    return Section("Figure 7: adversarial images", tables, [picture], [note])
+
+
+def _table(lab: Lab, cell: dict[str, Any], title: str, measure: str, rows: dict[str, tuple[str, str]]) -> Table:
+    (key, (first, published)), *others = rows.items()
+    made = [row_of(first, cell[key], published, lab.model)]
+    made += [against(row_of(name, cell[n], shown), paired(cell[n], cell[key])) for n, (name, shown) in others]
+    digits = 4 if measure == "probability" else 2
+    return Table(f"Figure 7, {title}", NAME, measure, made, True, digits, reference=first if others else "")
 
 
 def attacked(lab: Lab, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:

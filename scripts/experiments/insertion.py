@@ -9,9 +9,9 @@ from torch import Tensor
 from common.metrics.faithfulness import BASELINES, area, deletion, insertion
 from common.state import untouched
 from common.targets import logits
-from scripts.experiments.lab import Lab, measured
+from scripts.experiments.lab import Lab, measured, paired
 from scripts.experiments.maps import LABELS, method_maps
-from scripts.experiments.report import Row, Section, Table, row_of
+from scripts.experiments.report import Row, Section, Table, against, row_of
 from scripts.experiments.run import alone
 from scripts.experiments.samples import NAME, Sample, pixels, right_samples
 
@@ -23,22 +23,23 @@ def section(lab: Lab) -> Section:
     lab = lab.on("samples")
     count = lab.count(20, 2)
     tables = []
-    for kind, better in (("deletion", "low is better"), ("insertion", "high is better")):
+    for kind, better in (("deletion", "low"), ("insertion", "high")):
         for baseline in BASELINES:
             rows: list[Row] = []
+            first: dict[str, Any] = {}
             for method in (*METHODS, "random"):
                 measure = partial(areas, lab, right_samples(lab, count), method, baseline, kind)
                 cell = lab.cell(f"{kind}-{baseline}-{method}", measure, count=count)
-                rows.append(row_of(LABELS.get(method, "random order"), cell, "", lab.model))
-            title = f"{kind.capitalize()}, {baseline} baseline"
-            tables.append(Table(title, NAME, f"area ({better})", rows, True))
+                row = row_of(LABELS.get(method, "random order"), cell, "", lab.model)
+                rows.append(against(row, paired(cell, first)) if first else row)
+                first = first or cell
+            title, measured_by = f"{kind.capitalize()}, {baseline} baseline", f"area ({better} is better)"
+            tables.append(Table(title, NAME, measured_by, rows, True, reference=LABELS[METHODS[0]], better=better))
     notes = [
         "The class's probability while pixels are removed (deletion) or brought in (insertion) in the order of the map,"
         " in 28 steps (Petsiuk et al. 2018). Not in the paper. A check: in a random order both areas are the same but"
-        " for chance, with either baseline.",
-        "Maps of single pixels delete well with the grey baseline without having found the object: scattered grey"
-        " pixels are a noise that the network never saw. With the blurred baseline, and in insertion, that advantage is"
-        " gone.",
+        " for chance, with either baseline. Scattered grey pixels are a noise that the network never saw, which deletes"
+        " well without having found the object: compare with the blurred baseline and with insertion."
     ]
     return Section("Insertion and deletion", tables, notes=notes)
 

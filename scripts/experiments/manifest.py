@@ -23,7 +23,7 @@ def manifest(lab: Any, seconds: dict[str, float]) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "model": lab.model,
         "device": lab.device,
-        "limit": "none" if lab.limit is None else lab.limit,
+        "limit": "none" if lab.limit is None else str(lab.limit),
         "quick": bool(lab.quick),
         "data": ", ".join(sorted(lab.data)) or "none",
         "weights": {task: lab.weights(task) for task in loaded},

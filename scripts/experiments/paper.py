@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.errors import UserError
-from data.readers import voc
+from data.readers import coco, voc
 
 _SPEAKERS = ("captioner", "VQA model")
 COUNT = (5000, 50)  # photographs of ILSVRC's validation set, in all and in a quick run
@@ -80,12 +80,14 @@ def _boxes(lab: Any) -> list[str]:
 
 def _pointing(lab: Any) -> list[str]:
     if "coco" in lab.data:
+        try:
+            coco.find_instances(lab.data["coco"], "val")
+        except UserError:
+            return ["data (a part of COCO)"]
         return []
-    return (
-        ["data (VOC)"]
-        if "voc" in lab.data
-        else ["data (nouns and boxes of Flickr8k)", "classes are ImageNet's, in groups"]
-    )
+    if "voc" in lab.data:
+        return ["data (VOC)"]
+    return ["data (nouns and boxes of Flickr8k)", "classes are ImageNet's, in groups"]
 
 
 ROWS = (
@@ -122,10 +124,12 @@ ROWS = (
         "Guided Grad-CAM 0.261, Grad-CAM 0.254, c-MWP 0.220, CAM 0.208, Guided Backprop 0.168", "faithfulness",
         "5.3, faithfulness", "VGG-16", _ranked,
     ),
-    Reported("Figure 6", "failures", "a picture", "fig6", "Figure 6", "VGG-16", lambda lab: ["data"]),
+    Reported(
+        "Figure 6", "failures", "a picture", "fig6", "Figure 6", "VGG-16", lambda lab: ["data (ImageNet samples)"]
+    ),
     Reported(
         "Figure 7", "adversarial images", "'airliner' > 0.9999; cat and dog still localised", "fig7", "Figure 7",
-        "VGG-16", lambda lab: ["data"],
+        "VGG-16", lambda lab: ["photographs (ImageNet samples)"],
     ),
     Reported(
         "Figure 8", "dataset bias: doctors and nurses", "82 % to 90 % when rebalanced", "fig8", "Figure 8", "VGG-16",
@@ -133,7 +137,7 @@ ROWS = (
     ),
     Reported(
         "Figure 9", "textual explanations by neurons, Places365", "a picture", "fig9", "Figure 9", "VGG-16",
-        lambda lab: ["data", "names found on Flickr8k" if lab.neuron_names is None else "names of the file given"],
+        lambda lab: ["data (Flickr8k)", "names of our own" if lab.neuron_names is None else "names of the file given"],
     ),
     Reported(
         "Figure 10a", "captions", "a picture", "fig10", "-", "neuraltalk2", lambda lab: ["photographs"], _SPEAKERS[0]
@@ -153,7 +157,8 @@ ROWS = (
     ),
     Reported(
         "8.2", "VQA, rank correlation with occlusion", "Grad-CAM 0.60 ± 0.038, Guided Backprop 0.42 ± 0.038", "vqa",
-        "8.2, VQA maps and occlusion", "deeper LSTM Q + norm I", lambda lab: ["questions (VQA v2)"], _SPEAKERS[1],
+        "8.2, VQA maps and occlusion", "deeper LSTM Q + norm I",
+        lambda lab: ["questions (VQA v2)", "windows (the paper's size is not known)"], _SPEAKERS[1],
     ),
     Reported(
         "8.2", "VQA, rank correlation with human attention (VQA-HAT), 1,374 pairs", "Grad-CAM 0.136", "vqa",

@@ -5,11 +5,12 @@
 
 On VOC's boxes and on COCO's masks by the protocol of Zhang et al. (ECCV 2016): the map's peak, at the
 photograph's own resolution, within 15 pixels of an object of the class; all classes of all photographs, and
-the difficult ones; the mean over classes. The network is fine-tuned on the classes in the training photographs first.
-The paper's is GoogLeNet, fine-tuned on COCO; its ImageNet weights are torchvision's.
+the difficult ones; the mean over classes. The network is fine-tuned on the classes in the training photographs first;
+the paper's is GoogLeNet, whose ImageNet weights are torchvision's. Beside the maps stands what needs no explanation.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,199 +18,193 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from classification.finetuning import fine_tuned
-from common.errors import UserError
-from common.metrics.grounding import centre_map
+from common.errors import MethodError
+from common.metrics.grounding import Summary, centre_map, summary
 from common.metrics.localisation import (
     TOLERANCE,
     best_threshold,
+    chance_of_hit,
     class_summary,
     hard_to_point,
     hits_with_reject,
     pointing_hits,
 )
 from data.readers.files import read_each
-from data.words.imagenet_nouns import GROUPS, group_of
-from scripts.experiments.annotated import Annotated, Annotations, coco_annotations, voc_annotations
-from scripts.experiments.lab import Lab, measured, summarised
-from scripts.experiments.maps import LABELS, group_scores, method_maps
-from scripts.experiments.report import Row, Section, Table, row_of
+from scripts.experiments.annotated import Annotated
+from scripts.experiments.asker import ANNOTATIONS, Asker, asker_of, kinds_of
+from scripts.experiments.lab import Lab
+from scripts.experiments.maps import LABELS, method_maps
+from scripts.experiments.report import Row, Section, Table, against, row_of
 from scripts.experiments.run import alone
-from scripts.experiments.scenes import NAME, grouped, scene_regions, scenes
 
-METHODS = ("gradcam", "cmwp", "gradient")
+METHODS = ("gradcam", "cmwp", "gradient", "activation")
 PUBLISHED = {"gradcam": "70.58 %", "cmwp": "60.30 %"}
+NAMES = {
+    **LABELS,
+    "activation": "activation energy, whatever the class",
+    "centre": "centre of the photograph",
+    "random": "a random point",
+    "whole": "the whole photograph, which always hits",
+    "none": "reject everything",
+}
+ON_SCORE = ", threshold on the class's score"
 RULE = (
     "The five likeliest classes of each photograph; a map whose maximum is below a threshold rejects its class, which"
     " is right for a class that is not there (of nouns: that no caption names). The threshold is chosen on the other"
-    " half of the photographs. Published: GoogLeNet, fine-tuned on COCO."
+    " half of the photographs. Rejecting needs no map: rows of a threshold on the class's score say what the score"
+    " alone gives, with the map's peak, with the centre, and at most. Published: GoogLeNet, fine-tuned on COCO."
 )
-# What COCO calls the nouns that cover ImageNet classes.
-COCO_NOUNS = {
-    "potted plant": "pottedplant", "dining table": "diningtable", "tv": "tvmonitor", "sports ball": "ball",
-}  # fmt: skip
+# One photograph's measurements: see `_pointed`.
+Pointed = Mapping[str, Any]
 
 
 def section(lab: Lab) -> Section:
     """4.3, the pointing game with a reject option."""
-    given = [kind for kind in ("voc", "coco") if kind in lab.data]
-    if given:
-        tables = [table for kind in given for table in published_tables(lab.on(kind), kind)]
-        return Section("4.3: the pointing game", tables)
-    lab = lab.on("flickr8k")
-    count = lab.count(300, 20)
-    plain, reject = [], []
-    for method in METHODS:
-        cell = lab.cell(f"pointing-{method}", partial(against_scenes, lab, method, count), count=count)
-        plain.append(row_of(LABELS[method], cell["plain"], "", lab.model))
-        reject.append(row_of(LABELS[method], cell["reject"], PUBLISHED.get(method, ""), lab.model))
-    note = (
-        "Nouns of captions that cover ImageNet classes (dog: 118 breeds), each explained by its likeliest class. The"
-        f" peak has to lie within {TOLERANCE:.0f} pixels of a box, in photographs squashed to 224 x 224."
-    )
-    tables = [
-        Table("4.3, pointing game", NAME, "accuracy", plain, True, 3, note),
-        Table("4.3, pointing game with reject option", NAME, "accuracy", reject, True, 3, RULE),
-    ]
-    return Section("4.3: the pointing game", tables)
+    return Section("4.3: the pointing game", [table for kind in kinds_of(lab) for table in tables(lab.on(kind), kind)])
 
 
-def published_tables(lab: Lab, kind: str) -> list[Table]:
-    """All, difficult and with the reject option, on VOC or COCO."""
-    count, train = lab.count(5000, 15), lab.count(6000, 30)
-    subsets: dict[str, list[Row]] = {"all": [], "difficult": [], "reject": []}
-    found: dict[str, Any] = {}
-    for method in METHODS:
-        measure = partial(against_regions, lab, kind, method, count, train)
-        found = lab.cell(f"pointing-{kind}-{method}", measure, count=count, train=train)
-        for subset, rows in subsets.items():
-            shown = PUBLISHED.get(method, "") if (kind, subset) == ("coco", "reject") else ""
-            rows.append(row_of(LABELS[method], found[subset], shown, lab.model))
-    for subset in ("all", "difficult"):
-        subsets[subset].append(row_of("centre of the photograph", found[f"centre-{subset}"]))
+def tables(lab: Lab, kind: str) -> list[Table]:
+    """All, difficult and with the reject option, on the photographs of one kind."""
+    count, train = lab.count(300 if kind == "flickr8k" else 5000, 15), lab.count(6000, 30)
+    measure = partial(against_regions, lab, kind, count, train)
+    found = lab.cell(f"pointing-{kind}", measure, count=count, train=train, methods=METHODS)
     note = (
         f"The peak has to lie within {TOLERANCE:.0f} pixels of an object of the class, at the photograph's own"
         " resolution; mean over classes. Difficult: the class's objects cover less than a quarter of the"
         f" photograph, and another class is in it. {found['classifier']}"
     )
-    titles = {"all": ", all", "difficult": ", difficult", "reject": " with reject option"}
+    made = partial(Table, data=found["data"], measure="accuracy (%)", substitute=kind == "flickr8k", digits=1)
+    reject = rejecting(lab, found, PUBLISHED if kind == "coco" else {})
+    shown = [
+        ("4.3, pointing game, all", plain(lab, found, False), note),
+        ("4.3, pointing game, difficult", plain(lab, found, True), note),
+        ("4.3, pointing game with reject option", reject, RULE),
+    ]
     return [
-        Table(f"4.3, pointing game{titles[subset]}", found["data"], "accuracy", rows, False, 3, text)
-        for (subset, rows), text in zip(subsets.items(), (note, note, RULE), strict=True)
+        made(title, rows=rows, note=text, reference=LABELS["gradcam"])
+        for title, rows, text in shown
+        if any(row.n for row in rows)
     ]
 
 
-def against_regions(lab: Lab, kind: str, method: str, count: int, train: int) -> dict[str, Any]:
-    """Accuracy of one method on VOC's boxes or COCO's masks, by subset; of the image's centre as well."""
-    data = (voc_annotations if kind == "voc" else coco_annotations)(lab, count)
+def plain(lab: Lab, found: Mapping[str, Any], hard: bool) -> list[Row]:
+    """The classes that are there, all of them or the difficult ones; differences paired by photograph."""
+    rows: Sequence[Pointed] = found["rows"]
+    places = [(n, k) for n, row in enumerate(rows) for k, known in enumerate(row["hard"]) if known or not hard]
+    classes, photographs = [rows[n]["classes"][k] for n, k in places], [n for n, _ in places]
+    names = [name for name in (*METHODS, "centre", "random") if rows and name in rows[0]["hits"]]
+    hits = {name: torch.tensor([100.0 * rows[n]["hits"][name][k] for n, k in places]).double() for name in names}
+
+    def one(name: str) -> Row:
+        row = row_of(NAMES[name], _left_out(class_summary(hits[name], classes, photographs), found), "", lab.model)
+        less = hits[name] - hits["gradcam"]
+        return row if name == "gradcam" else against(row, class_summary(less, classes, photographs))
+
+    return [one(name) for name in names]
+
+
+def rejecting(lab: Lab, found: Mapping[str, Any], published: Mapping[str, str]) -> list[Row]:
+    """The five likeliest classes, those rejected whose map, or whose score, is below a threshold."""
+    rows: Sequence[Pointed] = found["rows"]
+    methods = [name for name in METHODS if rows and name in rows[0]["strengths"] and name != "activation"]
+    ways = [(name, "strengths", NAMES[name]) for name in methods]
+    on_score = [name for name in ("gradcam", "activation", "centre", "random") if rows and name in rows[0]["top"]]
+    ways += [(name, "scores", f"{NAMES[name]}{ON_SCORE}") for name in (*on_score, "whole")]
+    right = {label: with_reject(rows, name, by) for name, by, label in ways}
+    right[NAMES["none"]] = torch.tensor([v for row in rows for v in (1.0 - torch.tensor(row["present"]).double())])
+    photographs = [n for n, row in enumerate(rows) for _ in row["present"]]
+    names = {NAMES[name]: text for name, text in published.items()}
+
+    def one(label: str, values: Tensor) -> Row:
+        row = row_of(label, _left_out(summary(100 * values, photographs), found), names.get(label, ""), lab.model)
+        less = summary(100 * (values - right[NAMES["gradcam"]]), photographs)
+        return row if label == NAMES["gradcam"] else against(row, less)
+
+    return [one(label, values) for label, values in right.items()]
+
+
+def with_reject(rows: Sequence[Pointed], name: str, by: str) -> Tensor:
+    """1 for each right answer (classes of all photographs); a half's threshold is the best on the other half."""
+    parts = [_top(row, name, by) for row in rows]
+    halves = [[torch.cat(part) for part in zip(*parts[half::2], strict=True)] for half in (0, 1)]
+    thresholds = [best_threshold(*half) if half else 0.0 for half in halves]
+    found = [hits_with_reject(*part, thresholds[1 - number % 2]) for number, part in enumerate(parts)]
+    return torch.cat(found) if found else torch.zeros(0).double()
+
+
+def _top(row: Pointed, name: str, by: str) -> tuple[Tensor, Tensor, Tensor]:
+    """What `hits_with_reject` takes: hits, strengths, present of the likeliest classes."""
+    present = torch.tensor(row["present"], dtype=torch.bool)
+    hits = present.double() if name == "whole" else torch.tensor(row["top"][name]).double()
+    strengths = row["scores"] if by == "scores" else row["strengths"][name]
+    return hits, torch.tensor(strengths, dtype=torch.float64), present
+
+
+def _left_out(found: Summary, cell: Mapping[str, Any]) -> dict[str, Any]:
+    return {**vars(found), "left_out": found.left_out + cell["left_out"]}
+
+
+def against_regions(lab: Lab, kind: str, count: int, train: int) -> dict[str, Any]:
+    """What every method and baseline hits, photograph by photograph."""
+    data = ANNOTATIONS[kind](lab, count)
     asker = asker_of(lab, kind, data, train)
-    reading = read_each(data.items, partial(_pointed, asker, method))
-    rows, left_out = reading.items, data.left_out + len(reading.problems)
-    found: dict[str, Any] = {"data": data.title, "classifier": asker.about}
-    classes = [name for row in rows for name in row.names]
-    hard = torch.cat([row.hard for row in rows])
-    for prefix, hits in (("", [row.hits for row in rows]), ("centre-", [row.centre for row in rows])):
-        every = torch.cat(hits)
-        found[f"{prefix}all"] = vars(class_summary(every, classes))
-        kept = [name for name, known in zip(classes, hard.tolist(), strict=True) if known]
-        found[f"{prefix}difficult"] = vars(class_summary(every[hard], kept))
-    found["reject"] = _with_reject([row.top for row in rows])
-    for key in ("all", "difficult", "reject", "centre-all", "centre-difficult"):
-        found[key]["left_out"] += left_out
-    return found
+    reading = read_each(data.items, partial(_pointed, asker))
+    about = {"data": data.title, "classifier": asker.about, "left_out": data.left_out + len(reading.problems)}
+    return {**about, "rows": reading.items}
 
 
 @dataclass(frozen=True)
-class Asker:
-    """A classifier, the data's classes that it can be asked about, and how: logits (C,) of its outputs ->
-    a score and an output for each of `names`.
-    """
-
-    classifier: Any
-    names: Sequence[str]
-    ask: Callable[[Tensor], tuple[Tensor, Tensor]]
-    about: str
-
-
-def asker_of(lab: Lab, kind: str, data: Annotations, most: int) -> Asker:
-    """The classifier fine-tuned on the training split's image labels, or where there is none ImageNet's."""
-    try:
-        images = data.training(most)
-    except UserError as missing:
-        groups = {name: group_of(COCO_NOUNS.get(name, name)) for name in data.names}
-        names = [name for name, group in groups.items() if group is not None]
-
-        def ask(scores: Tensor) -> tuple[Tensor, Tensor]:
-            known, best, indices = group_scores(scores)
-            places = [known.index(str(groups[name])) for name in names]
-            return best[places], indices[places]
-
-        about = f"ImageNet's classifier, {len(names)} classes by groups of its own ({missing})."
-        return Asker(lab.classifier, names, ask, about)
-    tuned = fine_tuned(lab.plain_classifier, data.names, images, lab.out / "runs" / kind)
-    about = f"A classifier fine-tuned on the classes in {len(images)} training photographs."
-    return Asker(tuned, data.names, lambda scores: (scores, torch.arange(len(scores))), about)
-
-
-@dataclass(frozen=True)
-class _Pointed:
-    """Of one photograph: the classes in it, hits of the map and of the centre, which are hard; and what
-    `hits_with_reject` takes, of the likeliest classes.
-    """
+class _Asked:
+    """The classes asked about in one photograph: the likeliest `top` first, then those that are there besides."""
 
     names: list[str]
-    hits: Tensor
-    centre: Tensor
-    hard: Tensor
-    top: tuple[Tensor, Tensor, Tensor]
+    top: int
+    indices: list[int]
+    scores: list[float]
+    present: Tensor
+    masks: Tensor
+    hard: dict[str, bool]
 
 
-def _pointed(asker: Asker, method: str, item: Annotated) -> _Pointed:
-    image = asker.classifier.images(item.path)
+def _asked(asker: Asker, item: Annotated, image: Tensor) -> _Asked:
     regions = item.regions()
     scores, indices = asker.ask(asker.classifier.logits(image)[0].cpu())
     top = [n for n in scores.topk(min(5, len(scores))).indices.tolist() if asker.names[n] not in item.unsure]
     # Subsets are of the photograph, whatever the classifier knows of it.
     shares = torch.tensor([area for area, _ in regions.values()])
     hard = dict(zip(regions, hard_to_point(shares).tolist(), strict=True))
-    there = [name for name in regions if name in asker.names]
-    asked = list(dict.fromkeys([*top, *[asker.names.index(name) for name in there]]))
-    maps = method_maps(asker.classifier, image, [int(indices[n]) for n in asked], method)[:, 0].cpu()
-    size = next(iter(regions.values()))[1].shape
-    nothing = torch.zeros(size, dtype=torch.bool)
-    masks = torch.stack([regions[asker.names[n]][1] if asker.names[n] in there else nothing for n in asked])
-    hits, strengths = pointing_hits(maps, masks), maps.flatten(1).amax(1).double()
-    present = torch.tensor([asker.names[n] in there for n in asked])
-    bump = centre_map(int(present.sum()), *size)
-    first = slice(len(top))
-    return _Pointed(
-        [asker.names[n] for n, here in zip(asked, present.tolist(), strict=True) if here],
-        hits[present],
-        pointing_hits(bump, masks[present]),
-        torch.tensor([hard[asker.names[n]] for n in asked if asker.names[n] in there], dtype=torch.bool),
-        (hits[first], strengths[first], present[first]),
-    )
+    there = [asker.names.index(name) for name in regions if name in asker.names]
+    asked = list(dict.fromkeys([*top, *there]))
+    nothing = torch.zeros(next(iter(regions.values()))[1].shape, dtype=torch.bool)
+    masks = torch.stack([regions[asker.names[n]][1] if n in there else nothing for n in asked])
+    present = torch.tensor([n in there for n in asked], dtype=torch.bool)
+    names = [asker.names[n] for n in asked]
+    return _Asked(names, len(top), indices[asked].tolist(), scores[asked].tolist(), present, masks, hard)
 
 
-def against_scenes(lab: Lab, method: str, count: int) -> dict[str, Any]:
-    """Accuracy of one method on nouns that are there, and on the five likeliest with the reject option."""
-    known, broken = scenes(lab, "dev")
-    items = [scene_regions(scene) for scene in known if grouped(scene)][:count]
-    asker = Asker(lab.classifier, list(GROUPS), lambda scores: group_scores(scores)[1:], "")
-    reading = read_each(items, partial(_pointed, asker, method))
-    rows, broken = reading.items, broken + len(reading.problems)
-    plain = measured(rows, lambda _, row: {"plain": row.hits}, ("plain",), broken)
-    reject = _with_reject([row.top for row in rows])
-    return {**plain, "reject": {**reject, "left_out": reject["left_out"] + broken}}
-
-
-def _with_reject(rows: list[tuple[Tensor, Tensor, Tensor]]) -> dict[str, Any]:
-    """Each half is measured with the threshold that is best on the other half."""
-    if len(rows) < 2:
-        return summarised([])
-    others = [[torch.cat(part) for part in zip(*rows[1 - half :: 2], strict=True)] for half in (0, 1)]
-    thresholds = [best_threshold(*other) for other in others]
-    return measured(rows, lambda n, row: {"reject": hits_with_reject(*row, thresholds[n % 2])})["reject"]
+def _pointed(asker: Asker, item: Annotated) -> dict[str, Any]:
+    """Of one photograph, by method: `hits` of the classes in it, `top` and `strengths` of the likeliest ones."""
+    image = asker.classifier.images(item.path)
+    asked = _asked(asker, item, image)
+    there, top = asked.present, slice(asked.top)
+    classes = [name for name, here in zip(asked.names, there.tolist(), strict=True) if here]
+    hits, strengths = {}, {}
+    for method in METHODS:
+        with contextlib.suppress(MethodError):
+            maps = method_maps(asker.classifier, image, asked.indices, method)[:, 0].cpu()
+            hits[method] = pointing_hits(maps, asked.masks)
+            strengths[method] = maps.flatten(1).amax(1).double()
+    hits["centre"] = pointing_hits(centre_map(*asked.masks.shape), asked.masks)
+    hits["random"] = chance_of_hit(asked.masks)
+    return {
+        "classes": classes,
+        "hard": [asked.hard[name] for name in classes],
+        "present": there[top].tolist(),
+        "scores": asked.scores[top],
+        "hits": {name: values[there].tolist() for name, values in hits.items()},
+        "top": {name: values[top].nan_to_num(0).tolist() for name, values in hits.items()},
+        "strengths": {name: values[top].tolist() for name, values in strengths.items()},
+    }
 
 
 if __name__ == "__main__":

@@ -56,8 +56,8 @@ def section(lab: Lab) -> Section:
     note = (
         "Spearman's correlation of the map with that of the trained network, when all layers are shuffled, the last"
         " first; near 1 is a map that says little of the network. Grad-CAM is taken before its ReLU, behind which it is"
-        " often empty for a randomised network. Guided Backprop hardly changes until most layers are random, as Adebayo"
-        " et al. found: it draws edges more than it explains. Not in the paper."
+        " often empty for a randomised network. Adebayo et al. found that Guided Backprop hardly changes until most"
+        " layers are random: it draws edges. Not in the paper."
     )
     table = Table("Sanity, all layers randomised", NAME, "rank correlation", rows, True, 3, note)
     caption = "Rank correlation with the trained network's map, by the share of layers that are randomised"

@@ -7,12 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
+from classification.finetuning import Labelled
+from common.errors import UserError
 from common.metrics.grounding import box_mask
 from data.readers import entities, flickr8k
 from data.readers.files import read_each
 from data.records import Box, Scene
-from data.words.imagenet_nouns import NOUNS, group_of
-from scripts.experiments.annotated import Annotated, boxed_regions
+from data.words.imagenet_nouns import GROUPS, NOUNS, group_of
+from scripts.experiments.annotated import Annotated, Annotations, boxed_regions
 from scripts.experiments.lab import Absent, Lab, spread
 
 NAME = "Flickr8k with Flickr30k Entities"
@@ -45,7 +47,18 @@ def scene_regions(scene: Scene) -> Annotated:
     """The groups of nouns in a photograph, and where those with boxes are."""
     boxes = grouped(scene)
     named = {group for noun in scene.nouns if (group := group_of(noun)) is not None}
-    return Annotated(scene.path, partial(boxed_regions, boxes), frozenset(named - set(boxes)))
+    return Annotated(scene.path, partial(boxed_regions, boxes), boxes, frozenset(named - set(boxes)))
+
+
+def scene_annotations(lab: Lab, count: int) -> Annotations:
+    """Flickr8k's dev split: groups of nouns that cover ImageNet classes. There are no labels to train on."""
+
+    def training(most: int) -> list[Labelled]:
+        raise UserError("captions name some of what is in a photograph, not all")
+
+    known, broken = scenes(lab, "dev")
+    items = [scene_regions(scene) for scene in known if grouped(scene)][:count]
+    return Annotations(NAME, list(GROUPS), items, broken, training)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ Grad-CAM 0.60 ± 0.038, Guided Backprop 0.42 ± 0.038; with human attention 0.13
 
 import argparse
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,29 @@ from data.readers.vqahat import check_ids, find_vqahat, read_attention
 from data.records import Question
 from scripts.experiments.drawing import MODEL_HELP
 from scripts.experiments.grounded import plain
-from scripts.experiments.lab import Lab, summarised
-from scripts.experiments.report import Row, Section, Table, row_of
+from scripts.experiments.lab import Lab, measured, paired
+from scripts.experiments.report import Row, Section, Table, against, row_of
 from scripts.experiments.run import run_program
-from vqa.grounding import attention_correlation, occlusion_correlation, sample
+from vqa.grounding import (
+    OCCLUSION,
+    attention_correlation,
+    looked_at,
+    occlusion_correlation,
+    reference_correlations,
+    sample,
+)
 
-ROWS = {name: label(name) for name in ("gradcam", "guided", "guided_gradcam")} | {"activation": "gradient-free"}
+ROWS = {
+    **{name: label(name) for name in ("gradcam", "no_relu", "guided", "guided_gradcam")},
+    "activation": "activation energy, whatever the answer",
+    "cells": "occlusion of cells of the map",
+}
+# The maps whose references are compared.
+BY_REFERENCE = {"gradcam": "Grad-CAM", "no_relu": "Grad-CAM before its ReLU", "cells": "occlusion of cells itself"}
+WINDOWS = (32, 64, 96, 111)  # pixels
+FILLS: dict[str, Any] = {"grey": 0.0, "blurred": "blur"}
+CELLS = "cells of the map"
+ZERO = "A map that is zero everywhere ranks nothing and counts as 0; a reference without any drop is left out."
 # Section 8.2, by measure and method: VGG-16 on VQA v1.
 PUBLISHED = {
     "occlusion": {"gradcam": "0.60 ± 0.038", "guided": "0.42 ± 0.038"},
@@ -42,25 +59,63 @@ MODEL = "VQA model"
 
 
 def measure(lab: Lab, kind: str, count: int) -> dict[str, Any]:
-    """Part of the questions -> method -> summary of the correlations, errors over photographs."""
+    """Part of the questions -> map -> correlation with occlusion of pixels, paired by photograph, errors over these."""
     answerer = lab.facade(MODEL)
     questions = sample(QuestionSet(kind, lab.need("vqa2")).read("val"), count)
-    side = min(answerer.network.preprocessing.size)
-    options = OcclusionOptions(window=3 * side // 7, stride=side // 7)  # of a map of 7 x 7: three cells wide
-    rows: dict[str, list[tuple[int, dict[str, float]]]] = {"all": [], NEEDED: [], BLIND: []}
-    groups = {name: n for n, name in enumerate(dict.fromkeys(q.image_id for q in questions))}
+
+    def correlations(number: int, group: Sequence[Question]) -> dict[str, list[float]]:
+        found: dict[str, list[float]] = {}
+        for question, encoded in looked_at(answerer, group):
+            row = reference_correlations(answerer, question, encoded, {"": OCCLUSION})[""]
+            for part in ("all", _part(answerer, question)):
+                for name, value in row.items():
+                    found.setdefault(f"{part} {name}", []).append(value)
+        return found
+
+    names = [f"{part} {name}" for part in ("all", NEEDED, BLIND) for name in ROWS]
+    return _quietly(lambda: measured(by_photograph(questions), correlations, names))
+
+
+def by_reference(lab: Lab, kind: str, count: int) -> dict[str, Any]:
+    """'reference map' -> correlation, for every reference of `references_of`."""
+    answerer = lab.facade(MODEL)
+    questions = sample(QuestionSet(kind, lab.need("vqa2")).read("val"), count)
+    references = references_of(min(answerer.network.preprocessing.size))
+
+    def correlations(number: int, group: Sequence[Question]) -> dict[str, list[float]]:
+        found: dict[str, list[float]] = {}
+        for question, encoded in looked_at(answerer, group):
+            for name, row in reference_correlations(answerer, question, encoded, references).items():
+                for key in BY_REFERENCE:
+                    found.setdefault(f"{key} {name}", []).append(row[key])
+        return found
+
+    return _quietly(lambda: measured(by_photograph(questions), correlations))
+
+
+def references_of(side: int) -> dict[str, OcclusionOptions | None]:
+    """What is covered, by name: cells of the map, then windows of pixels that fit, grey and blurred."""
+    found: dict[str, OcclusionOptions | None] = {CELLS: None}
+    for window in WINDOWS:
+        for name, fill in FILLS.items():
+            if window < side:
+                stride = window if window == WINDOWS[0] else 16  # side by side; larger ones overlap
+                found[f"{window} pixels, {name}"] = OcclusionOptions(window=window, stride=stride, fill=fill)
+    return found
+
+
+def by_photograph(questions: Sequence[Question]) -> list[list[Question]]:
+    """The questions of each photograph, in their order."""
+    found: dict[str, list[Question]] = {}
+    for question in questions:
+        found.setdefault(question.image_id, []).append(question)
+    return list(found.values())
+
+
+def _quietly(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # words that the model does not know
-        for question in questions:
-            row = {name: one.mean for name, one in occlusion_correlation(answerer, [question]).items()}
-            row["large"] = occlusion_correlation(answerer, [question], options)["gradcam"].mean
-            for part in ("all", _part(answerer, question)):
-                rows[part].append((groups[question.image_id], row))
-    found = {
-        part: {key: summarised([row[key] for _, row in these], [n for n, _ in these]) for key in (*ROWS, "large")}
-        for part, these in rows.items()
-    }
-    return {**found, "window": options.window}
+        return work()
 
 
 def _part(answerer: Any, question: Question) -> str:
@@ -103,6 +158,10 @@ def section(lab: Lab) -> Section:
             continue
         cell = lab.cell(f"vqa-ranks-{kind}", partial(measure, lab, kind, count), count=count, mark=mark)
         tables.append(_table(name, cell))
+        if kind == "vqa2":
+            less = lab.count(60, 2)
+            cell = lab.cell("vqa-references", partial(by_reference, lab, kind, less), count=less, mark=mark)
+            tables += _reference_tables(name, cell)
     if "vqahat" in lab.data:
         tables.append(_attention_table(lab.on("vqahat"), mark))
     else:
@@ -114,30 +173,42 @@ def section(lab: Lab) -> Section:
 
 
 def _table(name: str, cell: dict[str, Any]) -> Table:
-    published = PUBLISHED["occlusion"]
-    rows = [row_of(ROWS[key], cell["all"][key], published.get(key, ""), MODEL) for key in ROWS]
-    rows.append(row_of(f"Grad-CAM, windows of {cell['window']} pixels", cell["all"]["large"], "", MODEL))
-    rows += [row_of(f"Grad-CAM, {part}", cell[part]["gradcam"], "", MODEL) for part in (NEEDED, BLIND)]
+    published, first = PUBLISHED["occlusion"], cell["all gradcam"]
+    rows = []
+    for key in ROWS:
+        row = row_of(ROWS[key], cell[f"all {key}"], published.get(key, ""), MODEL)
+        rows.append(row if key == "gradcam" else against(row, paired(cell[f"all {key}"], first)))
+    rows += [row_of(f"Grad-CAM, {part}", cell[f"{part} gradcam"], "", MODEL) for part in (NEEDED, BLIND)]
     note = (
-        "Spearman's correlation with occlusion maps of the model's own answer, windows of 32 pixels side by side."
-        " Published: VGG-16, VQA v1."
+        "Spearman's correlation with occlusion maps of the model's own answer, grey windows of 32 pixels side by side;"
+        f" maps are averaged under the windows as they lie. {ZERO} 'Grey picture': an all grey photograph gets the same"
+        " answer. Published: VGG-16, VQA v1; the paper does not say how large its windows were."
     )
-    return Table("8.2, VQA maps and occlusion", name, "rank correlation", rows, True, 3, note + _why(cell))
+    return Table("8.2, VQA maps and occlusion", name, "rank correlation", rows, True, 3, note, ROWS["gradcam"])
 
 
-def _why(cell: dict[str, Any]) -> str:
-    """Why ours is below the published correlation, with what was measured; nothing where it is not."""
-    ours, blind, needed = (cell[part]["gradcam"] for part in ("all", BLIND, NEEDED))
-    if not ours["n"] or ours["mean"] >= 0.60:
-        return ""
-    text = f" Ours is lower. {blind['n']} of {ours['n']} answers stay what they are without the photograph (grey)"
-    if blind["n"] and needed["n"]:
-        text += f" (correlation {blind['mean']:.2f}; {needed['mean']:.2f} where the photograph decides)"
-    large = cell["all"]["large"]["mean"]
-    text += f". With windows of {cell['window']} pixels it is {large:.2f}"
-    if large > ours["mean"]:
-        text += ": a small window takes little from the mean that the network reads, and ranks of small drops are noise"
-    return f"{text}. The network is smaller than the paper's, and was trained on far fewer questions."
+def _reference_tables(name: str, cell: dict[str, Any]) -> list[Table]:
+    """For each map its correlation with every reference: how much of 8.2's number is the reference's."""
+    note = (
+        "The same answers, one map, several references: windows of so many pixels, filled with grey or with the"
+        " photograph blurred, and cells of the explained map set to zero. Occlusion of cells is of the very map that"
+        f" Grad-CAM weighs: what it does not agree with, no map of that layer can be expected to. {ZERO}"
+    )
+    tables = []
+    for key, what in BY_REFERENCE.items():
+        found = {label.removeprefix(f"{key} "): one for label, one in cell.items() if label.startswith(f"{key} ")}
+        found = {label: one for label, one in found.items() if (key, label) != ("cells", CELLS)}
+        if not found:
+            continue
+        smallest = f"{WINDOWS[0]} pixels, grey"
+        by = smallest if smallest in found else next(iter(found))  # no window fits a model that looks at 32 pixels
+        rows = [
+            against(row_of(label, one, "", MODEL), None if label == by else paired(one, found[by]))
+            for label, one in found.items()
+        ]
+        title = f"8.2, {what}, by what the reference covers"
+        tables.append(Table(title, name, "rank correlation", rows, True, 3, note, by))
+    return tables
 
 
 def _attention_table(lab: Lab, mark: str) -> Table:
@@ -185,12 +256,12 @@ def _print(tables: dict[str, Any]) -> None:
     for name, measures in tables.items():
         for what, rows in measures.items():
             print(f"{name}: rank correlation with {what} maps")
-            print(f"  {'':<18}{'ours':>6}   {'error':>5}  {'n':>5}  published")
+            print(f"  {'':<38}{'ours':>6}   {'error':>5}  {'n':>5}  published")
             for key, row in rows.items():
                 published = PUBLISHED[what].get(key, "-")
                 mean, error = ("-" if row[k] is None else f"{row[k]:.3f}" for k in ("mean", "error"))
                 ours = f"{mean:>6} ± {error:<5}  {row['n']:>5}"
-                print(f"  {ROWS.get(key, key):<18}{ours}  {published}")
+                print(f"  {ROWS.get(key, key):<38}{ours}  {published}")
 
 
 if __name__ == "__main__":
