@@ -4,11 +4,11 @@ A caption's score is the sum of its words' log-probabilities, a word's the log-p
 (paper, section 8.1); a phrase's the sum over its words.
 
     >>> captioner = load()
-    >>> captioner.caption("data/samples/temple.jpg").text
-    'two people are standing in front of a large building'
-    >>> found = captioner.explain("data/samples/temple.jpg", phrases=["a large building"])
-    >>> found.heatmaps.shape                      # the caption, its ten words, the phrase
-    torch.Size([12, 1, 7, 7])
+    >>> captioner.caption("data/samples/cat.jpg").text
+    'a cat sitting on top of a wooden floor'
+    >>> found = captioner.explain("data/samples/cat.jpg", phrases=["a wooden floor"])
+    >>> found.heatmaps.shape                      # the caption, its nine words, the phrase
+    torch.Size([11, 1, 9, 9])
 
 Read `captioner` (what a user has), `network` (the model behind it), `request` (from texts to targets), in this order.
 """
@@ -34,7 +34,7 @@ def load(
 
     `checkpoint` is a checkpoint's stem, either of its files, or a training run's folder, or
     `hf:PATH_OR_NAME` for a captioner of `transformers` (see `captioning.adapters`); `layer` the layer to
-    explain at (default: the map the decoder reads); `beam` the beam width (default: the checkpoint's).
+    explain at (default: the map that the decoder reads of); `beam` the beam width (default: the checkpoint's).
     Raises `UserError` for files that are missing, broken, or of something else.
     """
     if str(checkpoint).startswith("hf:"):
@@ -45,11 +45,10 @@ def load(
     from captioning.checkpoint import SHIPPED, load_model
     from captioning.network import LstmNetwork
 
-    model, preprocessing, config = load_model(checkpoint)
+    model, config = load_model(checkpoint, device)
     decoding = config.get("decoding", {})
     network = LstmNetwork(
-        model.to(device),
-        preprocessing,
+        model,
         name="captioner",
         source=str(checkpoint or f"shipped checkpoint {SHIPPED.name}"),
         length_penalty=float(decoding.get("length_penalty", 0.0)),

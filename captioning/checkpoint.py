@@ -1,31 +1,27 @@
-"""A trained captioner from its two files."""
+"""A trained captioner: the decoder's two files, on the trunk whose files they name."""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from captioning.model import CaptionModel
-from common.images import Preprocessing
-from common.networks.trunk import Trunk
-from common.training import checkpoints
+from common.networks.trunk import SeeingTrunk
+from common.training import trunks
 from data.words.vocabulary import Vocabulary
 
 SHIPPED = Path(__file__).parent.parent / "data" / "checkpoints" / "captioner"
 
 
-def load_model(path: str | os.PathLike[str] | None = None) -> tuple[CaptionModel, Preprocessing, dict[str, Any]]:
-    """See `common.training.checkpoints.load_model`; the shipped one by default."""
+def load_model(
+    path: str | os.PathLike[str] | None = None, device: str | torch.device = "cpu"
+) -> tuple[CaptionModel, dict[str, Any]]:
+    """(model in eval mode, configuration); see `common.training.trunks.load_head`. The shipped one by default."""
     rows = {"vocabulary": "decoder.embedding.weight"}
-    return checkpoints.load_model(path or SHIPPED, "captioner", rows, _build)
+    return trunks.load_head(path or SHIPPED, "captioner", rows, _build, device)
 
 
-def _build(config: Mapping[str, Any], trunk: Trunk) -> CaptionModel:
-    return CaptionModel(
-        trunk.module,
-        Vocabulary(config["vocabulary"]),
-        trunk.channels,
-        config["evidence_words"],
-        config["hidden"],
-        layer=trunk.layer,
-    )
+def _build(config: Mapping[str, Any], trunk: SeeingTrunk) -> CaptionModel:
+    return CaptionModel(trunk, Vocabulary(config["vocabulary"]), config["hidden"])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from captioning.model import CaptionModel, State
 from common.errors import UserError
-from data.words.vocabulary import END, PAD, START, UNKNOWN
+from data.words.vocabulary import END, FUNCTION_WORDS, PAD, SPECIAL, START, UNKNOWN, Vocabulary
 
 MAX_LENGTH = 20
 _NEVER = [PAD, START, UNKNOWN]
@@ -29,12 +29,18 @@ class Hypothesis:
 
 @torch.no_grad()
 def beam(
-    model: CaptionModel, state: State, width: int, max_length: int = MAX_LENGTH, length_penalty: float = 0.0
+    model: CaptionModel,
+    state: State,
+    width: int,
+    max_length: int = MAX_LENGTH,
+    length_penalty: float = 0.0,
+    once: Tensor | None = None,
 ) -> list[list[Hypothesis]]:
     """The (up to) `width` best captions of each image, best first; `state` is the decoder's after the images.
 
     Ranked by log-probability / length ** length_penalty, the end token counted: 0 ranks by probability,
     1 by its mean. A caption is never empty and never holds the unknown word; at `max_length` words it has to end.
+    `once` (V,) marks words that a caption says no more than once (see `content_words`).
     """
     if width < 1 or max_length < 1:
         raise UserError(f"beam width and caption length are at least 1; received {width} and {max_length}")
@@ -49,6 +55,8 @@ def beam(
     for length in range(max_length + 1):
         log_probs, state = model.step(state, words.view(-1))
         log_probs = _allowed(log_probs, empty=length == 0, full=length == max_length).view(images, width, -1)
+        if once is not None:
+            log_probs = _unsaid(log_probs, tokens, once)
         # Each beam can end once, so twice the width always holds enough that go on.
         best, flat = (total[..., None] + log_probs).flatten(1).topk(min(2 * width, log_probs[0].numel()), 1)
         parent, words = flat // log_probs.shape[2], flat % log_probs.shape[2]
@@ -64,6 +72,11 @@ def beam(
         steps = torch.cat([steps.gather(1, along), chosen[..., None]], 2)
         state = state.select((first + parent).view(-1))
     return [pool.found for pool in pools]
+
+
+def content_words(vocabulary: Vocabulary) -> Tensor:
+    """(V,): which words say what is in an image. Said twice, they are mostly a slip: 'a bed with a bed'."""
+    return torch.tensor([word not in FUNCTION_WORDS and word not in SPECIAL for word in vocabulary.words])
 
 
 class _Pool:
@@ -106,6 +119,12 @@ def _allowed(log_probs: Tensor, empty: bool, full: bool = False) -> Tensor:
     return log_probs.masked_fill(barred, -torch.inf)
 
 
+def _unsaid(log_probs: Tensor, tokens: Tensor, once: Tensor) -> Tensor:
+    """Log-probabilities (.., V) without those words of `once` (V,) that are among the tokens (.., L) before them."""
+    said = torch.zeros_like(log_probs, dtype=torch.bool).scatter_(-1, tokens, True)
+    return log_probs.masked_fill(said & once.to(said.device), -torch.inf)
+
+
 @torch.no_grad()
 def sample(
     model: CaptionModel,
@@ -113,19 +132,23 @@ def sample(
     count: int,
     max_length: int = MAX_LENGTH,
     generator: torch.Generator | None = None,
+    once: Tensor | None = None,
 ) -> Tensor:
     """Captions drawn word by word, (B * count, L): an image's samples stand together, 0 after the end.
 
-    `state` is the decoder's after the images. A caption that doesn't end has no end token.
+    `state` is the decoder's after the images; `once` as in `beam`. A caption that doesn't end has no end token.
     """
     rows = torch.arange(state.h.shape[0], device=state.h.device).repeat_interleave(count)
     state = state.select(rows)
     words = torch.full((len(rows),), START, device=rows.device)
     open_ = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
-    drawn = []
+    drawn: list[Tensor] = []
     for length in range(max_length):
         log_probs, state = model.step(state, words)
-        probabilities = _allowed(log_probs, empty=length == 0).softmax(-1)
+        log_probs = _allowed(log_probs, empty=length == 0)
+        if once is not None and drawn:
+            log_probs = _unsaid(log_probs, torch.stack(drawn, 1), once)
+        probabilities = log_probs.softmax(-1)
         # One uniform number a row and a running sum: `multinomial` draws one for each word of the vocabulary.
         sums = probabilities.cumsum(-1)
         drawn_at = torch.rand(len(rows), 1, generator=generator, device=rows.device) * sums[:, -1:]

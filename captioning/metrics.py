@@ -34,22 +34,52 @@ def evaluate(
     return scores
 
 
+def standard_errors(
+    hypotheses: Sequence[Words], references: Sequence[Sequence[Words]], metrics: Sequence[str] | None = None
+) -> dict[str, float]:
+    """Standard errors over images of the scores of `evaluate`, by name, for those that are computed here.
+
+    CIDEr and ROUGE-L are means over images; BLEU is not, so images are drawn anew a thousand times (bootstrap).
+    """
+    names, found = metrics or ("BLEU", "ROUGE-L", "CIDEr"), {}
+    if "BLEU" in names:
+        counts = _bleu_counts(hypotheses, references)
+        draws = np.random.default_rng(0).integers(len(counts), size=(1000, len(counts)))
+        scores = np.array([_bleu_of(counts[drawn].sum(0)) for drawn in draws])
+        found.update({f"BLEU-{n}": float(error) for n, error in enumerate(scores.std(0), 1)})
+    for name, each in (("ROUGE-L", rouge_l), ("CIDEr", cider)):
+        if name in names:
+            found[name] = summary(each(hypotheses, references).tolist()).error
+    return found
+
+
 def bleu(hypotheses: Sequence[Words], references: Sequence[Sequence[Words]]) -> list[float]:
     """Corpus BLEU-1 to BLEU-4 (Papineni et al. 2002) with the closest reference's length, in [0, 1]."""
-    from nltk.translate.bleu_score import brevity_penalty, closest_ref_length, modified_precision
+    return _bleu_of(_bleu_counts(hypotheses, references).sum(0))
 
-    precisions = []
-    for n in range(1, _ORDERS + 1):
-        pairs = [modified_precision(r, h, n) for h, r in zip(hypotheses, references, strict=True)]
-        matched, all_ = sum(p.numerator for p in pairs), sum(p.denominator for p in pairs)
+
+def _bleu_counts(hypotheses: Sequence[Words], references: Sequence[Sequence[Words]]) -> np.ndarray:
+    """(images, 10): n-grams that a reference has, for n = 1 to 4, all n-grams, the length, the closest reference's."""
+    from nltk.translate.bleu_score import closest_ref_length, modified_precision
+
+    rows = []
+    for words, each in zip(hypotheses, references, strict=True):
+        pairs = [modified_precision(each, words, n) for n in range(1, _ORDERS + 1)]
         # a hypothesis shorter than n words has no n-grams, where nltk counts one
-        all_ -= sum(len(h) < n for h in hypotheses)
-        precisions.append(matched / all_ if all_ else 0.0)
-    length = sum(len(h) for h in hypotheses)
-    closest = sum(closest_ref_length(r, len(h)) for h, r in zip(hypotheses, references, strict=True))
+        all_ = [max(0, len(words) - n) for n in range(_ORDERS)]
+        rows.append([*(pair.numerator for pair in pairs), *all_, len(words), closest_ref_length(each, len(words))])
+    return np.array(rows)
+
+
+def _bleu_of(counts: np.ndarray) -> list[float]:
+    """BLEU-1 to BLEU-4 from the sums (10,) of `_bleu_counts`."""
+    from nltk.translate.bleu_score import brevity_penalty
+
+    matched, all_, (length, closest) = counts[:_ORDERS], counts[_ORDERS:-2], counts[-2:]
+    precisions = matched / np.maximum(all_, 1)
     penalty = brevity_penalty(closest, length)
     return [
-        penalty * math.exp(sum(math.log(p) for p in precisions[:n]) / n) if all(precisions[:n]) else 0.0
+        float(penalty * np.exp(np.log(precisions[:n]).mean())) if precisions[:n].all() else 0.0
         for n in range(1, _ORDERS + 1)
     ]
 

@@ -1,14 +1,17 @@
-"""The captioner: a CNN trunk and an LSTM that sees the image only through the last feature map, no attention.
+"""The captioner: an LSTM that sees the image only through what the trunk says is in it, no attention.
 
-Show and Tell (Vinyals et al. 2015) with word evidence: a linear classifier on every position of the map
-scores the caption words (Fang et al. 2015, Wu et al. 2016); pooled over the map it starts the LSTM
-together with the mean feature, and, weighted by one gate a step, is added to the words' logits.
+Show and Tell (Vinyals et al. 2015) with word evidence (Fang et al. 2015, Wu et al. 2016): the trunk's summary of
+its last feature map, evidence for concepts and counts, starts the LSTM; evidence for concepts that are words of
+the vocabulary is, weighted by one gate a step, added to these words' logits as well. What the decoder reads is
+nothing but that summary, so it can learn to write from any: also from one that no photograph stands behind.
 
-Letters: B images, K channels, h,w map, L tokens, V vocabulary, D hidden, E evidence words.
+Letters: B images, K channels, h,w map, L tokens, V vocabulary, D hidden, E concepts, C of them counted,
+W concepts with a word.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -16,15 +19,13 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.errors import UserError
-from common.networks.pooling import log_mean_exp, pooled_importance
-from common.networks.trunk import feature_map
+from common.networks.trunk import SeeingTrunk
 from common.text import TextOutput, check_tokens
 from data.words.vocabulary import PAD, START, Vocabulary
 
 
 class State(NamedTuple):
-    """The decoder between two words: hidden and cell state (B,D), evidence (B,E)."""
+    """The decoder between two words: hidden and cell state (B,D), evidence for words (B,W)."""
 
     h: Tensor
     c: Tensor
@@ -38,62 +39,43 @@ class Decoder(nn.Module):
     """LSTM over words, written as a loop of cells: its backward pass works in eval mode on every device
     and under `torch.func.vmap` (`is_grads_batched`), which fused recurrent kernels don't.
 
-    `evidence_words` (E,): which words of the vocabulary the evidence layer scores.
+    `words` maps the number of a concept to that of its word, for the concepts that have one.
     """
 
     def __init__(
         self,
-        channels: int,
+        concepts: int,
+        counted: int,
         vocabulary: int,
-        evidence_words: list[int],
+        words: dict[int, int],
         hidden: int = 512,
-        dropout: float = 0.5,
-        word_dropout: float = 0.3,
+        dropout: float = 0.4,
+        word_dropout: float = 0.2,
     ):
         super().__init__()
+        self.concepts = concepts
         self.embedding = nn.Embedding(vocabulary, hidden)
         self.bias = nn.Parameter(torch.zeros(vocabulary))
         self.cell = nn.LSTMCell(hidden, hidden)
-        self.image = nn.Linear(channels, hidden)
-        self.evidence = nn.Conv2d(channels, len(evidence_words), 1)
-        self.evidence_in = nn.Linear(len(evidence_words), hidden)
+        self.image = nn.Linear(concepts + counted, hidden)
         self.gate = nn.Linear(hidden, 1)
         self.dropout, self.word_dropout = dropout, word_dropout
-        self.register_buffer("evidence_words", torch.tensor(evidence_words, dtype=torch.long), persistent=False)
+        for name, numbers in (("shown", list(words)), ("shown_words", list(words.values()))):
+            self.register_buffer(name, torch.tensor(numbers, dtype=torch.long), persistent=False)
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
-        for bias, value in ((self.evidence.bias, -3.0), (self.gate.bias, -1.0)):  # a word is in few captions
-            nn.init.constant_(cast(Tensor, bias), value)
+        nn.init.constant_(cast(Tensor, self.gate.bias), -1.0)  # a word is in few captions
 
-    def evidence_maps(self, features: Tensor) -> Tensor:
-        """(B,E,h,w): the evidence for each word at each position, a linear function of the map.
+    def evidence(self, summary: Tensor) -> Tensor:
+        """The evidence for words (B,W) in a summary (B,E+C)."""
+        return summary[:, cast(Tensor, self.shown)]
 
-        The 1x1 convolution `evidence`, written as a matrix product: its backward pass for many targets at
-        once is then one product too, where a convolution's would be run target by target.
-        """
-        weight = self.evidence.weight.flatten(1)
-        maps = F.linear(features.flatten(2).transpose(1, 2), weight, self.evidence.bias)
-        return maps.transpose(1, 2).unflatten(2, features.shape[2:])
-
-    def summary(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """All the decoder sees of an image: mean feature (B,K) and pooled evidence (B,E).
-
-        Evidence is pooled by log-mean-exp: nearly the mean when it is flat, nearly the maximum when it peaks.
-        """
-        return features.mean((2, 3)), log_mean_exp(_full(self.evidence_maps(features)))
-
-    def importance(self, gradients: Tensor, positions: int) -> Tensor:
-        """Mean over positions of d y / d A (..., K), from d y / d seen (..., K+E); see `pooled_importance`."""
-        weight = self.evidence.weight.flatten(1)
-        mean, evidence = gradients.split([weight.shape[1], weight.shape[0]], -1)
-        return pooled_importance(mean, evidence, weight, positions)
-
-    def begin(self, pooled: Tensor, evidence: Tensor) -> State:
-        """The state after the image, which the LSTM reads as its first input."""
-        seen = self.image(pooled) + self.evidence_in(evidence.sigmoid())
-        seen = F.dropout(seen, self.word_dropout, self.training)
+    def begin(self, summary: Tensor) -> State:
+        """The state after the image, which the LSTM reads as its first input: how likely each concept, how many."""
+        likely, counts = summary[:, : self.concepts].sigmoid(), summary[:, self.concepts :].log1p()
+        seen = F.dropout(self.image(torch.cat([likely, counts], 1)), self.word_dropout, self.training)
         zero = seen.new_zeros(seen.shape[0], self.cell.hidden_size)
         h, c = self._cell(self._input_gates(seen), zero, zero)
-        return State(h, c, evidence)
+        return State(h, c, self.evidence(summary))
 
     def advance(self, state: State, gates: Tensor) -> State:
         return State(*self._cell(gates, state.h, state.c), state.evidence)
@@ -103,11 +85,11 @@ class Decoder(nn.Module):
         return self._input_gates(F.dropout(self.embedding(words), self.word_dropout, self.training))
 
     def logits(self, h: Tensor, evidence: Tensor) -> Tensor:
-        """(..., V) from hidden states (..., D): h (B,D) or (L,B,D), with evidence (B,E)."""
+        """(..., V) from hidden states (..., D): h (B,D) or (L,B,D), with evidence for words (B,W)."""
         h = F.dropout(h, self.dropout, self.training)
         logits = _full(F.linear(h, self.embedding.weight, self.bias))
         shown = _full(self.gate(h)).sigmoid() * evidence
-        return logits.index_add(-1, cast(Tensor, self.evidence_words), shown)
+        return logits.index_add(-1, cast(Tensor, self.shown_words), shown)
 
     def _input_gates(self, x: Tensor) -> Tensor:
         return F.linear(x, self.cell.weight_ih, self.cell.bias_ih)
@@ -122,55 +104,50 @@ class Decoder(nn.Module):
 class CaptionModel(nn.Module):
     """A trunk and a decoder with the seam between them: `head(features(images), tokens)`.
 
-    `trunk` is the network itself, so that any layer in it can be hooked by name (`trunk.blocks.6`); `layer`
-    the name, within it, of the map the decoder reads (None: what its `forward_features` returns).
+    `trunk` says what is in a photograph, `decoder` reads nothing else of it; any layer can be hooked by its name.
     Tokens (B,L) are numbers of words without the start token, padded with 0; the end token is a token.
     """
 
     def __init__(
         self,
-        trunk: nn.Module,
+        trunk: SeeingTrunk,
         vocabulary: Vocabulary,
-        channels: int,
-        evidence_words: list[str],
         hidden: int = 512,
-        dropout: float = 0.5,
-        word_dropout: float = 0.3,
-        layer: str | None = None,
+        dropout: float = 0.4,
+        word_dropout: float = 0.2,
     ):
         super().__init__()
-        absent = vocabulary.unknown(evidence_words)
-        if absent:
-            raise UserError(f"the vocabulary doesn't fit the model: it lacks the evidence word '{absent[0]}'")
-        self.trunk, self.vocabulary, self.layer = trunk, vocabulary, layer
-        self.decoder = Decoder(
-            channels, len(vocabulary), vocabulary.encode(evidence_words), hidden, dropout, word_dropout
-        )
+        self.trunk, self.vocabulary = trunk, vocabulary
+        words = words_of(trunk.evidence.words, vocabulary)
+        concepts, counted = len(trunk.evidence.words), trunk.evidence.counted
+        self.decoder = Decoder(concepts, counted, len(vocabulary), words, hidden, dropout, word_dropout)
 
     def features(self, images: Tensor) -> Tensor:
         """The last feature map A (B,K,h,w) of images (B,3,H,W), after its activation."""
-        return feature_map(self.trunk, self.layer, images)
+        return self.trunk.features(images)
 
     def head(self, features: Tensor, tokens: Tensor) -> TextOutput:
         """Log-probabilities of `tokens` (B,L) given the map (B,K,h,w): a graph that starts at `features`.
 
-        Tokens (S,B,L) are S captions of each image; one map (B=1) may be given for several captions. `summary`
-        (B,K+E) is all that the decoder sees of the images. Raises `UserError` for tokens outside the vocabulary.
+        Tokens (S,B,L) are S captions of each image; one map (B=1) may be given for several captions.
+        Raises `UserError` for tokens outside the vocabulary.
         """
+        return self.told(self.trunk.summary(features), tokens)
+
+    def told(self, summary: Tensor, tokens: Tensor) -> TextOutput:
+        """As `head`, given all that the decoder sees of the images: the trunk's summary (B,E+C), or any other."""
         check_tokens(tokens, len(self.vocabulary), dimensions=(2, 3))
-        summary = torch.cat(self.decoder.summary(features), 1)
         *several, B, L = tokens.shape
         S = several[0] if several else 1
         seen = summary.expand(B, -1).repeat(S, 1)
-        pooled, evidence = seen[:, : features.shape[1]], seen[:, features.shape[1] :]
-        hidden = self.hidden(pooled, evidence, tokens.reshape(S * B, L))
-        logits = self.decoder.logits(hidden, evidence).transpose(0, 1)
+        hidden = self.hidden(seen, tokens.reshape(S * B, L))
+        logits = self.decoder.logits(hidden, self.decoder.evidence(seen)).transpose(0, 1)
         return TextOutput.of(logits.reshape(*tokens.shape, -1), tokens, tokens != PAD, summary)
 
-    def hidden(self, pooled: Tensor, evidence: Tensor, tokens: Tensor) -> Tensor:
+    def hidden(self, summary: Tensor, tokens: Tensor) -> Tensor:
         """Hidden states (L,B,D) from which each token is predicted, given the ones before it."""
         before = F.pad(tokens[:, :-1], (1, 0), value=START)
-        state = self.decoder.begin(pooled, evidence)
+        state = self.decoder.begin(summary)
         hidden = []
         for gates in self.decoder.read(before).unbind(1):
             state = self.decoder.advance(state, gates)
@@ -182,12 +159,21 @@ class CaptionModel(nn.Module):
 
     def start(self, features: Tensor) -> State:
         """The decoder's state before the first word."""
-        return self.decoder.begin(*self.decoder.summary(features))
+        return self.decoder.begin(self.trunk.summary(features))
 
     def step(self, state: State, words: Tensor) -> tuple[Tensor, State]:
         """Read the last words (B,), `START` at first: log-probabilities of the next (B,V), the new state."""
         state = self.decoder.advance(state, self.decoder.read(words))
         return self.decoder.logits(state.h, state.evidence).log_softmax(-1), state
+
+
+def words_of(concepts: Sequence[str], vocabulary: Vocabulary) -> dict[int, int]:
+    """Number of a concept -> number of its word, for those that are words of the vocabulary.
+
+    Of a class and a caption word of one name the word, which comes later, is taken: it is learned from captions.
+    """
+    last = {name: number for number, name in enumerate(concepts)}
+    return {number: vocabulary.index[name] for name, number in last.items() if name in vocabulary}
 
 
 def _full(x: Tensor) -> Tensor:

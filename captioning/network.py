@@ -18,7 +18,6 @@ from common.errors import UserError
 from common.explainable import Explainable, HookedModel, SplitModel
 from common.formulas import gradients
 from common.images import Preprocessing
-from common.networks.trunk import layer_name
 from common.text import Text, TextOutput
 from data.words.vocabulary import END, tokenize
 
@@ -96,20 +95,25 @@ class LstmNetwork:
     """The project's own captioner, split at the last feature map of its trunk."""
 
     def __init__(
-        self,
-        module: CaptionModel,
-        preprocessing: Preprocessing,
-        name: str = "captioner",
-        source: str = "the caller's",
-        length_penalty: float = 0.0,
+        self, module: CaptionModel, name: str = "captioner", source: str = "the caller's", length_penalty: float = 0.0
     ) -> None:
-        self.module, self.preprocessing, self.name, self.source = module, preprocessing, name, source
+        self.module, self.name, self.source = module, name, source
         self.end, self.vocabulary_size, self.length_penalty = END, len(module.vocabulary), length_penalty
+        self.once = decoding.content_words(module.vocabulary)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self.module.trunk.preprocessing
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells the trunk from others: models on one trunk share what they encode."""
+        return self.module.trunk.fingerprint
 
     @property
     def layer(self) -> str:
-        """The name of the map the decoder reads."""
-        return layer_name(self.module.trunk, self.module.layer)
+        """The name of the map that the trunk's evidence is read off."""
+        return f"trunk.{self.module.trunk.layer}"
 
     def read(self, text: str | Sequence[str]) -> Text:
         words = tokenize(text) if isinstance(text, str) else list(text)
@@ -120,14 +124,15 @@ class LstmNetwork:
         return self.module.features(images)
 
     def decode(self, features: Tensor, beam: int, count: int, max_length: int) -> list[list[Caption]]:
-        found = decoding.beam(self.module, self.module.start(features), beam, max_length, self.length_penalty)
+        state = self.module.start(features)
+        found = decoding.beam(self.module, state, beam, max_length, self.length_penalty, self.once)
         return [[self._caption(hypothesis) for hypothesis in each[:count]] for each in found]
 
     def head(self, features: Tensor, query: Tensor) -> TextOutput:
         return self.module.head(features, query)
 
-    def without_image(self, query: Tensor) -> TextOutput | None:
-        return None  # what it would read of no image in particular is not stored with it
+    def without_image(self, query: Tensor) -> TextOutput:
+        return self.module.told(self.module.trunk.evidence.typical[None], query)
 
     def explainable(self, layer: str | None) -> Explainable:
         if layer in (None, self.layer):
@@ -158,4 +163,4 @@ class LstmSplit(SplitModel):
     def importance(self, scores: Tensor, A: Tensor, output: TextOutput) -> Tensor:
         """Eq. 1 by way of what the decoder saw of the images: the map itself is left out of the backward pass."""
         assert output.summary is not None  # `CaptionModel.head` gives it
-        return self.network.decoder.importance(gradients(scores, output.summary), A[0, 0].numel())
+        return self.network.trunk.evidence.importance(gradients(scores, output.summary), A)

@@ -45,7 +45,8 @@ class Encoded:
     It stands for the images wherever a facade takes images, so that predictions and explanations share the pass.
     `single` says whether one image was given, and so one result is due. `states` (B, ...) is what the head reads of
     the images, where a facade asks for it once and uses it again. `photos` are the images as they were given, of those
-    that were no tensor: explanations show them.
+    that were no tensor: explanations show them. `made_by` is the fingerprint of the trunk: heads on the same trunk take
+    what either has encoded.
     """
 
     pixels: Tensor
@@ -53,6 +54,7 @@ class Encoded:
     single: bool
     states: Tensor | None = None
     photos: tuple[Photo, ...] = ()
+    made_by: str = ""
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -64,7 +66,7 @@ class Encoded:
         states = None if self.states is None else self.states[index]
         numbers = range(len(self))[index] if isinstance(index, slice) else index
         photos = tuple(self.photos[number] for number in numbers) if self.photos else ()
-        return Encoded(self.pixels[index], self.features[index], single, states, photos)
+        return Encoded(self.pixels[index], self.features[index], single, states, photos, self.made_by)
 
 
 Batch = Iterable[ImageLike] | Tensor  # a path that is a string is iterable, too: facades' overloads overlap in that
@@ -140,9 +142,11 @@ def encode(network: Encoder, images: Images) -> Encoded:
     """The images' pixels and features: the one pass of the trunk. What is encoded already is returned as it is.
 
     One image (a path or a PIL image) is single; anything else that holds images is a batch, and so is a tensor
-    (B, 3, H, W), which is taken to be preprocessed.
+    (B, 3, H, W), which is taken to be preprocessed. Raises `UserError` for what another trunk encoded.
     """
+    own = str(getattr(network, "fingerprint", ""))
     if isinstance(images, Encoded):
+        _check_maker(images.made_by, own)
         return images
     batch, single = as_batch(images)
     pixels = batch if isinstance(batch, Tensor) else network.preprocessing(batch)
@@ -152,7 +156,15 @@ def encode(network: Encoder, images: Images) -> Encoded:
     like = _first_float(network.module)
     pixels = pixels.to(like.device, like.dtype)
     with untouched(network.module), torch.no_grad():
-        return Encoded(pixels, network.encode(pixels), single, photos=photos)
+        return Encoded(pixels, network.encode(pixels), single, photos=photos, made_by=own)
+
+
+def _check_maker(made_by: str, own: str) -> None:
+    if made_by and own and made_by != own:
+        raise UserError(
+            f"these images were encoded by another trunk ({made_by}) than this model's ({own}); encode them with it, "
+            "or load both models on one trunk"
+        )
 
 
 def _first_float(module: nn.Module) -> Tensor:

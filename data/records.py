@@ -83,7 +83,9 @@ class CaptionedText:
     captions: tuple[str, ...]
     labels: tuple[str, ...] = ()
 
-    tokens = CaptionedImage.tokens
+    @property
+    def tokens(self) -> list[list[str]]:
+        return [tokenize(caption) for caption in self.captions]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,9 @@ import torch
 from torch import nn
 
 from captioning.model import CaptionModel
+from common.images import Preprocessing
+from common.networks.evidence import Evidence
+from common.networks.trunk import SeeingTrunk
 from data.words.vocabulary import Vocabulary
 
 WORDS = ["a", "the", "dog", "cat", "runs", "sits", "red", "ball"]
@@ -21,11 +24,14 @@ class Trunk(nn.Module):
         return self.last(self.first(images).relu()).mean((2, 3))
 
 
-def small(seed=0, hidden=10, scale=1.0, dtype=torch.float64):
+def small(seed=0, hidden=10, scale=1.0, dtype=torch.float64, preprocessing=None):
+    """A captioner on a trunk with evidence of two counted classes and of three words, one of them a class as well."""
     torch.manual_seed(seed)
     vocabulary = Vocabulary.build([WORDS], minimum=1)
-    model = CaptionModel(Trunk(), vocabulary, 6, ["dog", "cat", "ball"], hidden, layer="last").to(dtype).eval()
+    evidence = Evidence(6, ["dog", "hot dog", "cat", "dog", "ball"], counted=2)
+    trunk = SeeingTrunk(Trunk(), evidence, preprocessing or Preprocessing((32, 32)), "last")
+    model = CaptionModel(trunk, vocabulary, hidden).to(dtype).eval()
     with torch.no_grad():
-        for parameter in model.decoder.parameters():
+        for parameter in (*evidence.parameters(), *model.decoder.parameters()):
             parameter.normal_(0, scale)
     return model

@@ -8,7 +8,6 @@ import pytest
 from data.derived.boxes import MOST, Boxed, derive
 from data.records import Box
 from data.words.english import plural
-from vqa.training.batches import words_shown
 
 LEFT, MIDDLE, RIGHT = Box(0.0, 0.2, 0.2, 0.8), Box(0.4, 0.2, 0.6, 0.8), Box(0.8, 0.2, 1.0, 0.8)
 SPECK = Box(0.5, 0.5, 0.51, 0.51)
@@ -72,8 +71,3 @@ def test_what_is_beside_a_thing_differs_between_two_photographs():
 
 def test_the_same_seed_asks_the_same(photographs, asked):
     assert derive(photographs) == asked != derive(photographs, seed=1)
-
-
-def test_a_choice_shows_the_one_thing_that_is_there(asked):
-    choice = next(question for question in asked if question.kind == "choice")
-    assert words_shown(choice) == {choice.answer}

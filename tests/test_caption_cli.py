@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from captioning.model import CaptionModel
-from common.networks.trunk import load_trunk
-from common.training.checkpoints import save_checkpoint
+from common.networks.trunk import SeeingTrunk, load_trunk
+from common.training.trunks import load_seeing_trunk, save_head, save_seeing_trunk
 from data.readers import coco
 from data.words.vocabulary import END, Vocabulary
 from scripts.experiments import figure10, figure11
@@ -19,25 +19,27 @@ from tests import flickr
 
 WORDS = ["a", "the", "red", "green", "blue", "white", "square", "ground", "box", "lies", "on", "paper"]
 WORDS += ["there", "is", "small"]
+HALVES = ("visual half", "other half")
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     torch.manual_seed(0)
-    trunk = load_trunk("efficientnet_lite0")
+    folder = tmp_path_factory.mktemp("model")
+    words = ["square", "box"]
+    trunk = SeeingTrunk.of(load_trunk("efficientnet_lite0"), words)
+    save_seeing_trunk(folder / "trunk", trunk, {"network": "efficientnet_lite0"})
     vocabulary = Vocabulary.build([WORDS], minimum=1)
-    model = CaptionModel(trunk.module, vocabulary, 1280, ["square", "box"], 8, layer=trunk.layer)
+    model = CaptionModel(load_seeing_trunk(folder), vocabulary, 8)
     with torch.no_grad():
         model.decoder.bias[vocabulary.encode(["square"])] = 3.0  # so that captions say it
         model.decoder.bias[END] = 2.5
     config = {
-        "kind": "captioner", "version": 1, "trunk": "efficientnet_lite0", "layer": trunk.layer, "hidden": 8,
-        "preprocessing": trunk.preprocessing.to_dict(), "decoding": {"beam": 2, "length_penalty": 0.0},
-        "evidence_words": ["square", "box"], "vocabulary": list(vocabulary.words),
+        "kind": "captioner", "hidden": 8, "decoding": {"beam": 2, "length_penalty": 0.0},
+        "vocabulary": list(vocabulary.words),
     }  # fmt: skip
-    path = tmp_path_factory.mktemp("model") / "captioner"
-    save_checkpoint(path, model.state_dict(), config)
-    return str(path)
+    save_head(folder / "captioner", model, config)
+    return str(folder / "captioner")
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +164,8 @@ def test_an_evaluation_has_metrics_and_baselines(checkpoint, flickr8k, tmp_path,
     assert "BLEU-4" in printed and "wrong word" in printed and "3.27" in printed
     result = json.loads((tmp_path / "captioner-dev.json").read_text())
     words = result["grounding"]["human"]["words"]["pointing"]
-    assert words["all"]["gradcam"]["n"] == 6 and set(words) == {"all", "other", "scene"}
+    assert words["all"]["gradcam"]["n"] == 6 and set(words) == {"all", "other", "scene", *HALVES}
+    assert sum(words[half]["gradcam"]["n"] for half in HALVES if words[half]) == 6
     assert words["other"]["random"]["mean"] == pytest.approx((20 / 48) ** 2, abs=0.01)
     assert result["images"] == 3 and "CIDEr" in result["captions"]
 
@@ -171,9 +174,9 @@ def test_an_evaluation_at_another_layer_has_its_maps(checkpoint, flickr8k, tmp_p
     arguments = ["--data", flickr8k, "--model", checkpoint, "--out", str(tmp_path), "--limit", "1", "--json"]
     assert main(["evaluate", "captioner", *arguments]) == 0
     own = json.loads(capsys.readouterr().out)
-    assert main(["evaluate", "captioner", *arguments, "--layer", "trunk.blocks.4"]) == 0
+    assert main(["evaluate", "captioner", *arguments, "--layer", "trunk.network.blocks.4"]) == 0
     other = json.loads(capsys.readouterr().out)
-    assert other["layer"] == "trunk.blocks.4" and other["captions"] == own["captions"]
+    assert other["layer"] == "trunk.network.blocks.4" and other["captions"] == own["captions"]
     ratios = [one["grounding"]["human"]["phrases"]["inside_outside"]["all"] for one in (own, other)]
     assert ratios[0]["energy"]["n"] == ratios[1]["energy"]["n"] > 0
     assert ratios[0]["energy"]["mean"] != ratios[1]["energy"]["mean"]
@@ -199,7 +202,7 @@ def test_an_evaluation_on_coco_says_how_truly_classes_are_named(checkpoint, tmp_
     assert result["images"] == result["captioned"] == 1 and "CIDEr" in result["captions"]
     assert result["objects"]["class recall"]["n"] == 1 and result["objects"]["CHAIRs"]["n"] == 1
     pointing = result["grounding"]["human"]["words"]["pointing"]  # of 'square' in the first caption
-    assert set(pointing) == {"all", "square"} and pointing["all"]["hirescam"]["n"] == 1
+    assert set(pointing) == {"all", "square", *HALVES} and pointing["all"]["hirescam"]["n"] == 1
     assert pointing["all"]["random"]["mean"] == 0.5 and pointing["all"]["centre"]["mean"] in (0, 1)
     assert "HiResCAM less centre" in printed and "inside_outside" in result["grounding"]["human"]["words"]
 

@@ -11,13 +11,12 @@ from captioning.request import find
 from common import formulas
 from common.errors import UserError
 from common.explanation import Explanation
-from common.images import Preprocessing
 from tests.captioners import small
 
 
 @pytest.fixture(scope="module")
 def captioner():
-    return Captioner(LstmNetwork(small(dtype=torch.float32), Preprocessing((32, 32))))
+    return Captioner(LstmNetwork(small(dtype=torch.float32)))
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +112,8 @@ def test_one_image_gives_one_result_and_a_list_gives_a_list(captioner, photos):
 
 def test_a_named_layer_is_explained_at_its_own_resolution(captioner, photos):
     seam = captioner.explain(photos[0], "a dog")
-    assert seam.provenance["layer"] == "trunk.last"
-    first = captioner.explain(photos[0], "a dog", layer="trunk.first")
+    assert seam.provenance["layer"] == "trunk.network.last"
+    first = captioner.explain(photos[0], "a dog", layer="trunk.network.first")
     assert first.heatmaps.shape[-2:] == (16, 16)
     torch.testing.assert_close(first.scores, seam.scores)
 

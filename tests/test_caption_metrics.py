@@ -152,3 +152,18 @@ def test_what_people_say_is_there_counts_as_there():
 def test_chair_needs_the_classes_of_each_photograph():
     with pytest.raises(UserError, match="2 captions but the classes of 1"):
         metrics.chair([["a"], ["b"]], [{"dog"}])
+
+
+def test_standard_errors_are_over_images_and_bleus_by_drawing_them_anew():
+    words = "a dog runs on the grass with a ball".split()
+    said = [words[: 4 + i % 5] for i in range(40)]
+    people = [[words, words[: 3 + i % 4]] for i in range(40)]
+    found = metrics.standard_errors(said, people)
+    each = metrics.cider(said, people)
+    assert found["CIDEr"] == pytest.approx(each.std(ddof=1) / 40**0.5)
+    assert found.keys() == metrics.evaluate(said, people).keys()
+    rng = np.random.default_rng(5)
+    draws = [rng.integers(40, size=40) for _ in range(400)]
+    scores = [metrics.bleu([said[n] for n in drawn], [people[n] for n in drawn])[3] for drawn in draws]
+    assert found["BLEU-4"] == pytest.approx(np.std(scores), rel=0.25)
+    assert metrics.standard_errors(said[:1] * 5, people[:1] * 5, ["BLEU"])["BLEU-4"] == pytest.approx(0, abs=1e-9)

@@ -56,7 +56,7 @@ def test_another_word_in_the_same_place_has_that_words_probability(model):
 
 def test_the_captions_gradient_is_the_sum_of_its_words(model):
     targets = [CaptionLogLikelihood(), *(TextLogLikelihood([i]) for i in range(3))]
-    A, output = HookedModel(model, "trunk.last").split(IMAGES, TOKENS)
+    A, output = HookedModel(model, "trunk.network.last").split(IMAGES, TOKENS)
     slopes = gradients(torch.stack([target(output) for target in targets]), A)
     np.testing.assert_allclose(slopes[0, 0], slopes[1:, 0].sum(0), rtol=1e-9, atol=1e-13)
     # the second caption has two words: its third token is the end, which the caption leaves out
@@ -64,14 +64,16 @@ def test_the_captions_gradient_is_the_sum_of_its_words(model):
 
 
 def test_word_maps_from_one_pass_are_those_of_one_pass_for_each_word(model):
-    maps = gradcam.gradcam(model, IMAGES, [TextLogLikelihood([i]) for i in range(2)], layer="trunk.last", query=TOKENS)
+    maps = gradcam.gradcam(
+        model, IMAGES, [TextLogLikelihood([i]) for i in range(2)], layer="trunk.network.last", query=TOKENS
+    )
     kept = []
 
     def keep(module, inputs, output):
         output.retain_grad()
         kept.append(output)
 
-    handle = model.trunk.last.register_forward_hook(keep)
+    handle = model.trunk.network.last.register_forward_hook(keep)
     for b in range(2):
         for place in range(2):
             score = _slow_score(model, IMAGES[b], TOKENS[b], place)
@@ -109,8 +111,10 @@ def test_maps_on_cuda_agree_with_the_cpu_and_cudnn_stays_as_it_was():
     model = small(dtype=torch.float32)
     flags = (torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic)
     targets = [CaptionLogLikelihood(), TextLogLikelihood([0])]
-    here = gradcam.gradcam(model, IMAGES.float(), targets, layer="trunk.last", query=TOKENS)
-    there = gradcam.gradcam(model.cuda(), IMAGES.float().cuda(), targets, layer="trunk.last", query=TOKENS.cuda())
+    here = gradcam.gradcam(model, IMAGES.float(), targets, layer="trunk.network.last", query=TOKENS)
+    there = gradcam.gradcam(
+        model.cuda(), IMAGES.float().cuda(), targets, layer="trunk.network.last", query=TOKENS.cuda()
+    )
     torch.testing.assert_close(there.cpu(), here, rtol=1e-3, atol=1e-5)
     assert not model.training
     assert flags == (torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic)
@@ -118,8 +122,8 @@ def test_maps_on_cuda_agree_with_the_cpu_and_cudnn_stays_as_it_was():
 
 def test_a_centred_target_reads_logits_and_not_what_other_words_do(model):
     features = model.features(IMAGES[:1])
-    pooled, evidence = model.decoder.summary(features)
-    logits = model.decoder.logits(model.hidden(pooled, evidence, TOKENS[:1]), evidence)[:, 0]
+    summary = model.trunk.summary(features)
+    logits = model.decoder.logits(model.hidden(summary, TOKENS[:1]), model.decoder.evidence(summary))[:, 0]
     wanted = sum(float(logits[i, int(TOKENS[0, i])] - logits[i].mean()) for i in range(3))
     assert Centred(CaptionLogLikelihood())(model(IMAGES[:1], TOKENS[:1])).item() == pytest.approx(wanted)
     assert target_name(Centred(TextLogLikelihood([0], "dog"))) == "dog"

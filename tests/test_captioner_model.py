@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from captioning.model import CaptionModel
+from captioning.model import words_of
+from captioning.network import LstmNetwork, LstmSplit
+from common import formulas
 from common.errors import UserError
 from common.text import padded
 from data.words.vocabulary import END, PAD, START
@@ -31,25 +33,29 @@ def _twin(model, maps, tokens):
     decoder = model.decoder
     lstm = nn.LSTM(decoder.cell.input_size, decoder.cell.hidden_size, batch_first=True).double()
     lstm.load_state_dict({f"{name}_l0": value for name, value in decoder.cell.state_dict().items()})
-    words = decoder.evidence_words.tolist()
+    evidence_layer, counter = model.trunk.evidence.classifier, model.trunk.evidence.counter
+    spoken = {2: "cat", 3: "dog", 4: "ball"}
     rows = []
     for image, row in zip(maps, tokens.tolist(), strict=True):
-        weights = decoder.evidence.weight[:, :, 0, 0]
-        pooled = []
-        for e in range(len(words)):
-            places = [float(weights[e] @ image[:, i, j] + decoder.evidence.bias[e]) for i in range(4) for j in range(4)]
-            pooled.append(math.log(sum(math.exp(p) for p in places) / 16))
-        evidence = torch.tensor(pooled, dtype=torch.float64)
-        mean = image.flatten(1).mean(1)
-        inputs = [decoder.image(mean) + decoder.evidence_in(1 / (1 + (-evidence).exp()))]
+        positions = [image[:, i, j] for i in range(4) for j in range(4)]
+        evidence, counts = [], []
+        for e in range(5):
+            places = [float(evidence_layer.weight[e, :, 0, 0] @ at + evidence_layer.bias[e]) for at in positions]
+            evidence.append(math.log(sum(math.exp(p) for p in places) / 16))
+        for c in range(2):
+            places = [float(counter.weight[c, :, 0, 0] @ at + counter.bias[c]) for at in positions]
+            counts.append(sum(math.log(1 + math.exp(p)) for p in places))
+        seen = [1 / (1 + math.exp(-e)) for e in evidence] + [math.log(1 + c) for c in counts]
+        inputs = [decoder.image(torch.tensor(seen, dtype=torch.float64))]
         inputs += [decoder.embedding.weight[t] for t in [START, *row[:-1]]]
         hidden = lstm(torch.stack(inputs)[None])[0][0][1:]
         each = []
         for h in hidden:
             logits = decoder.embedding.weight @ h + decoder.bias
             gate = 1 / (1 + (-decoder.gate(h)).exp())
-            for e, word in enumerate(words):
-                logits = logits + nn.functional.one_hot(torch.tensor(word), len(logits)) * gate * evidence[e]
+            for e, word in spoken.items():
+                number = torch.tensor(model.vocabulary.index[word])
+                logits = logits + nn.functional.one_hot(number, len(logits)) * gate * evidence[e]
             each.append(logits - logits.exp().sum().log())
         rows.append(torch.stack(each))
     return torch.stack(rows)
@@ -78,7 +84,7 @@ def test_images_are_seen_through_the_feature_map_alone(model):
     maps = model.features(images)
     assert maps.shape == (2, 6, 4, 4) and bool((maps >= 0).all())
     torch.testing.assert_close(model(images, TOKENS).log_probs, model.head(maps, TOKENS).log_probs)
-    assert not model.trunk.last._forward_hooks
+    assert not model.trunk.network.last._forward_hooks
 
 
 def test_a_word_depends_on_the_words_before_it_and_not_on_those_after(model, maps):
@@ -136,15 +142,54 @@ def test_tokens_that_do_not_fit_are_refused(model, maps):
         model.head(maps, torch.tensor([[4, 99]]))
     with pytest.raises(UserError, match="at least one word"):
         model.head(maps, torch.zeros(2, 0, dtype=torch.long))
-    with pytest.raises(UserError, match="lacks the evidence word 'bird'"):
-        CaptionModel(captioners.Trunk(), model.vocabulary, 6, ["dog", "bird"], 8)
+
+
+def test_a_concept_is_said_where_it_is_one_word_that_the_vocabulary_has(model):
+    """Of a class and a caption word of one name the caption word is; a class of two words, or an unknown one, isn't."""
+    number = model.vocabulary.index
+    assert words_of(["dog", "hot dog", "cat", "dog", "bird"], model.vocabulary) == {3: number["dog"], 2: number["cat"]}
+    assert model.decoder.shown_words.tolist() == [number[word] for word in ("dog", "cat", "ball")]
+
+
+def test_the_decoder_reads_nothing_but_the_summary(model, maps):
+    summary = model.trunk.summary(maps)
+    told = model.told(summary, TOKENS)
+    torch.testing.assert_close(told.distributions, model.head(maps, TOKENS).distributions)
+    assert told.summary is summary and summary.shape == (2, 5 + 2)
+    anything = model.told(model.trunk.evidence.typical[None], TOKENS)  # one summary, two captions
+    assert anything.log_probs.shape == (2, 4)
+
+
+def test_without_an_image_the_decoder_reads_what_photographs_have_in_common(model):
+    model.trunk.evidence.typical.copy_(torch.arange(7.0))
+    found = LstmNetwork(model).without_image(TOKENS[None])
+    torch.testing.assert_close(
+        found.log_probs[0, 1], model.told(torch.arange(7.0)[None].double(), TOKENS[1:]).log_probs[0]
+    )
+
+
+def test_importance_by_way_of_the_summary_is_the_mean_gradient_of_the_map(model, maps):
+    A, output = LstmSplit(model, "trunk.network.last").split(torch.zeros(0), TOKENS, maps)
+    scores = output.log_probs.T
+    found = LstmSplit(model, "trunk.network.last").importance(scores, A, output)
+    torch.testing.assert_close(found, formulas.importance(scores, A))
+
+
+@pytest.mark.parametrize("part", ["likely", "counts"])
+def test_evidence_and_counts_both_change_what_is_said(model, maps, part):
+    summary = model.trunk.summary(maps)
+    place = 1 if part == "likely" else 5  # 'hot dog', which has no word of its own: seen at the start alone
+    other = summary.clone()
+    other[:, place] += 1.0
+    before, after = model.told(summary, TOKENS).distributions, model.told(other, TOKENS).distributions
+    assert float((before - after).abs().max()) > 1e-3
 
 
 def test_token_lists_are_padded_to_the_longest():
     assert padded([[4, 5, END], [6, END]]).tolist() == [[4, 5, END], [6, END, PAD]]
 
 
-@pytest.mark.parametrize("name", ["bias", "gate.weight", "gate.bias", "evidence.weight", "embedding.weight"])
+@pytest.mark.parametrize("name", ["bias", "gate.weight", "gate.bias", "image.weight", "embedding.weight"])
 def test_log_probabilities_have_the_gradient_of_every_parameter_in_evaluation_mode_too(name):
     model = small().eval()
     parameter = model.decoder.get_parameter(name).requires_grad_()

@@ -115,6 +115,26 @@ def test_samples_are_the_same_for_the_same_seed_and_padded_after_their_end(model
             assert set(row[row.index(END) + 1 :]) <= {PAD}
 
 
+def test_content_words_are_said_once_and_others_as_often_as_is_likely(model, maps):
+    once = decoding.content_words(model.vocabulary)
+    assert once.tolist() == [False] * 4 + [w not in ("a", "the") for w in model.vocabulary.words[4:]]
+    best = [
+        [
+            each
+            for each in _every_caption(model, maps[i : i + 1], 3)
+            if all(each[1].count(w) == 1 or not once[w] for w in each[1])
+        ]
+        for i in range(3)
+    ]
+    for expected, found in zip(best, decoding.beam(model, model.start(maps), 300, 3, once=once), strict=True):
+        assert [h.tokens for h in found[:5]] == [words for _, words in expected[:5]]
+        assert [h.total for h in found[:5]] == pytest.approx([score for score, _ in expected[:5]])
+    drawn = decoding.sample(model, model.start(maps), 50, max_length=6, once=once)
+    for row in drawn.tolist():
+        said = [word for word in row if once[word]]
+        assert len(set(said)) == len(said)
+
+
 def test_widths_lengths_and_temperatures_that_make_no_sense_are_refused(model, maps):
     for width, length in ((0, 5), (3, 0)):
         with pytest.raises(UserError, match="at least 1"):

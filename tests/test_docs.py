@@ -20,7 +20,7 @@ EXAMPLES = [
     for path in sorted((ROOT / package).rglob("*.py"))
     if ">>> " in path.read_text(encoding="utf-8")
 ]
-CARDS = ["captioner", "vqa"]
+CARDS = ["captioner", "trunk", "vqa"]
 
 
 def text_of(page: str) -> str:

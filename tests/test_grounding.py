@@ -12,7 +12,6 @@ from captioning.captioner import Captioner
 from captioning.network import LstmNetwork
 from common.errors import UserError
 from common.formulas import activation_energy
-from common.images import Preprocessing
 from common.metrics import grounding as metrics
 from data.readers.entities import parse
 from data.records import GroundedCaption, Phrase
@@ -146,7 +145,7 @@ BOXES = {"1": ((0.0, 0.0, 0.5, 0.5),), "2": ((0.5, 0.5, 1.0, 1.0),), "3": ((0.2,
 
 @pytest.fixture(scope="module")
 def captioner():
-    return Captioner(LstmNetwork(small(dtype=torch.float32), Preprocessing((32, 32))))
+    return Captioner(LstmNetwork(small(dtype=torch.float32)))
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +231,7 @@ def test_the_half_that_owes_the_picture_most_is_measured_apart():
 def test_what_comes_from_the_picture_stands_beside_what_is_measured(captioner, seen, monkeypatch):
     caption = parse("[/EN#1/people the dog] and [/EN#2/scene the ball]", BOXES)
     (case,) = grounding.human_cases(1, [caption], captioner.network)
+    monkeypatch.setattr(captioner.network, "without_image", lambda query: None)
     assert all(math.isnan(r.visual) for r in grounding.measure(captioner, seen, [case]))
     mean = seen.features.mean(0, keepdim=True)
     monkeypatch.setattr(captioner.network, "without_image", lambda query: captioner.network.head(mean, query))

@@ -10,7 +10,6 @@ from PIL import Image
 from captioning.captioner import Captioner
 from captioning.network import LstmNetwork
 from common.errors import UserError
-from common.images import Preprocessing
 from common.metrics.grounding import inside_outside
 from data.readers.regions import read_densecap, read_visual_genome
 from data.records import DescribedImage, Region
@@ -65,7 +64,7 @@ def densecap(tmp_path):
 def captioner():
     import torch
 
-    return Captioner(LstmNetwork(small(dtype=torch.float32), Preprocessing((32, 32))))
+    return Captioner(LstmNetwork(small(dtype=torch.float32)))
 
 
 def test_visual_genomes_regions_are_shares_of_the_size_it_names(genome):

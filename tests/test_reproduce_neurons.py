@@ -20,7 +20,7 @@ HALF = (0.5, 0.5, 0.5)
 @pytest.fixture
 def speaking(lab, answerer):  # noqa: F811
     """The lab with a tiny captioner and a tiny VQA model."""
-    network = LstmNetwork(small(dtype=torch.float32), Preprocessing((32, 32), HALF, HALF))
+    network = LstmNetwork(small(dtype=torch.float32, preprocessing=Preprocessing((32, 32), HALF, HALF)))
     lab.shared["captioner"], lab.shared["VQA model"] = Captioner(network), answerer
     return lab.on("flickr8k")
 

@@ -7,12 +7,7 @@ import pytest
 import classification
 from common.images import open_image
 
-EXPECTED = {
-    "cat": "Egyptian cat",
-    "espresso": "espresso",
-    "espresso_and_cat": "Egyptian cat",
-    "drums_and_guitar": "electric guitar",
-}
+EXPECTED = {"cat": "Egyptian cat", "espresso": "espresso", "drums_and_guitar": "electric guitar"}
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """What the trainings of all tasks share: trunks, views, evidence, stages that go on, and checkpoints."""
 
-import math
-
 import captioners
 import pytest
 import torch
@@ -11,7 +9,6 @@ from torch import nn
 from common.errors import UserError
 from common.networks.trunk import load_trunk
 from common.training.checkpoints import load_checkpoint, load_weights, save_checkpoint
-from common.training.evidence import evidence_entropy
 from common.training.loop import Average, Stage, cosine, seed_of
 from common.training.loop import train as train_stages
 from common.training.run import Run
@@ -64,17 +61,6 @@ def test_views_depend_on_name_and_number_alone():
     crop = view(image, "a.jpg", 2)
     assert crop.shape == image.shape and torch.equal(crop, view(image, "a.jpg", 2))
     assert not torch.equal(crop, view(image, "b.jpg", 2)) and not torch.equal(crop, image)
-
-
-def test_evidence_that_is_not_known_to_be_untrue_counts_less():
-    evidence, targets = torch.tensor([[0.3, -1.0], [0.2, 2.0]]), torch.tensor([[0.6, 0.0], [0.0, 1.0]])
-
-    def entropy(logit, target):
-        return -target * math.log(1 / (1 + math.exp(-logit))) - (1 - target) * math.log(1 / (1 + math.exp(logit)))
-
-    expected = entropy(0.3, 0.6) + 0.5 * entropy(-1.0, 0.0) + entropy(0.2, 0.0) + entropy(2.0, 1.0)
-    found = evidence_entropy(evidence, targets, torch.tensor([0.5, 1.0]))
-    assert float(found) == pytest.approx(expected / 2, rel=1e-6)
 
 
 def test_averaged_weights_follow_and_give_way():

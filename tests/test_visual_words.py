@@ -13,7 +13,6 @@ from captioning.network import LstmNetwork
 from common.draw import Tile, draw_map, strengths
 from common.errors import UserError
 from common.explanation import Explanation
-from common.images import Preprocessing
 from common.panels import drawn_strengths, explanation_tiles
 from scripts.commands import caption as command
 from tests.captioners import small
@@ -25,7 +24,7 @@ class WithMean(LstmNetwork):
     """Without an image it reads the mean map of two photographs of noise."""
 
     def __init__(self, model):
-        super().__init__(model, Preprocessing((32, 32)))
+        super().__init__(model)
         with torch.no_grad():
             pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(5)).double()
             self.mean = model.features(pixels).mean(0, keepdim=True)
@@ -84,8 +83,13 @@ def test_every_target_of_an_explanation_has_its_share_whatever_is_explained(capt
     np.testing.assert_allclose(found.visual[phrase, 0], sum(alone.visual), atol=1e-9)
 
 
+class Unable(LstmNetwork):
+    def without_image(self, query):
+        return None
+
+
 def test_a_network_that_cannot_say_leaves_it_out(photos):
-    plain = Captioner(LstmNetwork(small(), Preprocessing((32, 32))))
+    plain = Captioner(Unable(small()))
     assert plain.caption(photos[0]).visual == () and plain.explain(photos[0]).visual is None
     assert command.word_table(plain.caption(photos[0])) == []
 

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.networks.trunk import SeeingTrunk, load_trunk
+from common.training.trunks import save_seeing_trunk
 from data.readers.easyvqa import read_easyvqa
 from scripts import saywhy
 from vqa.training import stages as training
@@ -18,8 +20,10 @@ pytest.importorskip("easy_vqa")
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    tiny = dataclasses.replace(EASY, hidden=24, joint=48, embedding=16, answer_epochs=1)
-    training.train_vqa(["easyvqa"], folder, tiny, limit=24)
+    trunk = SeeingTrunk.of(load_trunk("small_cnn"), ["circle", "triangle", "red"], counted=0)
+    save_seeing_trunk(folder / "trunk", trunk, {"network": "small_cnn"})
+    tiny = dataclasses.replace(EASY, hidden=24, joint=48, embedding=16, head_epochs=1)
+    training.train_vqa(["easyvqa"], folder, tiny, limit=24, trunk=folder)
     return str(folder / "vqa")
 
 
@@ -126,32 +130,17 @@ def test_evaluate_gives_accuracy_baselines_and_the_truth_of_the_maps(model, tmp_
 
 
 def test_train_takes_its_settings_from_the_command_line(tmp_path, capsys):
-    assert (
-        saywhy.main(
-            [
-                "train",
-                "vqa",
-                "--data",
-                "easyvqa",
-                "--out",
-                str(tmp_path),
-                "--limit",
-                "8",
-                "--answer-epochs",
-                "1",
-                "--hidden",
-                "8",
-                "--joint",
-                "8",
-                "--seed",
-                "5",
-            ]
-        )
-        == 0
-    )
+    (tmp_path / "trunk").mkdir()
+    trunk = SeeingTrunk.of(load_trunk("small_cnn"), ["circle", "red"], counted=0)
+    save_seeing_trunk(tmp_path / "trunk" / "trunk", trunk, {"network": "small_cnn"})
+    arguments = ["train", "vqa", "--data", "easyvqa", "--out", str(tmp_path), "--trunk", str(tmp_path / "trunk")]
+    settings = ["--limit", "8", "--head-epochs", "1", "--hidden", "8", "--joint", "8", "--seed", "5"]
+    assert saywhy.main([*arguments, *settings]) == 0
     config = json.loads((tmp_path / "vqa.json").read_text())
-    assert (config["settings"]["hidden"], config["settings"]["seed"], config["settings"]["trunk"]) == (
-        8,
-        5,
-        "small_cnn",
-    )
+    assert (config["settings"]["hidden"], config["settings"]["seed"]) == (8, 5)
+    assert config["trunk"]["file"] == "trunk" and (tmp_path / "trunk.safetensors").is_file()
+
+
+def test_drawings_without_a_trunk_are_one_line(tmp_path, capsys):
+    assert saywhy.main(["train", "vqa", "--data", "easyvqa", "--out", str(tmp_path)]) == 2
+    assert "saywhy train trunk --data easyvqa" in capsys.readouterr().err

@@ -12,6 +12,8 @@ from common import formulas
 from common.errors import UserError
 from common.explanation import Explanation
 from common.images import Preprocessing
+from common.networks.evidence import Evidence
+from common.networks.trunk import SeeingTrunk
 from data.words.vocabulary import SPECIAL, Vocabulary
 from vqa.answerer import Answerer
 from vqa.model import VqaModel
@@ -23,7 +25,7 @@ ANSWERS = ["yes", "no", "red", "blue", "red and yellow"]
 QUESTION = "what color is the hat"
 
 
-class Trunk(nn.Module):
+class Network(nn.Module):
     def __init__(self):
         super().__init__()
         self.first, self.body = nn.Conv2d(3, 8, 3, stride=2), nn.Conv2d(8, 6, 3, stride=2)
@@ -34,22 +36,14 @@ class Trunk(nn.Module):
 
 @pytest.fixture
 def answerer():
-    torch.manual_seed(1)
-    model = VqaModel(
-        Trunk(),
-        Vocabulary([*SPECIAL, *WORDS]),
-        ANSWERS,
-        6,
-        evidence_words=["dog", "red"],
-        embedding=5,
-        hidden=4,
-        joint=7,
-    )
-    nn.init.normal_(model.image.evidence.weight)
-    nn.init.normal_(model.classifier.weight)
+    torch.manual_seed(2)
     half = (0.5, 0.5, 0.5)
-    network = LstmNetwork(model.eval().requires_grad_(False), Preprocessing((32, 32), half, half), layer="trunk")
-    return Answerer(network)
+    trunk = SeeingTrunk(Network(), Evidence(6, ["dog", "red"], counted=1), Preprocessing((32, 32), half, half))
+    model = VqaModel(trunk, Vocabulary([*SPECIAL, *WORDS]), ANSWERS, embedding=5, hidden=4, joint=7)
+    for weights in (*model.trunk.evidence.parameters(), *model.reader.parameters(), model.question.embedding.weight):
+        nn.init.normal_(weights)
+    nn.init.normal_(model.classifier.weight)
+    return Answerer(LstmNetwork(model.eval().requires_grad_(False)))
 
 
 @pytest.fixture
@@ -108,7 +102,7 @@ def test_the_short_way_to_importance_gives_the_mean_gradient_of_the_map(answerer
         lambda model: model.classifier.weight.data.mul_(-2),
         lambda model: model.question.lstm.weight_hh_l0.data.mul_(-2),
         lambda model: model.query.weight.data.mul_(3),
-        lambda model: model.trust.bias.data.add_(2),
+        lambda model: model.reader.gates.bias.data.add_(2),
         lambda model: model.image.project.weight.data.mul_(3),
     ],
 )
@@ -160,9 +154,9 @@ def test_word_gradients_are_those_of_the_twin_and_words_left_out_are_run_again(a
     model = answerer.network.module.double()
     A = model.features(pixels)
     tokens = [4, 5, 6, 7, 9]
-    embedded = model.question.embedding(torch.tensor([tokens])).requires_grad_()
+    embedded = model.question.vectors(torch.tensor([tokens])).requires_grad_()
     asked = model.question.encode(embedded, torch.ones(1, 5, dtype=torch.bool))
-    scores = model.answer_scores(model.image(A), asked)[0]
+    scores = model.answer_scores(model.trunk.summary(A), asked)[0]
     for row, score in enumerate((scores[2], scores[2] - scores[3])):
         (slope,) = torch.autograd.grad(score, embedded, retain_graph=True)
         np.testing.assert_allclose(
@@ -178,7 +172,7 @@ def test_a_question_of_one_word_can_be_explained(answerer, photo):
     found = answerer.explain(photo, "hat")
     assert found.word_drops.shape == (1, 1)
     model = answerer.network.module
-    nothing = model.answer_scores(model.image(answerer.encode(photo).features), torch.zeros(1, 4 * 4 + 5))
+    nothing = model.answer_scores(model.trunk.summary(answerer.encode(photo).features), torch.zeros(1, 4 * 4 + 5 + 2))
     index = ANSWERS.index(found.names[0])
     assert float(found.word_drops) == pytest.approx(float(found.scores - nothing[0, index]), abs=1e-5)
 
@@ -199,8 +193,8 @@ def test_other_layers_and_all_methods_can_be_asked_for(answerer, photo):
     methods = ("gradcam", "counterfactual", "guided", "guided_gradcam", "deconv", "gradient", "occlusion")
     found = answerer.explain(photo, QUESTION, "red", methods=methods)
     assert set(found.maps) == set(methods) and found.guided.shape == (1, 1, 3, 32, 32)
-    early = answerer.explain(photo, QUESTION, "red", layer="trunk.first")
-    assert early.heatmaps.shape == (1, 1, 15, 15) and early.provenance["layer"] == "trunk.first"
+    early = answerer.explain(photo, QUESTION, "red", layer="trunk.network.first")
+    assert early.heatmaps.shape == (1, 1, 15, 15) and early.provenance["layer"] == "trunk.network.first"
 
 
 def test_the_map_follows_the_question_and_the_answer(answerer, photo):
@@ -212,7 +206,7 @@ def test_the_map_follows_the_question_and_the_answer(answerer, photo):
 
 def test_the_trunk_runs_once_for_an_answer_its_maps_and_its_words(answerer, photo):
     runs = []
-    answerer.network.module.trunk.body.register_forward_hook(lambda *_: runs.append(1))
+    answerer.network.module.trunk.network.body.register_forward_hook(lambda *_: runs.append(1))
     encoded, question = answerer.encode(photo), answerer.read(QUESTION)
     answerer.answer(encoded, question)
     answerer.explain(encoded, question, answers=ANSWERS)

@@ -6,15 +6,19 @@ import torch
 from torch import nn
 
 from common.errors import UserError
+from common.images import Preprocessing
+from common.networks.evidence import Evidence
+from common.networks.trunk import SeeingTrunk
 from data.words.vocabulary import SPECIAL, Vocabulary
 from vqa.model import VqaModel
 
 WORDS = ["what", "color", "is", "the", "dog", "hat"]
-ANSWERS = ["yes", "no", "red", "blue", "2"]
-EVIDENCE = ["red", "dog"]
+ANSWERS = ["yes", "no", "red", "blue", "2", "1", "dog"]
+CONCEPTS = ["dog", "red", "dog"]  # the first is a class, which is counted
+NAMED = {8: np.array([1.0, 0.0, 1.0])}  # token 8 is 'dog'
 
 
-class Trunk(nn.Module):
+class Network(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv = nn.Conv2d(3, 6, 3, stride=4)
@@ -26,11 +30,11 @@ class Trunk(nn.Module):
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    made = VqaModel(
-        Trunk(), Vocabulary([*SPECIAL, *WORDS]), ANSWERS, 6, evidence_words=EVIDENCE, embedding=5, hidden=4, joint=7
-    )
-    for weights in (made.image.evidence.weight, made.image.answer_offset, made.trust.weight):
-        nn.init.normal_(weights)
+    half = (0.5, 0.5, 0.5)
+    trunk = SeeingTrunk(Network(), Evidence(6, CONCEPTS, counted=1), Preprocessing((16, 16), half, half))
+    made = VqaModel(trunk, Vocabulary([*SPECIAL, *WORDS]), ANSWERS, embedding=5, hidden=4, joint=7)
+    for weights in made.parameters():
+        nn.init.normal_(weights, std=0.5)
     return made.double().eval().requires_grad_(False)
 
 
@@ -46,38 +50,61 @@ def _cell(weights, x, h, c):
     return _sigmoid(o) * np.tanh(c), c
 
 
-def _twin(model, features, tokens):
-    """Scores of one map (K,h,w) and one question, with loops."""
-    w = {name: value.numpy() for name, value in model.state_dict().items()}
+def _summary(w, features):
+    """Log-mean-exp of each concept's logits, and the expected number of dogs, of a map (K,h,w)."""
+    places = [features[:, i, j] for i in range(features.shape[1]) for j in range(features.shape[2])]
+    logits = []
+    for weight, bias in zip(w["trunk.evidence.classifier.weight"], w["trunk.evidence.classifier.bias"], strict=True):
+        logits.append(np.log(np.mean([np.exp(weight[:, 0, 0] @ place + bias) for place in places])))
+    weight, bias = w["trunk.evidence.counter.weight"][0, :, 0, 0], w["trunk.evidence.counter.bias"][0]
+    return np.array(logits), sum(np.log1p(np.exp(weight @ place + bias)) for place in places)
+
+
+def _question(w, tokens):
+    """The states of a question, and how far it asks about each concept."""
     h1 = c1 = h2 = c2 = np.zeros(4)
     first, second = (
         {part: w[f"question.lstm.{part}_{layer}"] for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
         for layer in ("l0", "l1")
     )
-    for token in tokens:
-        h1, c1 = _cell(first, w["question.embedding.weight"][token], h1, c1)
+    embedded = w["question.embedding.weight"][list(tokens)]
+    about = np.zeros(3)
+    for token, row in zip(tokens, embedded, strict=True):
+        h1, c1 = _cell(first, row, h1, c1)
         h2, c2 = _cell(second, h1, h2, c2)
-    bag = w["question.embedding.weight"][list(tokens)].sum(0) / np.sqrt(len(tokens))
-    asked = np.concatenate([h1, c1, h2, c2, bag])
-    query = np.tanh(w["query.weight"] @ asked + w["query.bias"])
-    K, height, width = features.shape
-    mean = features.reshape(K, -1).mean(1)
-    norm = mean / np.sqrt((mean**2).sum()) * np.sqrt(K)
-    evidence = []
-    for e in range(2):
-        values = [
-            w["image.evidence.weight"][e, :, 0, 0] @ features[:, i, j] + w["image.evidence.bias"][e]
-            for i in range(height)
-            for j in range(width)
-        ]
-        evidence.append(np.log(np.mean(np.exp(values))))
-    seen = np.concatenate([norm, 4 * _sigmoid(np.array(evidence))])
-    image = np.tanh(w["image.project.weight"] @ seen + w["image.project.bias"])
-    scores = w["classifier.weight"] @ (image * query) + w["classifier.bias"]
-    trust = w["trust.weight"][0] @ asked + w["trust.bias"][0]
-    for number, answer in enumerate(ANSWERS):
-        own = evidence[EVIDENCE.index(answer)] if answer in EVIDENCE else 0
-        scores[number] += trust * (own + w["image.answer_offset"][number])
+        about += NAMED.get(token, np.zeros(3)) * _sigmoid(
+            w["question.counts.weight"][0] @ h2 + w["question.counts.bias"][0]
+        )
+    bag = embedded.sum(0) / np.sqrt(len(tokens))
+    return np.concatenate([h1, c1, h2, c2, bag]), about.clip(-1.5, 1.5)
+
+
+def _twin(model, features, tokens):
+    """Scores of one map (K,h,w) and one question, with loops."""
+    w = {name: value.numpy() for name, value in model.state_dict().items()}
+    logits, count = _summary(w, features)
+    states, about = _question(w, tokens)
+    counted = 0.5 * np.log(count + 0.05)
+    query = np.tanh(w["query.weight"] @ states + w["query.bias"])
+    seen = np.concatenate([4 * _sigmoid(logits), [counted]])
+    trust, sure, number, counting, trust_named, named = w["reader.gates.weight"] @ states + w["reader.gates.bias"]
+    dogs = max(0, about[0])
+    left = 1 - _sigmoid(counting) * min(1, dogs)
+    image = left * np.tanh(w["image.project.weight"] @ seen + w["image.project.bias"])
+    scores = w["classifier.weight"] @ ((1 + image) * query) + w["classifier.bias"]
+    own = left * (w["reader.own.weight"] @ np.concatenate([logits, [counted]]) + w["reader.own.bias"])
+    above = ((logits + w["reader.threshold"]) * about).sum() / max(1, about.clip(0).sum())
+    yes = sure * above + w["reader.leaning.weight"][0] @ states + w["reader.leaning.bias"][0]
+    share = dogs / max(0.5, dogs)
+    expected = share * count * np.exp(w["reader.counts"][0])
+    told = np.array([np.log(expected + 0.1), expected / 10, share * logits[0] / 10]) @ w["reader.slopes"]
+    told = told + w["reader.offsets"]
+    told = (told - told.mean()) * min(1, dogs) * np.log1p(np.exp(number))
+    for place, answer in enumerate(ANSWERS):
+        in_question = {"red": about[1], "dog": (about[0] + about[2]) / 2}.get(answer, 0)
+        scores[place] += (trust + trust_named * in_question) * own[place] + named * in_question
+        scores[place] += yes * {"yes": 1, "no": -1}.get(answer, 0)
+        scores[place] += {"1": told[0], "2": told[1]}.get(answer, 0)
     return scores
 
 
@@ -87,16 +114,6 @@ def test_scores_are_those_of_the_twin(model):
     scores = model.head(features, tokens)
     for row, question in enumerate(([4, 5, 6, 7], [8, 9])):
         np.testing.assert_allclose(scores[row].numpy(), _twin(model, features[row].numpy(), question), rtol=1e-9)
-
-
-@pytest.mark.parametrize("tokens", [[[4, 5, 6, 7], [8, 9, 5, 4]], [[4, 5, 6, 7], [8, 9, 0, 0]]])
-def test_gradients_of_the_embedding_are_those_of_one_backward_pass_each(model, tokens):
-    question, tokens = model.question, torch.tensor(tokens)
-    given = torch.randn(3, 2, 4 * 4 + 5, dtype=torch.float64)
-    embedded = question.embedding(tokens).detach().requires_grad_()
-    encoded = question.encode(embedded, tokens != 0)
-    expected = [torch.autograd.grad((encoded * one).sum(), embedded, retain_graph=True)[0] for one in given]
-    torch.testing.assert_close(question.embedding_gradients(given, tokens), torch.stack(expected))
 
 
 def test_padding_changes_nothing(model):
@@ -131,7 +148,7 @@ def test_gradients_of_all_answers_come_from_one_batched_backward_pass_in_eval_mo
 def test_one_map_serves_several_questions_and_one_question_several_maps(model):
     features = torch.rand(3, 6, 2, 2, dtype=torch.float64)
     tokens = torch.tensor([[4, 5], [6, 7], [8, 9]])
-    assert model.head(features[:1], tokens).shape == model.head(features, tokens[:1]).shape == (3, 5)
+    assert model.head(features[:1], tokens).shape == model.head(features, tokens[:1]).shape == (3, 7)
     torch.testing.assert_close(model.head(features[:1], tokens)[1], model.head(features[:1], tokens[1:2])[0])
 
 

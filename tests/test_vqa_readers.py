@@ -117,6 +117,18 @@ def test_okvqa_answers_come_with_their_accuracy_and_are_marked_and_trained_by_it
     assert answer_vocabulary(read_okvqa(coco), 1) == ["dog", "puppy"]
 
 
+def test_okvqa_without_validation_questions_has_those_about_cocos_validation_photographs(coco):
+    _okvqa(coco, {"dog": 1})
+    (coco / "splits").mkdir(exist_ok=True)
+    (coco / "splits" / "val_image_ids.txt").write_text("")
+    with pytest.raises(UserError, match="no okvqa_val"):
+        read_okvqa(coco, "val")
+    (coco / "splits" / "val_image_ids.txt").write_text("25\n")
+    assert read_okvqa(coco, "val") == []
+    (coco / "splits" / "val_image_ids.txt").write_text("9\n25\n")
+    assert [question.image_id for question in read_okvqa(coco, "val")] == ["coco:9"]
+
+
 @pytest.mark.parametrize("soft, message", [
     ([], "not an object"), ({}, "not an object"), ({"a": 2}, "accuracy 2"), ({"a": "1"}, "accuracy '1'"),
     ({" ": 1}, "not an object"),

@@ -44,7 +44,6 @@ def load(
     from vqa.checkpoint import SHIPPED, load_model
     from vqa.network import LstmNetwork
 
-    model, preprocessing, config = load_model(checkpoint)
+    model, config = load_model(checkpoint, device)
     source = str(checkpoint or f"shipped checkpoint {SHIPPED.name}")
-    known = config.get("baselines")
-    return Answerer(LstmNetwork(model.to(device), preprocessing, "vqa", source, config["layer"], known), layer)
+    return Answerer(LstmNetwork(model, "vqa", source, config.get("baselines")), layer)

@@ -19,8 +19,8 @@ from common.request import Encoded, Request
 from common.text import Place, Sequences, Text, TextLogLikelihood, TextOutput, marks, padded
 from vqa.answerer import Answerer
 from vqa.attribution import token_gradients
-from vqa.model import question_words
 from vqa.network import Answer, best_answers
+from vqa.question import question_words
 from vqa.request import find_answer, numbered_request
 
 

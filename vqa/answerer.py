@@ -41,7 +41,7 @@ class Answerer(Facade):
     def encode(self, images: Images) -> Encoded:
         """The images' pixels, features and what the head reads of them: the one pass of the trunk."""
         if isinstance(images, Encoded) and images.states is not None:
-            return images
+            return super().encode(images)
         with untouched(self.network.module), torch.no_grad():
             encoded = super().encode(images)
             return replace(encoded, states=self.network.states(encoded.features))

@@ -1,26 +1,28 @@
-"""A trained VQA model from its two files."""
+"""A trained VQA model from its head's two files, and the trunk's beside them."""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common.images import Preprocessing
-from common.networks.trunk import Trunk
-from common.training import checkpoints
+import torch
+
+from common.networks.trunk import SeeingTrunk
+from common.training.trunks import load_head
 from data.words.vocabulary import Vocabulary
 from vqa.model import VqaModel
 
 SHIPPED = Path(__file__).parent.parent / "data" / "checkpoints" / "vqa"
 
 
-def load_model(path: str | os.PathLike[str] | None = None) -> tuple[VqaModel, Preprocessing, dict[str, Any]]:
-    """See `common.training.checkpoints.load_model`; the shipped one by default."""
+def load_model(
+    path: str | os.PathLike[str] | None = None, device: str | torch.device = "cpu"
+) -> tuple[VqaModel, dict[str, Any]]:
+    """See `common.training.trunks.load_head`; the shipped one by default."""
     rows = {"vocabulary": "question.embedding.weight", "answers": "classifier.weight"}
-    return checkpoints.load_model(path or SHIPPED, "vqa", rows, _build)
+    return load_head(path or SHIPPED, "vqa", rows, _build, device)
 
 
-def _build(config: Mapping[str, Any], trunk: Trunk) -> VqaModel:
-    sizes = {key: config[key] for key in ("evidence_words", "embedding", "hidden", "joint")}
-    words = Vocabulary(config["vocabulary"])
-    return VqaModel(trunk.module, words, config["answers"], trunk.channels, layer=trunk.layer, **sizes)
+def _build(config: Mapping[str, Any], trunk: SeeingTrunk) -> VqaModel:
+    sizes = {key: config[key] for key in ("embedding", "hidden", "joint")}
+    return VqaModel(trunk, Vocabulary(config["vocabulary"]), config["answers"], **sizes)

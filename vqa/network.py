@@ -21,7 +21,9 @@ from common.images import Preprocessing
 from common.request import Encoded, Request
 from common.targets import score_table
 from common.text import Text, padded
-from vqa.model import AnswerOutput, VqaModel, question_words
+from data.words.vocabulary import PAD
+from vqa.model import AnswerOutput, VqaModel
+from vqa.question import question_words
 from vqa.request import find_answer, numbered_request
 
 
@@ -72,20 +74,27 @@ class AnswerNetwork(request.Network, Protocol):
 class LstmNetwork:
     """A `VqaModel` behind an `Answerer`; a query is the tokens (B, L).
 
-    `baselines` are the figures that its checkpoint has of models that don't look, by name and set.
+    What its head reads of images, the `states`, is the trunk's summary (B, E+C), as the captioner's. `baselines` are
+    the figures that its checkpoint has of models that don't look, by name and set.
     """
 
     def __init__(
         self,
         module: VqaModel,
-        preprocessing: Preprocessing,
         name: str = "vqa",
         source: str = "the caller's",
-        layer: str = "trunk",
         baselines: Mapping[str, Any] | None = None,
     ):
-        self.module, self.preprocessing, self.name, self.source = module, preprocessing, name, source
-        self.layer, self.baselines = layer, baselines or {}
+        self.module, self.name, self.source, self.baselines = module, name, source, baselines or {}
+        self.layer = f"trunk.{module.trunk.layer}"
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self.module.trunk.preprocessing
+
+    @property
+    def fingerprint(self) -> str:
+        return self.module.trunk.fingerprint
 
     def read(self, question: str) -> Text:
         words = question_words(question)
@@ -105,26 +114,25 @@ class LstmNetwork:
         return numbered_request(query, numbers, self.module.answers)
 
     def states(self, features: Tensor) -> Tensor:
-        return self.module.image.summary(features)
+        return self.module.trunk.summary(features)
 
     def head(self, states: Any, query: Tensor) -> Tensor:
-        return self.module.answer_scores(self.module.image.encode(states), self.module.question(query))
+        return self.module.answer_scores(states, self.module.question(query))
 
     def attribute(self, encoded: Encoded, request: Request) -> tuple[Known | None, Tensor]:
-        """One backward pass of the classifier to what it reads of images and questions, one of the questions' LSTM."""
-        image, question, tokens = self.module.image, self.module.question, request.query
-        with torch.no_grad():
-            parts = [encoded.states, question(tokens)]
-        sizes = [part.shape[1] for part in parts]
-        both = torch.cat(parts, 1).requires_grad_()
+        """One backward pass of all targets' scores, each from rows of its own: to the summary and to the words."""
+        module, tokens, T, B = self.module, request.query, len(request.targets), len(encoded)
+        assert encoded.states is not None  # an `Answerer` has them made
         with torch.enable_grad():
-            summary, asked = both.split(sizes, 1)
-            output = self.module.answer_scores(image.encode(summary), asked)
-            scores = score_table(request.targets, output, len(encoded))
-        of_summary, of_asked = gradients(scores, both).split(sizes, -1)
-        alpha = image.importance(of_summary, encoded.features[0, 0].numel())
-        words = question.embedding_gradients(of_asked, tokens) * question.embedding(tokens).detach()
-        return Known(scores.detach(), alpha.detach()), words.sum(-1)
+            summary = encoded.states.repeat(T, 1).requires_grad_()
+            words = module.question.vectors(tokens).detach().repeat(T, 1, 1).requires_grad_()
+            asked = module.question.encode(words, (tokens != PAD).repeat(T, 1))
+            outputs = module.answer_scores(summary, asked).unflatten(0, (T, B))
+            scores = torch.cat([score_table([target], outputs[t], B) for t, target in enumerate(request.targets)])
+        of_summary, of_words = torch.autograd.grad(scores.sum(), (summary, words))
+        alpha = module.trunk.evidence.importance(of_summary.unflatten(0, (T, B)), encoded.features)
+        added = (of_words * words.detach()).sum(-1).unflatten(0, (T, B))
+        return Known(scores.detach(), alpha.detach()), added
 
     def explainable(self, layer: str | None) -> Explainable:
         if layer in (None, self.layer):
@@ -149,7 +157,7 @@ class LstmSplit(SplitModel):
 
     def importance(self, scores: Tensor, A: Tensor, output: AnswerOutput) -> Tensor:
         """Eq. 1 by way of what the head saw of the images: the map itself is left out of the backward pass."""
-        return self.network.image.importance(gradients(scores, output.summary), A[0, 0].numel())
+        return self.network.trunk.evidence.importance(gradients(scores, output.summary), A)
 
 
 def best_answers(scores: Tensor, names: Sequence[str], top: int) -> list[list[Answer]]:

@@ -1,47 +1,76 @@
-"""Batches for training a captioner: images as stored features, with all their captions as numbers of words."""
+"""Batches for training a captioner: what the decoder reads of some subjects, with all their captions.
+
+Letters: B subjects, N captions of the batch, L tokens, E concepts, C of them counted, P photographs, v views.
+"""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from captioning.training.settings import Settings
-from common.training import batches
-from common.training.batches import Batch, Picture, parts
+from common.text import padded
+from common.training.batches import parts
+from common.training.lookalikes import Lookalikes
 from data.words.vocabulary import END
 
 
-class Loader(batches.Loader):
-    """Seeded batches of one data set; `captions` are those of each picture, as numbers of words without the end."""
+@dataclass
+class Batch:
+    """Summaries (B,E+C), captions (N,L), the subject of each (N,), and the subjects' numbers in the loader (B)."""
+
+    summary: Tensor
+    tokens: Tensor
+    image: Tensor
+    numbers: list[int]
+
+
+class Loader:
+    """Seeded batches of photographs and, after them, texts, for which others' photographs stand in.
+
+    `seen` (P,v,E+C) are the photographs' summaries; `captions` those of each subject, as numbers of words without the
+    end. An epoch has every photograph once, in a random view, and a share of the texts.
+    """
 
     def __init__(
         self,
-        pictures: Sequence[Picture],
+        seen: Tensor,
+        lookalikes: Lookalikes | None,
         captions: Sequence[Sequence[Sequence[int]]],
-        words: Sequence[str],
-        settings: Settings,
-        device: torch.device,
+        longest: int,
+        batch: int,
+        device: torch.device | None = None,
     ):
-        super().__init__(pictures, words, settings.batch, device)
-        most = settings.longest - 1
-        self.captions = [[[*tokens[:most], END] for tokens in each] for each in captions]
+        self.seen, self.lookalikes, self.batch, self.device = seen, lookalikes, batch, device
+        self.captions = [[[*tokens[: longest - 1], END] for tokens in each] for each in captions]
 
-    @property
-    def steps(self) -> int:
-        return -(-len(self.pictures) // self.batch)
+    def texts(self, share: float) -> int:
+        """How many texts an epoch with a `share` of them has."""
+        return round(share * (len(self.captions) - len(self.seen)))
 
-    def epoch(self, seed: int) -> Iterator[Batch]:
-        """All images once in random order, each in a random view, with all their captions."""
-        generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(self.pictures), generator=generator).tolist()
-        views = torch.randint(0, self.views(0), (len(order),), generator=generator).tolist()
-        for numbers, chosen in zip(parts(order, self.batch), parts(views, self.batch), strict=True):
-            yield self.make(numbers, chosen)
+    def steps(self, share: float) -> int:
+        return -(-(len(self.seen) + self.texts(share)) // self.batch)
 
-    def plain(self) -> Iterator[Batch]:
-        """All images in order, as they are."""
-        for numbers in parts(range(len(self.pictures)), self.batch):
-            yield self.make(numbers, [0] * len(numbers))
+    def epoch(self, seed: int, share: float) -> Iterator[Batch]:
+        """The photographs and a share of the texts in random order, each with all its captions."""
+        generator = np.random.default_rng(seed)
+        texts = len(self.seen) + generator.permutation(len(self.captions) - len(self.seen))[: self.texts(share)]
+        order = generator.permutation(np.concatenate([np.arange(len(self.seen)), texts])).tolist()
+        for numbers in parts(order, self.batch):
+            yield self.make(numbers, generator)
 
-    def make(self, numbers: Sequence[int], views: Sequence[int]) -> Batch:
-        """The batch of some images in given views, with all their captions."""
-        return self.together(numbers, self.features(numbers, views), [self.captions[n] for n in numbers])
+    def make(self, numbers: Sequence[int], generator: np.random.Generator) -> Batch:
+        """The batch of some subjects: photographs in random views, texts as lookalikes show them; photographs first."""
+        numbers = sorted(numbers)
+        photographs = [n for n in numbers if n < len(self.seen)]
+        views = generator.integers(self.seen.shape[1], size=len(photographs))
+        summary = self.seen[photographs, views]
+        if len(photographs) < len(numbers):
+            assert self.lookalikes is not None  # there are texts
+            texts = [n - len(self.seen) for n in numbers[len(photographs) :]]
+            summary = torch.cat([summary, self.lookalikes.draw(texts, generator)])
+        captions = [self.captions[n] for n in numbers]
+        image = torch.tensor([row for row, each in enumerate(captions) for _ in each], device=self.device)
+        tokens = padded([tokens for each in captions for tokens in each], self.device)
+        return Batch(summary.to(self.device), tokens, image, numbers)

@@ -4,6 +4,7 @@ Adebayo et al., Sanity Checks for Saliency Maps (NeurIPS 2018). T targets, B ima
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -81,7 +82,9 @@ def cascade(
     found = []
     for layers in sets:
         with randomised(network, layers, rule, seed):
-            found.append(rank_correlation(maps(), before))
+            after = maps()
+        silenced = after.flatten(1).amax(1) == after.flatten(1).amin(1)
+        found.append(rank_correlation(after, before).masked_fill(silenced, math.nan))
     return torch.stack(found) if found else torch.zeros(0, len(before), dtype=torch.float64)
 
 

@@ -3,12 +3,16 @@
     trunk = load_trunk("efficientnet_lite0")
     A = trunk.features(images)        # (B,3,H,W) -> (B,K,h,w), after the last activation
     front, tail = trunk.split(5)      # the front stays as it is, so its output can be stored; the tail is trained
+    seeing = SeeingTrunk.of(trunk, ["dog", "grass"], counted=1)
+    seeing.summary(A)                 # (B,E+C): which concepts are there, and how many things of the counted ones
 
-Letters: B images, K channels, h,w map.
+Letters: B images, K channels, h,w map, E concepts, C of which are counted.
 """
 
+from __future__ import annotations
+
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +23,7 @@ from common.errors import UserError
 from common.grid import lies_on
 from common.images import Preprocessing
 from common.layers import hooked
+from common.networks.evidence import Evidence
 from common.networks.loading import load_network
 from common.networks.small_cnn import SmallCnn
 
@@ -85,6 +90,60 @@ class Trunk:
         return fingerprint(self.module, self.preprocessing, cut, self.layer, views)
 
 
+class SeeingTrunk(nn.Module):
+    """A trunk that says what is in an image: a network and the evidence on its last map.
+
+    A head reads its `summary` alone. `map_layer` is the map's layer in the network (None: what its
+    `forward_features` returns); `fingerprint` tells trunks of different weights or concepts apart, and is empty for
+    one that is in no file.
+    """
+
+    fingerprint = ""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        evidence: Evidence,
+        preprocessing: Preprocessing,
+        map_layer: str | None = None,
+        source: str = "the caller's",
+    ):
+        super().__init__()
+        self.network, self.evidence = network, evidence
+        self.preprocessing, self.map_layer, self.source = preprocessing, map_layer, source
+
+    @classmethod
+    def of(cls, trunk: Trunk, words: Sequence[str], counted: int = 0) -> SeeingTrunk:
+        """A trunk with evidence of `words` that knows nothing yet."""
+        evidence = Evidence(trunk.channels, words, counted)
+        return cls(trunk.module, evidence, trunk.preprocessing, trunk.layer, trunk.source)
+
+    @property
+    def layer(self) -> str:
+        """The layer of the last map: `network.bn2`."""
+        return layer_name(self.network, self.map_layer, "network")
+
+    @property
+    def channels(self) -> int:
+        """K, the channels of the last map."""
+        return self.evidence.channels
+
+    def features(self, images: Tensor) -> Tensor:
+        """The map after the last activation: (B,3,H,W) -> (B,K,h,w)."""
+        return feature_map(self.network, self.map_layer, images)
+
+    def summary(self, features: Tensor) -> Tensor:
+        """All that is told of the images: (B,K,h,w) -> (B,E+C); see `Evidence.summary`."""
+        return self.evidence.summary(features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.summary(self.features(images))
+
+    def same_as(self, other: SeeingTrunk) -> bool:
+        """Whether what one of the two says of an image is what the other says of it."""
+        return self is other or bool(self.fingerprint) and self.fingerprint == other.fingerprint
+
+
 def load_trunk(name: str, random_weights: bool = False) -> Trunk:
     """The trunk `name`: a network of `common.networks.loading.load_network`, or `small_cnn`, which knows nothing yet.
 
@@ -124,11 +183,11 @@ def feature_map(module: nn.Module, layer: str | None, images: Tensor) -> Tensor:
     return caught[-1]
 
 
-def layer_name(module: nn.Module, layer: str | None) -> str:
+def layer_name(module: nn.Module, layer: str | None, held_as: str = "trunk") -> str:
     """The layer of the last map as a model names it that holds the network as `trunk`: `trunk.layer4`."""
     if layer is None:
         layer = next((name for name, _ in reversed(list(module.named_children())) if name in _LAST), None)
-    return "trunk" if layer is None else f"trunk.{layer}"
+    return held_as if layer is None else f"{held_as}.{layer}"
 
 
 def fingerprint(module: nn.Module, *parts: object) -> str:

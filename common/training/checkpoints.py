@@ -5,7 +5,7 @@ Weights are stored as float16 (batch-norm statistics as float32), which halves t
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.files import atomic_path, write_json
-from common.images import Preprocessing
-from common.networks.trunk import Trunk, load_trunk
 
 _FULL_PRECISION = ("running_mean", "running_var")
 
@@ -60,33 +58,21 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
     return {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}, config
 
 
-def load_model(
-    path: str | os.PathLike[str],
-    kind: str,
-    vocabularies: Mapping[str, str],
-    build: Callable[[Mapping[str, Any], Trunk], nn.Module],
-) -> tuple[Any, Preprocessing, dict[str, Any]]:
-    """(model in eval mode, its preprocessing, configuration) of a checkpoint of one `kind` of model.
-
-    `path` is the checkpoint's stem, or either of its files, or the folder of a training run; `build` makes the model
-    from the configuration; `vocabularies` are the lists in it (key -> the tensor with a row for each entry). Raises
-    `UserError` for a checkpoint of something else, and for a list that doesn't fit the weights.
-    """
-    path = Path(path)
-    path = stem_of(path / kind if path.is_dir() else path)
-    tensors, config = load_checkpoint(path)
+def check_kind(config: Mapping[str, Any], kind: str, stem: Path) -> dict[str, Any]:
+    """A configuration that says what it lacks; raises `UserError` for one of another `kind` of model."""
     if config.get("kind") != kind:
-        raise UserError(f"'{path}' is no checkpoint of a {kind} model, but of a {config.get('kind', 'unknown')} one")
-    config = _Config(config, lacking=f"'{path}' is no checkpoint of a {kind} model: it lacks")
-    for key, name in vocabularies.items():
+        raise UserError(f"'{stem}' is no checkpoint of a {kind} model, but of a {config.get('kind', 'unknown')} one")
+    return _Config(config, lacking=f"'{stem}' is no checkpoint of a {kind} model: it lacks")
+
+
+def check_lists(config: Mapping[str, Any], tensors: Mapping[str, Tensor], lists: Mapping[str, str], stem: Path) -> None:
+    """Raise `UserError` for a list of the configuration that doesn't fit: key -> the tensor with its rows."""
+    for key, name in lists.items():
         if name in tensors and len(tensors[name]) != len(config[key]):
             raise UserError(
-                f"'{key}' in '{path}.json' doesn't fit the checkpoint: it has {len(config[key])} entries, the weights "
+                f"'{key}' in '{stem}.json' doesn't fit the checkpoint: it has {len(config[key])} entries, the weights "
                 f"know {len(tensors[name])}; copy both files from the same training"
             )
-    model = build(config, load_trunk(config["trunk"], random_weights=True))
-    load_weights(model, tensors, str(path))
-    return model.eval().requires_grad_(False), Preprocessing.from_dict(config["preprocessing"]), config
 
 
 class _Config(dict[str, Any]):

@@ -34,29 +34,14 @@ def setting(default: Any, what: str, allowed: str = "", valid: Callable[[Any], b
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
-    """What the trainings of all tasks depend on besides the data; each task's own settings add to it.
+class RunSettings:
+    """What any training depends on besides the data; each model's own settings add to it.
 
-    A task that gives a field another default leaves what the field is as it is. Raises `UserError` for a value out
-    of range, naming it.
+    Who gives a field another default leaves what the field is as it is. Raises `UserError` for a value out of range,
+    naming it.
     """
 
-    trunk: str = setting("efficientnet_lite0", "network whose last map is read; see 'saywhy models'")
-    train_blocks: int | None = setting(  # None: not at all
-        5, "the trunk is trained from this block on", "a block's number", lambda n: n is None or _is_whole(n, 0)
-    )
-    views: int = whole(1, "views of each photograph: itself, mirrored, then random crops")
-    hidden: int = whole(256, "width of each LSTM layer")
-    evidence_words: int = whole(0, "words that evidence is learned for", 0)
-    minimum_count: int = whole(2, "occurrences that bring a word into the vocabulary")
     batch: int = whole(32, "images in a batch")
-    dropout: float = share(0.5, "the head's last layer that is dropped")
-    word_dropout: float = share(0.1, "words dropped")
-    feature_dropout: float = share(0.2, "the map's channels dropped")
-    label_smoothing: float = share(0.1, "a target's probability spread over all words or answers")
-    evidence_epochs: int = epochs(0, "the evidence stage")
-    trunk_rate: float = rate(2e-4, "the trunk in the evidence stage")
-    evidence_weight: float = setting(0.02, "weight of the evidence loss in the other stages")
     weight_decay: float = setting(0.01, "weight decay")
     seed: int = setting(1, "same seed, same checkpoint")
 

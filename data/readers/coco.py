@@ -193,6 +193,32 @@ def read_split(folder: AnyPath, split: str) -> list[tuple[CaptionedImage, list[I
     return found
 
 
+def captions_kept(folder: AnyPath) -> set[str]:
+    """`coco:ID` of the captioned photographs that no training touches, so that captions can be measured on them.
+
+    Of a copy in which fewer than a tenth of the photographs have captions all of these: too few to learn from, and
+    enough to measure by. Else those of the validation split.
+    """
+    found = [image for split in ("train", "val") for image, _ in _split_if_there(folder, split)]
+    captioned = {image.image_id for image in found if image.captions}
+    if 10 * len(captioned) < len(found):
+        return captioned
+    return captioned & {image.image_id for image, _ in _split_if_there(folder, "val")}
+
+
+def read_held_out(folder: AnyPath) -> list[tuple[CaptionedImage, list[Instance]]]:
+    """The photographs that no training touches, and their instances: the validation split's, and `captions_kept`."""
+    kept = captions_kept(folder)
+    others = [pair for pair in _split_if_there(folder, "train") if pair[0].image_id in kept]
+    return sorted([*others, *read_split(folder, "val")], key=lambda pair: pair[0].name)
+
+
+def _split_if_there(folder: AnyPath, split: str) -> list[tuple[CaptionedImage, list[Instance]]]:
+    ids = split_ids(folder, split)
+    there = any((find_root(folder) / "annotations" / f"instances_{split}{year}.json").is_file() for year in YEARS)
+    return read_split(folder, split) if ids or there else []
+
+
 def has_instances(folder: AnyPath, split: str = "val") -> bool:
     """Whether a copy of COCO has photographs of a split with instances, by its own lists or by COCO's."""
     try:

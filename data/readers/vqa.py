@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from data.readers.coco import photograph_of, photographs
+from data.readers.coco import photograph_of, photographs, split_ids
 from data.readers.files import AnyPath, read_json
 from data.records import Question, checked_answer, checked_soft_answers, checked_text
 
@@ -21,6 +21,9 @@ FIRST_LAYOUT = LAYOUT[1:]  # VQA v1's files bear no version
 def read_vqa1(folder: AnyPath, split: str = "train") -> list[Question]:
     """The questions of one split of VQA v1, as `read_vqa`, whatever lies beside them. Ids are image x 10 + n."""
     return read_vqa(folder, split, FIRST_LAYOUT)
+
+
+OKVQA = "okvqa_{split}*_questions.json"
 
 
 def read_vqa(folder: AnyPath, split: str = "train", layout: str = LAYOUT) -> list[Question]:
@@ -41,9 +44,13 @@ def read_okvqa(folder: AnyPath, split: str = "train") -> list[Question]:
     """The questions of OK-VQA (Marino et al., CVPR 2019) in a copy that has soft answers, in file order.
 
     `okvqa_SPLIT_questions.json` beside `okvqa_SPLIT_soft_answers.json`, whose entries hold
-    `soft_answers: {answer: accuracy in [0, 1]}`; `answer` is the first of the most accurate.
+    `soft_answers: {answer: accuracy in [0, 1]}`; `answer` is the first of the most accurate. A copy without questions
+    of `val` has there those of `train` about the photographs that COCO's list keeps for validation.
     """
-    path = _find(Path(folder), split, "okvqa_{split}*_questions.json")
+    held = split_ids(Path(folder), "val") if split == "val" and not _found(Path(folder), split, OKVQA) else set()
+    if held:
+        return [question for question in read_okvqa(folder, "train") if question.image_id in held]
+    path = _find(Path(folder), split, OKVQA)
     answers = path.with_name(path.name.replace("_questions.json", "_soft_answers.json"))
     images = photographs(path.parent)
     return [_softly_answered(entry, annotation, images, path) for entry, annotation in _pairs(path, answers)]
@@ -57,12 +64,18 @@ def _softly_answered(entry: dict, annotation: dict, images: dict[int, Path], pat
     return replace(_question(entry, {}, images, path), answer=best, soft_answers=pairs, source="okvqa", kind="other")
 
 
+def _found(folder: Path, split: str, layout: str) -> list[Path]:
+    """The files of a split in the first of the folders that has any, those of VQA v2 first."""
+    each = ([*place.glob(layout.format(split=split))] for place in (folder, folder / "vqa"))
+    files = next((files for files in each if files), [])
+    return sorted(files, key=lambda path: (not path.name.startswith("v2_"), path.name))
+
+
 def _find(folder: Path, split: str, layout: str) -> Path:
+    found = _found(folder, split, layout)
+    if found:
+        return found[0]
     pattern = layout.format(split=split)
-    for place in (folder, folder / "vqa"):
-        found = sorted(place.glob(pattern), key=lambda path: (not path.name.startswith("v2_"), path.name))
-        if found:
-            return found[0]
     raise UserError(f"no {pattern} in {folder} or {folder / 'vqa'}; give the folder with the official VQA files")
 
 

@@ -9,16 +9,14 @@ saywhy evaluate vqa --data derived:FLICKR8K --split val --maps 250 --baselines
 import argparse
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.methods.names import label
 from scripts import console as cli
 
 _SPLITS = "Flickr8k's dev, COCO's val"
-PUBLISHED_RATIOS = "uniform 1.0, Guided Backprop 2.32, Grad-CAM 3.27, Guided Grad-CAM 6.38"
 
 
 def add_parser(subparsers: Any) -> None:
@@ -102,7 +100,15 @@ def _on_flickr8k(captioner: Any, args: argparse.Namespace) -> tuple[dict[str, An
     """Caption metrics on Flickr8k, and where the words' maps point: the figures, and lines that say them."""
     from captioning import metrics
     from data.readers import flickr8k
-    from scripts.experiments.grounded import entities_folder, entities_truth, flickr8k_folder, grounded_captions
+    from scripts.experiments.grounded import (
+        entities_folder,
+        entities_truth,
+        flickr8k_folder,
+        grounded_captions,
+        grounding_figures,
+        phrase_lines,
+        word_lines,
+    )  # fmt: skip
 
     place = flickr8k_folder(args.data)
     images = flickr8k.read(place, args.split)[: args.limit]
@@ -111,15 +117,16 @@ def _on_flickr8k(captioner: Any, args: argparse.Namespace) -> tuple[dict[str, An
         cli.report(f"no boxes in '{place / 'flickr30k_entities'}': captions are scored, words are not located")
     truth = entities_truth(captioner.network, images, grounded_captions(notes, images), args.human_captions)
     said, records = _captions_and_records(captioner, truth, args, notes is not None)
+    references = [image.tokens for image in images]
     found = {
         "score": args.score, "methods": list(args.methods), "images": len(images),
-        "captions": metrics.evaluate(said, [image.tokens for image in images], args.metrics),
+        "captions": metrics.evaluate(said, references, args.metrics),
+        "errors": metrics.standard_errors(said, references, args.metrics),
         "human_captions": args.human_captions,
-        "grounding": {kind: _grounding_figures(each) for kind, each in records.items() if each},
+        "grounding": {kind: grounding_figures(each) for kind, each in records.items() if each},
     }  # fmt: skip
-    figures = "  ".join(f"{name} {value:.4f}" for name, value in found["captions"].items())
-    lines = [f"{len(images)} images, beam {captioner.beam}: {figures}", *_word_lines(records, args.methods)]
-    return found, lines + _phrase_lines(records["human"], args.methods)
+    lines = [f"{len(images)} images, beam {captioner.beam}: {_scores(found)}", *word_lines(records, args.methods)]
+    return found, lines + phrase_lines(records["human"], args.methods)
 
 
 def _on_coco(captioner: Any, args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
@@ -128,9 +135,10 @@ def _on_coco(captioner: Any, args: argparse.Namespace) -> tuple[dict[str, Any], 
     """
     from captioning import metrics
     from data.readers import coco
-    from scripts.experiments.grounded import classes_truth, plain
+    from scripts.experiments.grounded import classes_truth, grounding_figures, plain, word_lines
 
-    pairs = coco.read_split(args.data.removeprefix("coco:"), args.split)[: args.limit]
+    place = args.data.removeprefix("coco:")
+    pairs = (coco.read_held_out(place) if args.split == "val" else coco.read_split(place, args.split))[: args.limit]
     images = [image for image, _ in pairs]
     classes = [{instance.name for instance in instances} for _, instances in pairs]
     truth = classes_truth(captioner.network, pairs, args.human_captions)
@@ -138,7 +146,7 @@ def _on_coco(captioner: Any, args: argparse.Namespace) -> tuple[dict[str, Any], 
     found: dict[str, Any] = {
         "score": args.score, "methods": list(args.methods), "images": len(images),
         "objects": plain(metrics.chair(said, classes)), "human_captions": args.human_captions,
-        "grounding": {kind: _grounding_figures(each) for kind, each in records.items() if each},
+        "grounding": {kind: grounding_figures(each) for kind, each in records.items() if each},
     }  # fmt: skip
     lines = [f"{len(images)} images of COCO, beam {captioner.beam}"]
     lines += [f"  {name} {s['mean']} ± {s['error']} (n = {s['n']})" for name, s in found["objects"].items()]
@@ -147,9 +155,9 @@ def _on_coco(captioner: Any, args: argparse.Namespace) -> tuple[dict[str, Any], 
         references = [images[n].tokens for n in captioned]
         found["captioned"] = len(captioned)
         found["captions"] = metrics.evaluate([said[n] for n in captioned], references, args.metrics)
-        figures = "  ".join(f"{name} {value:.4f}" for name, value in found["captions"].items())
-        lines.append(f"  {len(captioned)} of them with captions: {figures}")
-    return found, lines + _word_lines(records, args.methods)
+        found["errors"] = metrics.standard_errors([said[n] for n in captioned], references, args.metrics)
+        lines.append(f"  {len(captioned)} of them with captions: {_scores(found)}")
+    return found, lines + word_lines(records, args.methods)
 
 
 def metric_names(text: str) -> list[str]:
@@ -179,53 +187,11 @@ def _captions_and_records(
     return [list(caption.words) for caption in said], records
 
 
-def _grounding_figures(records: Sequence[Any]) -> dict[str, Any]:
-    """All tables of some records, as JSON can hold them."""
-    from captioning import grounding
-    from scripts.experiments.grounded import plain
-
-    measures: dict[str, Callable[[Any], dict[str, float]]] = {
-        "pointing": lambda r: r.pointing,
-        "inside_outside": lambda r: r.ratio,
-        "energy_inside": lambda r: r.energy,
-    }
-    return {
-        kind: {name: plain(grounding.table(records, is_phrase, of)) for name, of in measures.items()}
-        for kind, is_phrase in (("words", False), ("phrases", True))
-        if any(record.is_phrase == is_phrase for record in records)
-    }
-
-
-def _word_lines(records: dict[str, list[Any]], methods: Sequence[str]) -> list[str]:
-    """Where words point, for the terminal: tables of people's captions and the model's, and differences."""
-    from captioning import grounding
-    from scripts.experiments.grounded import table_lines
-
-    lines = []
-    whose = {"human": "words of people's captions", "generated": "words of the model's own captions"}
-    for kind, found in records.items():
-        if not found:
-            continue
-        pointing = grounding.table(found, False, lambda r: r.pointing)
-        title = f"pointing accuracy, {whose[kind]} (mean ± standard error)"
-        lines += table_lines(pointing, [*methods, *grounding.BASELINES], title)
-        for part in (part for part in ("all", grounding.VISUAL_HALF) if part in pointing):
-            words = grounding.parts([record for record in found if not record.is_phrase])[part]
-            for other in ("centre", "energy", "other word", "wrong word"):
-                d = grounding.paired(words, methods[0], other)
-                name = "" if part == "all" else f", {part}"
-                lines.append(f"  {label(methods[0])} less {other}{name}: {d.mean:+.3f} ± {d.error:.3f} (n = {d.n})")
-    return lines
-
-
-def _phrase_lines(records: Sequence[Any], methods: Sequence[str]) -> list[str]:
-    """How much of the phrases' maps lies in their boxes, for the terminal."""
-    from captioning import grounding
-    from scripts.experiments.grounded import table_lines
-
-    ratios = grounding.table(records, True, lambda r: r.ratio)
-    title = f"mean activation inside over outside the boxes of phrases (published, other data: {PUBLISHED_RATIOS})"
-    return table_lines(ratios, (*methods, "centre", "energy"), title) if records else []
+def _scores(found: dict[str, Any]) -> str:
+    """Caption metrics with their standard errors, where these are known."""
+    errors = found["errors"]
+    each = ((name, f"{value:.4f}", errors.get(name)) for name, value in found["captions"].items())
+    return "  ".join(f"{name} {value}" + (f" ± {error:.4f}" if error else "") for name, value, error in each)
 
 
 def evaluate_vqa(args: argparse.Namespace) -> int:

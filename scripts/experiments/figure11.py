@@ -25,6 +25,7 @@ from common.errors import UserError
 from data.readers import coco
 from scripts.experiments.drawing import SAMPLES, clickable_captions, figure_parser, picture_of, pyplot, save_figure
 from scripts.experiments.grounded import (
+    WHOSE,
     Truth,
     classes_truth,
     entities_truth,
@@ -40,8 +41,7 @@ from scripts.experiments.run import run_program
 from scripts.experiments.scenes import DEV
 
 PUBLISHED = 0.300
-CLICKED = ("horses.jpg", "giraffes.jpg", "mariachi.jpg")  # samples whose words are shown
-WHOSE = {"human": "words of people's captions", "generated": "words of the model's own captions"}
+CLICKED = ("kitten.jpg", "giraffes.jpg", "mariachi.jpg")  # samples whose words are shown
 LABELS = {
     "gradcam": "Grad-CAM of the word",
     "energy": "activation energy",
@@ -55,7 +55,8 @@ LABELS = {
 def truth_of(captioner: Any, kind: str, folder: Path, split: str, limit: int) -> Truth:
     """What grounds the words of captions of the first photographs of a split of 'coco' or 'flickr8k'."""
     if kind == "coco":
-        return classes_truth(captioner.network, coco.read_split(folder, split)[:limit])
+        pairs = coco.read_held_out(folder) if split == "val" else coco.read_split(folder, split)
+        return classes_truth(captioner.network, pairs[:limit])
     return entities_truth(captioner.network, *read_grounded(folder, split, limit))
 
 

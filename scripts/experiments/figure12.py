@@ -51,9 +51,9 @@ def draw(answerer: Any, image: Image.Image, question: str, answers: Sequence[str
 
 def block_ends(answerer: Any) -> list[str]:
     """The last layer of each block of the trunk, first to last, and the layer that is classified."""
-    trunk = getattr(answerer.network.module, "trunk", None)
-    blocks = getattr(trunk, "blocks", None)
-    names = [f"trunk.blocks.{i}" for i in range(len(blocks))] if blocks is not None else []
+    network = getattr(getattr(answerer.network.module, "trunk", None), "network", None)
+    blocks = getattr(network, "blocks", None)
+    names = [f"trunk.network.blocks.{i}" for i in range(len(blocks))] if blocks is not None else []
     return [*names, answerer.network.layer]
 
 

@@ -13,8 +13,12 @@ from typing import Any
 from tqdm import tqdm
 
 from common.errors import UserError
+from common.methods.names import label
 from data.readers import entities, flickr8k
 from data.words.coco_classes import CLASSES
+
+PUBLISHED_RATIOS = "uniform 1.0, Guided Backprop 2.32, Grad-CAM 3.27, Guided Grad-CAM 6.38"
+WHOSE = {"human": "words of people's captions", "generated": "words of the model's own captions"}
 
 
 def flickr8k_folder(data: str) -> Path:
@@ -159,3 +163,48 @@ def plain(figures: Any) -> Any:
     known = {name: getattr(figures, name) for name in ("mean", "error", "median")}
     numbers = {name: round(value, 5) if math.isfinite(value) else None for name, value in known.items()}
     return {**numbers, "n": figures.n, "left_out": figures.left_out}
+
+
+def grounding_figures(records: Sequence[Any]) -> dict[str, Any]:
+    """All tables of some records, as JSON can hold them."""
+    from captioning import grounding
+
+    measures: dict[str, Callable[[Any], dict[str, float]]] = {
+        "pointing": lambda r: r.pointing,
+        "inside_outside": lambda r: r.ratio,
+        "energy_inside": lambda r: r.energy,
+    }
+    return {
+        kind: {name: plain(grounding.table(records, is_phrase, of)) for name, of in measures.items()}
+        for kind, is_phrase in (("words", False), ("phrases", True))
+        if any(record.is_phrase == is_phrase for record in records)
+    }
+
+
+def word_lines(records: dict[str, list[Any]], methods: Sequence[str]) -> list[str]:
+    """Where words point, for the terminal: tables of people's captions and the model's, and differences."""
+    from captioning import grounding
+
+    lines = []
+    for kind, found in records.items():
+        if not found:
+            continue
+        pointing = grounding.table(found, False, lambda r: r.pointing)
+        title = f"pointing accuracy, {WHOSE[kind]} (mean ± standard error)"
+        lines += table_lines(pointing, [*methods, *grounding.BASELINES], title)
+        for part in (part for part in ("all", grounding.VISUAL_HALF) if part in pointing):
+            words = grounding.parts([record for record in found if not record.is_phrase])[part]
+            for other in ("centre", "energy", "other word", "wrong word"):
+                d = grounding.paired(words, methods[0], other)
+                name = "" if part == "all" else f", {part}"
+                lines.append(f"  {label(methods[0])} less {other}{name}: {d.mean:+.3f} ± {d.error:.3f} (n = {d.n})")
+    return lines
+
+
+def phrase_lines(records: Sequence[Any], methods: Sequence[str]) -> list[str]:
+    """How much of the phrases' maps lies in their boxes, for the terminal."""
+    from captioning import grounding
+
+    ratios = grounding.table(records, True, lambda r: r.ratio)
+    title = f"mean activation inside over outside the boxes of phrases (published, other data: {PUBLISHED_RATIOS})"
+    return table_lines(ratios, (*methods, "centre", "energy"), title) if records else []

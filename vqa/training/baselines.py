@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from common.training.loop import Stage, train
@@ -11,7 +10,7 @@ from data.records import Question
 from vqa.metrics import commonest_answer, commonest_per_kind
 from vqa.model import VqaModel
 from vqa.training.batches import Batch, Loader
-from vqa.training.losses import blind_scores, likeliest, weighted_entropy
+from vqa.training.losses import scores, weighted_entropy
 from vqa.training.settings import Settings
 
 
@@ -27,13 +26,11 @@ def commonest(train: Sequence[Question], val: Sequence[Question]) -> dict[str, l
 
 def train_blind(model: VqaModel, loader: Loader, settings: Settings, run: Run) -> None:
     """Train the parts of `model` that hear the question, without any image: the language-only baseline."""
-    parameters = [p for n, p in model.named_parameters() if not n.startswith(("trunk.", "image."))]
-    size = settings.head_batch if settings.head_epochs else settings.batch
-    steps = loader.steps_of(size)
+    hearing = nn.ModuleDict({"question": model.question, "query": model.query, "classifier": model.classifier})
+    steps = loader.steps
 
     def loss(batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        found = blind_scores(model, batch.tokens)
-        return weighted_entropy(found, batch, settings.label_smoothing), {}
+        return weighted_entropy(scores(model, batch), batch, settings.label_smoothing), {}
 
     def mode() -> None:
         model.train()
@@ -43,20 +40,12 @@ def train_blind(model: VqaModel, loader: Loader, settings: Settings, run: Run) -
         "without the image",
         settings.blind_epochs,
         steps,
-        lambda: [{"params": parameters, "lr": settings.head_rate}],
-        lambda seed: loader.epoch(seed, look=False, batch=size),
+        lambda: [{"params": list(hearing.parameters()), "lr": settings.head_rate}],
+        lambda seed: loader.epoch(seed, look=False),
         loss,
         weight_decay=settings.weight_decay,
         average=settings.average,
-        warmup=min(100, steps),
+        warmup=min(50, steps),
         mode=mode,
     )
-    hearing = {"question": model.question, "query": model.query, "classifier": model.classifier}
-    train([stage], nn.ModuleDict(hearing), run, settings.seed)  # not the trunk: the run's state stays small
-
-
-@torch.no_grad()
-def predict_blind(model: VqaModel, loader: Loader) -> list[str]:
-    """The likeliest answer to each of the loader's questions, in their order, without the image."""
-    model.eval()
-    return likeliest(model, loader, lambda batch: blind_scores(model, batch.tokens), look=False)
+    train([stage], hearing, run, settings.seed)

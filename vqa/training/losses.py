@@ -1,10 +1,9 @@
 """Scores and losses of a batch of questions.
 
-Letters: B images, Q questions, L tokens, N answers, K channels, E evidence words.
+Letters: Q questions, L tokens, N answers, E concepts, C of them counted.
 """
 
-from collections.abc import Callable
-
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -12,21 +11,15 @@ from vqa.model import VqaModel
 from vqa.training.batches import Batch, Loader
 
 
-def scores(model: VqaModel, mean: Tensor, evidence: Tensor, tokens: Tensor, image: Tensor) -> Tensor:
-    """Answer scores (Q,N) from images' means (B,K) and evidence (B,E), questions (Q,L) and the image of each (Q,).
-
-    A question asked several times is read once.
-    """
-    questions, which = tokens.unique(dim=0, return_inverse=True)
-    seen = model.image.join(mean, evidence)[image]
-    return model.answer_scores(seen, model.question(questions)[which])
+def scores(model: VqaModel, batch: Batch) -> Tensor:
+    """Answer scores (Q,N) of a batch; of the question alone where it has no images."""
+    asked = model.question(batch.tokens)
+    return model.blind_scores(asked) if batch.summary is None else model.answer_scores(batch.summary, asked)
 
 
-def blind_scores(model: VqaModel, tokens: Tensor) -> Tensor:
-    """Answer scores (Q,N) of the same model without the image: ones stand in its place in the product."""
-    questions, which = tokens.unique(dim=0, return_inverse=True)
-    asked = model.question(questions)[which]
-    return model.answer_scores(asked.new_ones(len(asked), model.query.out_features), asked)
+def told_less(summary: Tensor, typical: Tensor, share: float) -> Tensor:
+    """Summaries (Q,E+C) that say of a `share` of what they tell what is so of no image in particular (E+C)."""
+    return torch.where(torch.rand_like(summary) < share, typical, summary)
 
 
 def weighted_entropy(logits: Tensor, batch: Batch, smoothing: float) -> Tensor:
@@ -35,10 +28,9 @@ def weighted_entropy(logits: Tensor, batch: Batch, smoothing: float) -> Tensor:
     return (each * batch.weights).sum() / batch.weights.sum()
 
 
-def likeliest(model: VqaModel, loader: Loader, scored: Callable[[Batch], Tensor], look: bool = True) -> list[str]:
-    """The likeliest answer to each of the loader's questions, in their order; `scored` gives a batch's scores (Q,N)."""
-    found = [""] * len(loader.examples)
-    for batch in loader.plain(look):
-        for number, answer in zip(batch.questions, scored(batch).argmax(1).tolist(), strict=True):
-            found[number] = model.answers[answer]
-    return found
+@torch.no_grad()
+def likeliest(model: VqaModel, loader: Loader, look: bool = True) -> list[str]:
+    """The likeliest answer to each of the loader's questions, in their order, with the images or without."""
+    model.eval()
+    found = [number for batch in loader.plain(look) for number in scores(model, batch).argmax(1).tolist()]
+    return [model.answers[number] for number in found]

@@ -3,66 +3,75 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.training.settings import TrainingSettings, epochs, rate, setting, share, whole
+from common.training.settings import RunSettings, epochs, rate, setting, share, whole
+
+_TIMES = "how often an epoch asks a question {} (0.5: half of them, others each time)"
+_WEIGHT = "weight of a question {}, beside 1 of VQA v1, v2 and COCO-QA"
 
 
 @dataclass(frozen=True)
-class Settings(TrainingSettings):
-    """All that a training depends on besides the data; the defaults are the shipped checkpoint's."""
+class Settings(RunSettings):
+    """All that a training depends on besides the data and the trunk; the defaults are the shipped checkpoint's."""
 
-    trunk: str = "efficientnet_lite2"
-    views: int = 2
-    hidden: int = 128
     embedding: int = whole(128, "width of the words' embeddings")
+    hidden: int = whole(128, "width of each LSTM layer")
     joint: int = whole(512, "width of the product of image and question")
-    word_dropout: float = 0.2
-    image_dropout: float = share(0.5, "the image's normalised mean dropped")
-    feature_dropout: float = 0.1
-    minimum_answers: int = whole(2, "occurrences that bring an answer into the list")
-    per_image: int = whole(5, "questions of each image in an epoch")
-    human_times: float = setting(3.0, "how often an epoch shows an image with questions that people wrote")
-    derived_times: float = setting(0.5, "how often it shows one with derived questions only (0.5: half of them)")
-    derived_weight: float = setting(0.35, "weight of a derived question, beside 1 of one that people wrote")
-    label_smoothing: float = 0.05
-    absent_weight: float = setting(0.2, "weight of a word not known to be true, where an image has no captions")
-    evidence_words: int = 1000
-    evidence_epochs: int = 2
-    head_epochs: int = epochs(12, "the head stage, with the trunk as it is")
-    answer_epochs: int = epochs(3, "the answer stage, which trains trunk and head")
-    blind_epochs: int = epochs(6, "the baseline without the image")
-    head_rate: float = rate(1e-3, "the head in its own stage")
-    answer_head_rate: float = rate(3e-4, "the head in the answer stage")
-    answer_trunk_rate: float = rate(1e-4, "the trunk in the answer stage")
-    evidence_weight: float = 0.02
-    weight_decay: float = 0.1
-    average: float = share(0.99, "the averaged weights kept at each step")
-    head_batch: int = whole(48, "images in a batch of the head stage")
+    minimum_count: int = whole(4, "occurrences that bring a word into the vocabulary; a person's question counts twice")
+    minimum_answers: int = whole(1, "questions that bring an answer into the list")
+    dropout: float = share(0.4, "the question's states and the product dropped")
+    image_dropout: float = share(0.5, "what the product is told of the image dropped")
+    word_dropout: float = share(0.15, "words dropped")
+    untold: float = share(0.1, "concepts of which nothing is told")
+    label_smoothing: float = share(0.05, "a target's probability spread over all answers")
+    head_epochs: int = epochs(16, "the head")
+    blind_epochs: int = epochs(8, "the baseline without the image")
+    head_rate: float = rate(1e-3, "the head")
+    average: float = share(0.998, "the averaged weights kept at each step")
+    batch: int = whole(256, "questions in a batch")
+    weight_decay: float = setting(0.05, "weight decay, but for what starts at the concepts' names")
+    people_times: float = setting(1.5, _TIMES.format("that people wrote, or of COCO-QA"))
+    boxes_times: float = setting(0.35, _TIMES.format("derived from boxes, but for counts, which are few"))
+    boxes_weight: float = setting(0.5, _WEIGHT.format("derived from boxes"))
+    derived_times: float = setting(0.12, _TIMES.format("derived from captions"))
+    derived_weight: float = setting(0.35, _WEIGHT.format("derived from captions"))
+    captions_times: float = setting(0.2, _TIMES.format("made of captions without photographs"))
+    captions_weight: float = setting(0.5, _WEIGHT.format("made of captions without photographs"))
+    okvqa_weight: float = setting(0.3, _WEIGHT.format("of OK-VQA"))
+
+    def times(self, source: str, kind: str = "") -> float:
+        """How often an epoch asks a question of a kind from a set."""
+        if (source, kind) == ("boxes", "count"):
+            return 1.0
+        times = {"boxes": self.boxes_times, "derived": self.derived_times, "captions": self.captions_times}
+        return times.get(source, self.people_times)
+
+    def weight(self, source: str) -> float:
+        """What a question of a set counts."""
+        weights = {
+            "boxes": self.boxes_weight, "derived": self.derived_weight, "captions": self.captions_weight,
+            "okvqa": self.okvqa_weight,
+        }  # fmt: skip
+        return weights.get(source, 1.0)
 
 
 EASY = Settings(
-    trunk="small_cnn",
-    views=1,
-    evidence_words=0,
-    evidence_epochs=0,
     embedding=64,
     hidden=96,
     joint=256,
-    per_image=6,
-    human_times=1.0,
+    minimum_count=2,
     dropout=0.2,
-    image_dropout=0.3,
+    image_dropout=0.2,
     word_dropout=0.0,
-    feature_dropout=0.0,
+    untold=0.0,
     label_smoothing=0.0,
-    answer_epochs=14,
-    head_epochs=0,
+    head_epochs=8,
+    people_times=1.0,
     blind_epochs=1,
-    answer_trunk_rate=2e-3,
-    answer_head_rate=2e-3,
+    head_rate=2e-3,
     weight_decay=0.02,
     average=0.97,
 )
-"""Settings for easy-VQA, whose own small CNN is trained from nothing."""
+"""Settings for easy-VQA's drawings."""
 
 
 def settings_for(data: Sequence[str]) -> Settings:
