@@ -172,3 +172,12 @@ def test_british_spelling_and_unknown_words_are_read(model):
 def test_tokens_outside_the_vocabulary_are_refused(model):
     with pytest.raises(UserError, match="vocabulary of 10"):
         model.head(torch.rand(1, 6, 2, 2, dtype=torch.float64), torch.tensor([[99]]))
+
+
+def test_with_fewer_answers_the_scores_of_these_are_as_they_were(model):
+    features, tokens = torch.rand(2, 6, 3, 3, dtype=torch.float64), torch.tensor([[4, 5, 6], [8, 9, 0]])
+    kept = ["dog", "yes", "1", "2"]
+    fewer = model.with_answers(kept).double()
+    expected = model.head(features, tokens)[:, [ANSWERS.index(answer) for answer in kept]]
+    torch.testing.assert_close(fewer.head(features, tokens), expected, rtol=1e-5, atol=1e-5)
+    assert fewer.answers == tuple(kept) and fewer.trunk is model.trunk

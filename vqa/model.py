@@ -8,6 +8,8 @@ Source: Lu, Lin, Batra and Parikh, github.com/GT-Vision-Lab/VQA_LSTM_CNN, 2015; 
 Letters: B images, K channels, h,w map, L tokens, S states of a question, E concepts, C counted ones, N answers.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -80,6 +82,17 @@ class VqaModel(nn.Module):
         self.reader = EvidenceReader(self.answers, evidence.words, counted, self.question.width)
         self.dropout = dropout
 
+    def with_answers(self, kept: Sequence[str]) -> VqaModel:
+        """The model with some of its answers only, all numbers among them: their scores are as they were."""
+        sizes = (self.question.embedding.embedding_dim, self.question.lstm.hidden_size, self.query.out_features)
+        named = dict(zip(("embedding", "hidden", "joint"), sizes, strict=True))
+        model = VqaModel(self.trunk, self.vocabulary, kept, **named)
+        rows = [self.answer_index[answer] for answer in kept]
+        of_answers = {"classifier.weight", "classifier.bias", "reader.own.weight", "reader.own.bias", "reader.names"}
+        own = self.state_dict().items()
+        model.load_state_dict({name: tensor[rows] if name in of_answers else tensor for name, tensor in own})
+        return model.to(self.classifier.weight.device).eval()
+
     def features(self, images: Tensor) -> Tensor:
         """The last feature map A (B,K,h,w) of images (B,3,H,W), after its activation."""
         return self.trunk.features(images)
@@ -99,9 +112,23 @@ class VqaModel(nn.Module):
 
     def answer_scores(self, summary: Tensor, asked: Tensor) -> Tensor:
         """Summaries (B,E+C) and read questions (B,S+E) -> (B,N): the product, classified, and what evidence says."""
+        return self.scores(self.seen(summary), asked)
+
+    def seen(self, summary: Tensor) -> Tensor:
+        """(B,E+C+joint+N): a summary, and all that is made of it whatever is asked."""
+        return torch.cat([summary, self.seen_alone(summary)], 1)
+
+    def seen_alone(self, summary: Tensor) -> Tensor:
+        """(B,joint+N): the image's factor of the product, and each answer's own evidence."""
+        return torch.cat([self.image(summary), self.reader.own_evidence(summary)], 1)
+
+    def scores(self, seen: Tensor, asked: Tensor) -> Tensor:
+        """(B,N) from what `seen` gives and read questions (B,S+E)."""
+        sizes = [self.trunk.evidence.size, self.query.out_features, len(self.answers)]
+        summary, image, own = seen.split(sizes, 1)
         states, concepts = self.question.split(asked)
-        told, counting = self.reader(summary, states, concepts)
-        return told + self.product((1 - counting)[:, None] * self.image(summary), states)
+        told, counting = self.reader(summary, own, states, concepts)
+        return told + self.product((1 - counting)[:, None] * image, states)
 
     def blind_scores(self, asked: Tensor) -> Tensor:
         """Read questions (B,S+E) -> (B,N): what the question alone says."""

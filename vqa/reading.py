@@ -71,14 +71,18 @@ class EvidenceReader(nn.Module):
         found = found[:, :-1]
         return found / found.sum(1, keepdim=True).clamp(min=1)
 
-    def forward(self, summary: Tensor, states: Tensor, concepts: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores (B,N), and how far each question is to be answered by counting (B,), in [0, 1]."""
+    def own_evidence(self, summary: Tensor) -> Tensor:
+        """(B,N): each answer's own evidence."""
+        logits, counts = summary.split(self.sizes, -1)
+        return F.linear(torch.cat([logits, log_counts(counts)], -1), self.own.weight, self.own.bias)
+
+    def forward(self, summary: Tensor, own: Tensor, states: Tensor, concepts: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (B,N), and how far each question is to be answered by counting (B,), in [0, 1]; see `own_evidence`."""
         logits, counts = summary.split(self.sizes, -1)
         states = F.dropout(states, DROPOUT, self.training)
         gates = dict(zip(GATES, self.gates(states).unbind(-1), strict=True))
         about = concepts[:, : self.sizes[1]].clamp(min=0)
         counting = gates["counting"].sigmoid() * about.sum(-1).clamp(max=1)
-        own = F.linear(torch.cat([logits, log_counts(counts)], -1), self.own.weight, self.own.bias)
         named = self._named(concepts)
         trust = gates["own"][:, None] + gates["named_own"][:, None] * named
         scores = (1 - counting)[:, None] * trust * own + gates["named"][:, None] * named

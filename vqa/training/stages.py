@@ -23,11 +23,13 @@ from common.training.loop import Stage, seed_everything, seed_of, train
 from common.training.run import Run
 from common.training.summaries import Summaries
 from common.training.trunks import copy_trunk, save_head
+from data.derived.cloze import SOURCE
 from data.derived.question_sets import DERIVED
 from vqa.metrics import by_source
 from vqa.model import VqaModel
+from vqa.reading import LARGEST
 from vqa.training.baselines import commonest, train_blind
-from vqa.training.batches import Batch
+from vqa.training.batches import Batch, answer_vocabulary
 from vqa.training.corpus import Corpus
 from vqa.training.losses import likeliest, scores, told_less, weighted_entropy
 from vqa.training.seen import loaders
@@ -65,6 +67,7 @@ def train_vqa(
     training = Training(Corpus.read(data, settings, limit), settings, summaries)
     baselines = training.baselines(Run(Path(out) / "blind", run.settings, fresh=restart))
     train([training.stage()], training.head, run, settings.seed)
+    training.model = training.model.with_answers(training.kept())
     figures = by_source(likeliest(training.model, training.val_loader), training.corpus.val)
     run.log({"final": True, **{f"{kind}": row["all"] for kind, row in figures.items()}})
     return save_head(Path(out) / "vqa", training.model, training.described(figures, baselines))
@@ -142,6 +145,12 @@ class Training:
         assert batch.summary is not None
         batch.summary = told_less(batch.summary, self.model.trunk.evidence.typical, self.settings.untold)
         return weighted_entropy(scores(self.model, batch), batch, self.settings.label_smoothing), {}
+
+    def kept(self) -> list[str]:
+        """The answers that stay: those of enough questions, and all numbers."""
+        people = [q for q in self.corpus.train if q.source != SOURCE]
+        often = {*answer_vocabulary(people, self.settings.kept_answers), *map(str, range(LARGEST + 1))}
+        return [answer for answer in self.model.answers if answer in often]
 
     def baselines(self, run: Run) -> dict[str, Any]:
         """Figures of the commonest answer, the commonest of each question type, and the model without the image."""
