@@ -58,4 +58,4 @@ def score_notes(explanation: Explanation, unit: str) -> list[str]:
 
 def visual_note(value: float) -> str:
     """What of a score comes from the picture, in nats, for people."""
-    return f"picture {value:+.2f}"
+    return f"picture {round(value, 2) + 0.0:+.2f}"  # no -0.00

@@ -177,7 +177,7 @@ def test_voc_is_told_by_cocos_names(tmp_path):
     [
         ("coco:nowhere", "there is no folder of COCO with boxes at 'nowhere'"),
         ("boxes:x", "a trunk learns nothing from these questions"),
-        ("pictures:x", "of no known kind"),
+        ("pictures:x", "of no known kind; give coco:PATH"),
     ],
 )
 def test_a_source_that_is_not_there_is_one_line(data, message):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from data.derived.question_sets import DERIVED, QuestionSet
+from data.derived.question_sets import KINDS as QUESTIONS
 from data.readers import coco, flickr8k, voc
 from data.records import CaptionedText, Instance, Question
 from data.words.coco_classes import CLASSES
@@ -71,6 +72,10 @@ class Source:
         if kind not in KINDS:
             if kind in (*DERIVED, "okvqa"):
                 raise UserError(f"--data {text!r}: a trunk learns nothing from these questions; leave them to the head")
+            if kind not in QUESTIONS:
+                known = [f"{name}:PATH ({what})" for name, what in KINDS.items()]
+                known += [f"{name}:PATH" for name in QUESTIONS if name not in (*DERIVED, "okvqa")]
+                raise UserError(f"--data {text!r} is of no known kind; give {', '.join(known)}")
             questions = QuestionSet.parse(text)
             return cls(questions.kind, questions.path, questions)
         if not path or not Path(path).is_dir():

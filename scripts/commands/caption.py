@@ -96,7 +96,7 @@ def word_table(caption: Any, width: int = 100) -> list[str]:
     rows = [
         ("", caption.words),
         ("log p", [f"{value:.2f}" for value in caption.log_probabilities]),
-        ("from the picture", [f"{value:+.2f}" for value in caption.visual]),
+        ("from the picture", [f"{round(value, 2) + 0.0:+.2f}" for value in caption.visual]),
     ]
     columns = [[max(map(len, cells)), *cells] for cells in zip(*(cells for _, cells in rows), strict=False)]
     lines: list[list[str]] = []
