@@ -61,18 +61,11 @@ class Captioner(Facade):
         self, images: Images, beam: int | None = None, alternatives: int = 0, max_length: int = decoding.MAX_LENGTH
     ) -> Any:
         """A `Caption` of one image, or a list of them, by beam search, each with its `alternatives`."""
-        beam = self.beam if beam is None else beam
-        if not 1 <= beam <= MAX_BEAM or not 0 <= alternatives < MAX_BEAM:
-            raise UserError(
-                f"a beam of {beam} with {alternatives} alternatives; the beam is 1 to {MAX_BEAM},"
-                f" alternatives 0 to {MAX_BEAM - 1}"
-            )
+        beam = self._beam(beam, alternatives)
         if max_length < 1:
             raise UserError(f"a caption has at least one word; received a maximum of {max_length}")
         encoded = self.encode(images)
-        count = alternatives + 1
-        with untouched(self.network.module), torch.no_grad():
-            found = self.network.decode(encoded.features, max(beam, count), count, max_length)
+        found = self._decoded(encoded, beam, alternatives + 1, max_length)
         each = iter(visual_captions(self.network, [one for image in found for one in image]))
         groups = [[next(each) for _ in image] for image in found]
         captions = [replace(first, alternatives=tuple(more)) for first, *more in groups]
@@ -191,10 +184,26 @@ class Captioner(Facade):
         """
         return check_text(self.network.read(text), text, self.network.vocabulary_size).warn()
 
+    def _beam(self, beam: int | None, alternatives: int = 0) -> int:
+        """The beam's width; `UserError` for one out of range."""
+        beam = self.beam if beam is None else beam
+        if not 1 <= beam <= MAX_BEAM or not 0 <= alternatives < MAX_BEAM:
+            raise UserError(
+                f"a beam of {beam} with {alternatives} alternatives; the beam is 1 to {MAX_BEAM},"
+                f" alternatives 0 to {MAX_BEAM - 1}"
+            )
+        return beam
+
+    def _decoded(
+        self, encoded: Encoded, beam: int, count: int = 1, max_length: int = decoding.MAX_LENGTH
+    ) -> list[list[Caption]]:
+        """The `count` likeliest captions of each image; what they owe to the picture is not asked."""
+        with untouched(self.network.module), torch.no_grad():
+            return self.network.decode(encoded.features, max(beam, count), count, max_length)
+
     def _captions(self, encoded: Encoded, given: Captions, beam: int | None) -> list[Text]:
         if given is None:
-            captions = self.caption(encoded, beam)
-            return [captions.read] if encoded.single else [caption.read for caption in captions]
+            return [best.read for best, *_ in self._decoded(encoded, self._beam(beam))]
         each = [given] * len(encoded) if isinstance(given, (str, Caption)) else list(given)
         if len(each) != len(encoded):
             raise UserError(

@@ -100,7 +100,7 @@ class CiderD:
         )
         self.references = [[self._vector(grams) for grams in each] for each in counted]
 
-    def _vector(self, grams: Counter) -> tuple[dict, list[float], int]:
+    def _vector(self, grams: Counter) -> tuple[list[dict], list[float], int]:
         weights: list[dict] = [{} for _ in range(_ORDERS)]
         norms, length = [0.0] * _ORDERS, 0
         for gram, count in grams.items():
@@ -109,7 +109,7 @@ class CiderD:
             weights[order][gram] = weight = count * idf
             norms[order] += weight * weight
             length += count if order == 1 else 0
-        return weights, [math.sqrt(n) for n in norms], length  # type: ignore[return-value]
+        return weights, [math.sqrt(n) for n in norms], length
 
     def score(self, hypothesis: Words, image: int) -> float:
         """The score of one caption against the references of image number `image`."""

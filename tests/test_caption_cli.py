@@ -198,6 +198,7 @@ def test_an_evaluation_on_coco_says_how_truly_classes_are_named(checkpoint, tmp_
     assert main(["evaluate", "captioner", *arguments]) == 0
     printed = capsys.readouterr().out
     assert "CHAIRi" in printed and "class recall" in printed and "1 of them with captions" in printed
+    assert "people's first captions" in printed
     result = json.loads((tmp_path / "captioner-coco-val.json").read_text())
     assert result["images"] == result["captioned"] == 1 and "CIDEr" in result["captions"]
     assert result["objects"]["class recall"]["n"] == 1 and result["objects"]["CHAIRs"]["n"] == 1

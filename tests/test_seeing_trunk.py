@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,6 +80,24 @@ def test_a_head_is_kept_without_its_trunk_and_finds_it_again(tmp_path):
     assert loaded.trunk is trunk and config["trunk"] == {"file": "trunk", "fingerprint": trunk.fingerprint}
     torch.testing.assert_close(loaded.classifier.weight, head.classifier.weight, rtol=1e-3, atol=1e-3)
     assert copy_trunk(tmp_path, out) == out / "trunk"  # which is there already
+
+
+def test_a_copy_that_breaks_off_leaves_no_half_file_and_is_made_again(tmp_path, monkeypatch):
+    make(tmp_path)
+    whole, out = shutil.copyfile, tmp_path / "run"
+
+    def breaks(source, target):
+        whole(source, target)
+        if Path(source).suffix == ".json":
+            Path(target).write_text("{")
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "copyfile", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        copy_trunk(tmp_path, out)
+    assert [path.name for path in out.iterdir()] == ["trunk.safetensors"]
+    monkeypatch.undo()
+    assert load_seeing_trunk(copy_trunk(tmp_path, out)).same_as(load_seeing_trunk(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,14 @@ def test_a_words_share_is_its_log_probability_less_that_without_the_image(captio
         assert max(map(abs, caption.visual)) > 0.01
 
 
+def test_the_decoder_is_read_without_the_image_once_for_an_explanation(photos):
+    network = WithMean(small())
+    asked, without = [], network.without_image
+    network.without_image = lambda query: asked.append(query) or without(query)
+    Captioner(network).explain(photos)
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize("score", ["log_probability", "logit"])
 def test_every_target_of_an_explanation_has_its_share_whatever_is_explained(captioner, photos, score):
     written = captioner.caption(photos, alternatives=1)

@@ -195,5 +195,5 @@ def fingerprint(module: nn.Module, *parts: object) -> str:
     digest = hashlib.sha256(repr(parts).encode())
     for name, tensor in module.state_dict().items():
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from common.errors import UserError
+from common.files import atomic_path
 from common.images import Preprocessing
 from common.networks.evidence import Evidence
 from common.networks.trunk import SeeingTrunk, fingerprint, load_trunk
@@ -77,9 +78,9 @@ def copy_trunk(path: str | os.PathLike[str] | None, folder: str | os.PathLike[st
             raise UserError(f"'{folder}' holds another trunk than '{source}'; name another --out")
         return target
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
         for suffix in (".safetensors", ".json"):
-            shutil.copyfile(source.with_suffix(suffix), target.with_suffix(suffix))
+            with atomic_path(target.with_suffix(suffix)) as temporary:
+                shutil.copyfile(source.with_suffix(suffix), temporary)
     except OSError as error:
         raise UserError(f"cannot copy '{source}' to '{folder}': {error.strerror or error}") from error
     return target

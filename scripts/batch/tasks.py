@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import re
@@ -11,11 +10,12 @@ from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.errors import UserError
 from common.explanation import Explanation, versions
 from common.images import Preprocessing, decoded_image
+from common.networks.trunk import fingerprint
 from common.targets import Target, Undecided, decided, logits
 from scripts.batch.inputs import Item
 
@@ -221,25 +221,18 @@ class _Named(Undecided):
         return self.target(output)
 
 
-def fingerprint(module: nn.Module) -> str:
-    """SHA-256 of a module's weights and buffers, by name, type and value."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def default_workers(device: str) -> int:
     """Processes, by default: on a CPU one a core and at most 4, on a GPU one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 4) if device == "cpu" else 1
+    return min(_cores(), 4) if device == "cpu" else 1
 
 
 def threads_of(workers: int) -> int:
     """Threads for each of so many workers, of the cores there are."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // max(1, workers))
+    return max(1, _cores() // max(1, workers))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _stacked(samples: Sequence[Sample]) -> Tensor:

@@ -157,7 +157,25 @@ def _on_coco(captioner: Any, args: argparse.Namespace) -> tuple[dict[str, Any], 
         found["captions"] = metrics.evaluate([said[n] for n in captioned], references, args.metrics)
         found["errors"] = metrics.standard_errors([said[n] for n in captioned], references, args.metrics)
         lines.append(f"  {len(captioned)} of them with captions: {_scores(found)}")
+        found["people"] = people_figures([images[n].tokens for n in captioned], [classes[n] for n in captioned], args)
+        lines.append(f"  people's first captions, against their others: {_scores(found['people'])}")
+        lines += [
+            f"    {name} {s['mean']} ± {s['error']} (n = {s['n']})" for name, s in found["people"]["objects"].items()
+        ]
     return found, lines + word_lines(records, args.methods)
+
+
+def people_figures(captions: Any, classes: Sequence[set[str]], args: argparse.Namespace) -> dict[str, Any]:
+    """What people's first captions of photographs are worth by the same measures: metrics against their others."""
+    from captioning import metrics
+    from scripts.experiments.grounded import plain
+
+    first, others = [each[0] for each in captions], [each[1:] for each in captions]
+    several = [n for n, each in enumerate(others) if each]
+    pair = [first[n] for n in several], [others[n] for n in several]
+    scores = metrics.evaluate(*pair, args.metrics) if several else {}
+    errors = metrics.standard_errors(*pair, args.metrics) if several else {}
+    return {"captions": scores, "errors": errors, "objects": plain(metrics.chair(first, classes))}
 
 
 def metric_names(text: str) -> list[str]:

@@ -1,7 +1,6 @@
 """What experiments share: the data they may use, their classifier, and cells that are measured once."""
 
 import copy
-import hashlib
 import json
 import math
 import os
@@ -13,13 +12,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 import classification
 from common.errors import MethodError, UserError
 from common.files import atomic_path, write_json
 from common.metrics.comparison import difference
 from common.metrics.grounding import Summary, summary
+from common.networks.trunk import fingerprint
 from scripts import console as cli
 from scripts.experiments.report import Picture, Widget
 
@@ -147,7 +146,7 @@ class Lab:
         name = f"weights of {task}"
         if name not in self.shared:
             facade = self.plain_classifier if task == "classifier" else self.facade(task)
-            self.shared[name] = _digest(facade.network.module.state_dict())
+            self.shared[name] = fingerprint(facade.network.module)
         return self.shared[name]
 
     @property
@@ -238,14 +237,6 @@ def paired(these: Mapping[str, Any], those: Mapping[str, Any]) -> Summary | None
     numbers, *values = zip(*rows, strict=True)
     first, second = ([math.nan if value is None else value for value in column] for column in values)
     return difference(first, second, numbers)
-
-
-def _digest(state: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, values in sorted(state.items()):
-        digest.update(name.encode())
-        digest.update(values.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,10 +71,10 @@ WEIGHTS = {"derived": 1.0, "boxes": 1.0, cloze.SOURCE: 0.2}
 
 
 def _vocabulary(questions: Sequence[Question], settings: Settings) -> Vocabulary:
-    counts: Counter[str] = Counter()
+    counts: defaultdict[str, float] = defaultdict(float)
     for question in questions:
         for word in tokenize(question.text):
-            counts[word] += WEIGHTS.get(question.source, 2.0)  # type: ignore[assignment]
+            counts[word] += WEIGHTS.get(question.source, 2.0)
     kept = (word for word, count in counts.items() if count >= settings.minimum_count)
     return Vocabulary([*SPECIAL, *sorted(kept, key=lambda word: (-counts[word], word))])
 
