@@ -6,7 +6,7 @@ import struct
 import time
 
 from common.errors import UserError
-from scripts.batch.plan import Plan, prepared, with_model
+from scripts.batch.plan import Plan, prepared
 
 LOADER = "tests.stub:load"
 
@@ -44,4 +44,4 @@ def load(task, asked, how):
 
 def plan_of(out, sources, shard_size=None, seconds=0.0, **asked):
     given = {"methods": ["gradcam"], "seconds": seconds, **asked}
-    return prepared(with_model(Plan(str(out), "stub", LOADER, given), Stub.about), sources, shard_size)
+    return prepared(Plan(str(out), "stub", LOADER, given, Stub.about), sources, shard_size)

@@ -168,6 +168,9 @@ def test_show_draws_the_panel_that_the_command_draws(folder, capsys, monkeypatch
     for key, words in (("6.png", "only an error"), ("9.png", "0 rows of '9.png'"), ("png", "0 rows")):
         assert main(["show", str(folder / "out"), key]) == 2
         assert words in capsys.readouterr().err
+    for image, words in (("nope.png", "no such file"), ("in", "in: ")):
+        assert main(["show", str(folder / "out"), "2.png", "--image", str(folder / image)]) == 2
+        assert words in capsys.readouterr().err
     (folder / "in" / "2.png").write_bytes((folder / "in" / "3.png").read_bytes())
     assert main(["show", str(folder / "out"), "2.png"]) == 2
 

@@ -63,11 +63,6 @@ class Plan:
         return [Source(**{**row, "answers": tuple(row["answers"])}) for row in rows]
 
 
-def with_model(plan: Plan, model: dict[str, Any]) -> Plan:
-    """The plan, of this model."""
-    return replace(plan, model=model)
-
-
 def prepared(plan: Plan, sources: Iterable[Source], shard_size: int | None = None) -> Plan:
     """The plan as it lies in its folder, written there first if there is none.
 

@@ -103,8 +103,7 @@ def run(args: argparse.Namespace) -> int:
     how = {"device": args.device, "batch": args.batch or tasks.batch_size(args.device), "decoders": 2}
     how["threads"] = tasks.threads_of(workers)
     asked = {**{name: getattr(args, name) for name in _ASKED[args.task]}, "methods": methods}
-    made = plan.Plan(args.out, args.task, tasks.LOADER, asked, how=how)
-    made = plan.with_model(made, tasks.load(args.task, asked, how).about)
+    made = plan.Plan(args.out, args.task, tasks.LOADER, asked, tasks.load(args.task, asked, how).about, how=how)
     made = plan.prepared(made, inputs.sources(args.inputs, getattr(args, "question", None)), args.shard_size)
     done = store.done(made)
     todo = [

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
@@ -30,12 +29,13 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Draw the panel."""
     from common.draw import save_picture
+    from scripts.batch.files import read_bytes
     from scripts.batch.find import found_row, photograph
 
     row, about = found_row(args.folder, args.key, args.question)
     if row["error"] is not None:
         raise UserError(f"of '{row['key']}' there is only an error: {row['error']}")
-    data = Path(args.image).read_bytes() if args.image else photograph(args.folder, about["shard"], row["number"])
+    data = read_bytes(args.image) if args.image else photograph(args.folder, about["shard"], row["number"])
     if hashlib.sha256(data).hexdigest() != row["sha256"]:
         raise UserError(f"'{row['key']}' is not the photograph that was explained: its bytes have changed")
     save_picture(panel_of(row, about, data, args.scale), args.out)

