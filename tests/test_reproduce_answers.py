@@ -13,6 +13,7 @@ from common.metrics.faithfulness import rank_correlation
 from scripts.experiments import figure12, table_vqa
 from scripts.experiments.lab import Lab
 from tests.test_vqa_explain import answerer  # noqa: F401
+from vqa.grounding import FILLS
 
 
 def write_questions(folder, version, stem, asked):
@@ -63,7 +64,7 @@ def test_published_values_stand_beside_ours_in_the_report(lab, answerer):  # noq
     known = [row.ours * row.n for row in parts if row.ours is not None]
     assert math.isclose(sum(known) / 3, rows["Grad-CAM"].ours, abs_tol=1e-9)
     assert rows["Guided Backprop"].difference == pytest.approx(rows["Guided Backprop"].ours - rows["Grad-CAM"].ours)
-    names = [f"{window} pixels, {fill}" for window in (8, 16) for fill in table_vqa.FILLS]
+    names = [f"{window} pixels, {fill}" for window in (8, 16) for fill in FILLS]
     assert [table.title.split(", ")[1] for table in references] == list(table_vqa.BY_REFERENCE.values())
     assert [row.what for row in references[0].rows] == [table_vqa.CELLS, *names]
     assert [row.what for row in references[2].rows] == names  # it agrees with itself

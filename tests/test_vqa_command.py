@@ -126,7 +126,8 @@ def test_evaluate_gives_accuracy_baselines_and_the_truth_of_the_maps(model, tmp_
     found = json.loads(capsys.readouterr().out)["sets"]["easyvqa"]
     assert status == 0 and found["accuracy"]["all"]["n"] == 30
     assert {"commonest", "commonest_of_type", "without_image"} <= set(found)
-    assert -1 <= found["maps"]["occlusion"]["gradcam"]["mean"] <= 1 and "other words" in found["maps"]["swap"]
+    truth = found["maps"]["occlusion"]["cells of the map"]["gradcam"]
+    assert -1 <= truth["mean"] <= 1 and "other words" in found["maps"]["swap"]
 
 
 def test_train_takes_its_settings_from_the_command_line(tmp_path, capsys):

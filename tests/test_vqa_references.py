@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from common.methods.occlusion import OcclusionOptions
 from data.records import Question
 from tests.test_vqa_explain import QUESTION, answerer, photo  # noqa: F401
-from vqa.grounding import MAPS, occlusion_correlation, reference_correlations
+from vqa.grounding import MAPS, occlusion_correlation, reference_correlations, references_of
 
 WINDOW = OcclusionOptions(window=10, stride=7)
 
@@ -48,10 +48,19 @@ def test_maps_are_ranked_where_the_windows_lie_and_cells_by_cells(answerer, ques
 
 
 def test_a_map_that_is_zero_counts_as_nothing_and_is_not_left_out(answerer, question, monkeypatch):  # noqa: F811
-    once = occlusion_correlation(answerer, [question, question], WINDOW)
-    assert once["gradcam"].n == 2 and set(once) == {"guided", "guided_gradcam", "gradcam", "activation"}
+    once = occlusion_correlation(answerer, [question, question], {"pixels": WINDOW})["pixels"]
+    assert once["gradcam"].n == 2 and set(once) == {*MAPS, "cells"}
     from vqa import grounding
 
     monkeypatch.setattr(grounding, "over_windows", lambda maps, *where: torch.zeros(1, 4, 4))
-    none = occlusion_correlation(answerer, [question], WINDOW)
-    assert [(s.mean, s.n) for s in none.values()] == [(0.0, 1)] * 4
+    none = occlusion_correlation(answerer, [question], {"pixels": WINDOW})["pixels"]
+    assert [(s.mean, s.n) for s in none.values()] == [(0.0, 1)] * 6
+
+
+def test_references_are_the_windows_that_fit_and_the_cells():
+    found = references_of(100)
+    assert list(found) == [
+        "cells of the map", "32 pixels, grey", "32 pixels, blurred", "64 pixels, grey", "64 pixels, blurred",
+        "96 pixels, grey", "96 pixels, blurred",
+    ]  # fmt: skip
+    assert found["cells of the map"] is None and found["96 pixels, blurred"] == OcclusionOptions(96, 16, "blur")

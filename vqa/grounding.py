@@ -8,7 +8,7 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ from vqa.answerer import Answerer
 from vqa.metrics import exact_match
 
 OCCLUSION = OcclusionOptions(window=32, stride=32)  # about a cell of the last map, without overlap
+WINDOWS = (32, 64, 96, 111)  # pixels
+FILLS: Mapping[str, float | Literal["blur"]] = {"grey": 0.0, "blurred": "blur"}
+CELLS = "cells of the map"
 MAPS = ("guided", "guided_gradcam", "gradcam", "no_relu", "activation")
 
 
@@ -41,23 +44,38 @@ def looked_at(answerer: Answerer, questions: Sequence[Question]) -> Iterator[tup
         yield question, last[1]
 
 
+def references_of(side: int, windows: Sequence[int] = WINDOWS) -> dict[str, OcclusionOptions | None]:
+    """What is covered, by name: cells of the map, then windows of pixels that fit `side`, grey and blurred."""
+    found: dict[str, OcclusionOptions | None] = {CELLS: None}
+    for window in windows:
+        for name, fill in FILLS.items():
+            if window < side:
+                stride = window if window == windows[0] else 16  # side by side; larger ones overlap
+                found[f"{window} pixels, {name}"] = OcclusionOptions(window=window, stride=stride, fill=fill)
+    return found
+
+
 def occlusion_correlation(
     answerer: Answerer,
     questions: Sequence[Question],
-    options: OcclusionOptions = OCCLUSION,
+    references: Mapping[str, OcclusionOptions | None],
     progress: Callable[[], None] = lambda: None,
-) -> dict[str, Summary]:
-    """Spearman's rank correlation of each method's map with the occlusion map of the model's own answer.
+) -> dict[str, dict[str, Summary]]:
+    """Reference -> map -> Spearman's rank correlation with the occlusion map of the model's own answer.
 
-    Gradient images are absolute values, largest over channels; maps are averaged under occlusion's windows as they lie.
-    `activation` is the gradient-free map: what the trunk fires at, whatever was asked. Errors are clustered by image.
+    See `reference_correlations`. Gradient images are absolute values, largest over channels; `activation` is the
+    gradient-free map: what the trunk fires at, whatever was asked. Errors are clustered by image.
     """
-    rows = []
+    rows: dict[str, list[dict[str, float]]] = defaultdict(list)
     for question, encoded in looked_at(answerer, questions):
-        rows.append((question.image_id, reference_correlations(answerer, question, encoded, {"": options})[""]))
+        for reference, row in reference_correlations(answerer, question, encoded, references).items():
+            rows[reference].append(row)
         progress()
-    names = [name for name in MAPS if name != "no_relu"]
-    return {name: summary([row[name] for _, row in rows], [image for image, _ in rows]) for name in names}
+    images = [question.image_id for question in questions]
+    return {
+        reference: {name: summary([row[name] for row in found], images) for name in found[0]}
+        for reference, found in rows.items()
+    }
 
 
 def reference_correlations(

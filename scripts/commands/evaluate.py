@@ -275,7 +275,8 @@ def _map_figures(answerer: Any, questions: Sequence[Any], args: argparse.Namespa
     some = grounding.sample(questions, args.maps)
     boxed = grounding.sample([q for q in questions if q.boxes and q.kind == "object"], args.maps)
     step = ticks(len(some), "occlusion", args.quiet)
-    figures: dict[str, Any] = {"occlusion": grounding.occlusion_correlation(answerer, some, progress=step)}
+    references = grounding.references_of(min(answerer.network.preprocessing.size))
+    figures: dict[str, Any] = {"occlusion": grounding.occlusion_correlation(answerer, some, references, step)}
     if boxed:
         step = ticks(len(boxed), "boxes", args.quiet)
         figures["pointing"] = grounding.pointing_accuracy(answerer, boxed, step)
@@ -293,7 +294,7 @@ def _set_lines(name: str, found: dict[str, Any]) -> list[str]:
         rows = [f"{kind} {100 * r['accuracy']:.1f} ± {100 * r['se']:.1f} (n = {r['n']})" for kind, r in kinds]
         lines += [f"{name}, {column}: {', '.join(rows)}"] if rows else []
     for measure, table in found.get("maps", {}).items():
-        for which, row in table.items() if measure == "pointing" else (("", table),):
+        for which, row in table.items() if measure != "swap" else (("", table),):
             known = [(k, v) for k, v in row.items() if None not in (v["mean"], v["error"])]
             cells = [f"{k} {v['mean']:.3f} ± {v['error']:.3f}" for k, v in known]
             count = next(iter(row.values()))["n"]

@@ -19,7 +19,6 @@ from PIL import Image
 from common.errors import UserError
 from common.files import write_json
 from common.methods.names import label
-from common.methods.occlusion import OcclusionOptions
 from data.derived.question_sets import QuestionSet
 from data.readers.vqahat import check_ids, find_vqahat, read_attention
 from data.records import Question
@@ -29,11 +28,14 @@ from scripts.experiments.lab import Lab, measured, paired
 from scripts.experiments.report import Row, Section, Table, against, row_of
 from scripts.experiments.run import run_program
 from vqa.grounding import (
+    CELLS,
     OCCLUSION,
+    WINDOWS,
     attention_correlation,
     looked_at,
     occlusion_correlation,
     reference_correlations,
+    references_of,
     sample,
 )
 
@@ -44,9 +46,6 @@ ROWS = {
 }
 # The maps whose references are compared.
 BY_REFERENCE = {"gradcam": "Grad-CAM", "no_relu": "Grad-CAM before its ReLU", "cells": "occlusion of cells itself"}
-WINDOWS = (32, 64, 96, 111)  # pixels
-FILLS: dict[str, Any] = {"grey": 0.0, "blurred": "blur"}
-CELLS = "cells of the map"
 ZERO = "A map that is zero everywhere ranks nothing and counts as 0; a reference without any drop is left out."
 # Section 8.2, by measure and method: VGG-16 on VQA v1.
 PUBLISHED = {
@@ -80,7 +79,7 @@ def by_reference(lab: Lab, kind: str, count: int) -> dict[str, Any]:
     """'reference map' -> correlation, for every reference of `references_of`."""
     answerer = lab.facade(MODEL)
     questions = sample(QuestionSet(kind, lab.need("vqa2")).read("val"), count)
-    references = references_of(min(answerer.network.preprocessing.size))
+    references = references_of(min(answerer.network.preprocessing.size), WINDOWS)
 
     def correlations(number: int, group: Sequence[Question]) -> dict[str, list[float]]:
         found: dict[str, list[float]] = {}
@@ -91,17 +90,6 @@ def by_reference(lab: Lab, kind: str, count: int) -> dict[str, Any]:
         return found
 
     return _quietly(lambda: measured(by_photograph(questions), correlations))
-
-
-def references_of(side: int) -> dict[str, OcclusionOptions | None]:
-    """What is covered, by name: cells of the map, then windows of pixels that fit, grey and blurred."""
-    found: dict[str, OcclusionOptions | None] = {CELLS: None}
-    for window in WINDOWS:
-        for name, fill in FILLS.items():
-            if window < side:
-                stride = window if window == WINDOWS[0] else 16  # side by side; larger ones overlap
-                found[f"{window} pixels, {name}"] = OcclusionOptions(window=window, stride=stride, fill=fill)
-    return found
 
 
 def by_photograph(questions: Sequence[Question]) -> list[list[Question]]:
@@ -242,7 +230,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for one in map(QuestionSet.parse, args.data):
         questions = one.read(args.split)
         pairs = attention_pairs(args.hat, questions) if args.hat else []
-        tables[one.kind] = {"occlusion": occlusion_correlation(answerer, sample(questions, args.questions))}
+        some, by = sample(questions, args.questions), {"": OCCLUSION}
+        tables[one.kind] = {"occlusion": occlusion_correlation(answerer, some, by)[""]}
         if pairs:
             tables[one.kind]["human attention"] = attention_correlation(answerer, pairs)
     figures = plain(tables)
