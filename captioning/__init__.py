@@ -1,7 +1,7 @@
 """Captions of photographs, and why each word was said.
 
-A caption's score is the sum of its words' log-probabilities, a word's the log-probability after the words before it
-(paper, section 8.1); a phrase's the sum over its words.
+A word's score is its logit after the words before it, or on request its log-probability, which the paper explains
+(section 8.1); a caption's and a phrase's are sums over their words.
 
     >>> captioner = load()
     >>> captioner.caption("data/samples/cat.jpg").text

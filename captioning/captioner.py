@@ -12,19 +12,22 @@ from dataclasses import replace
 from typing import Any, overload
 
 import torch
+from torch import Tensor
 
 from captioning import decoding
 from captioning.network import Caption, CaptionNetwork
 from captioning.request import caption_request, check_text
 from captioning.visual import gains, visual_captions
 from common.errors import UserError
+from common.explainable import Explainable
 from common.explanation import Explanation
-from common.gradcam import Methods
+from common.gradcam import Known, Methods, known_of, method_names
 from common.images import ImageLike
 from common.methods.occlusion import OcclusionOptions
-from common.request import Batch, Encoded, Facade, Images, Texts, explain_each, listed, scores_of, with_visual
+from common.request import Batch, Encoded, Facade, Images, Request, Texts, explain_each, listed, with_visual
 from common.state import untouched
-from common.text import Text, scored
+from common.targets import Target, score_table
+from common.text import SCORE, Text, scored
 
 MAX_BEAM = 64
 Captions = str | Caption | Sequence[str | Caption] | None
@@ -128,20 +131,20 @@ class Captioner(Facade):
         beam: int | None = None,
         layer: str | None = None,
         end: bool = False,
-        score: str = "log_probability",
+        score: str = SCORE,
         occlusion_options: OcclusionOptions | None = None,
     ) -> Any:
         """Why the model says a caption, its own or a given one: an `Explanation` of each image.
 
-        Targets, in order: the caption (the sum of its words' log-probabilities, without the end token),
+        Targets, in order: the caption (the sum of its words' scores, without the end token),
         each word, each of `phrases`, each contrast, and with `end` the end of the caption. A phrase that
         is in the caption (first occurrence) is the sum over its words; one that is not is explained as a
         caption of its own, and its name says so. `contrast` answers 'why the phrase rather than this',
         after the same words; without phrases, 'why the caption rather than this one'. Words that the
-        model does not know are named in a warning and read as its token for the unknown word. `score`
-        'logit' reads every target off the words' logits instead (see `common.text.Centred`). Where the network can
-        say how likely a text is without the image, `visual` says what of each target comes from the picture. All
-        maps come from one pass of the trunk, one of the decoder and one batched backward pass of the decoder.
+        model does not know are named in a warning and read as its token for the unknown word. A word's
+        `score` is its logit (see `common.text.Centred`), or as in the paper its 'log_probability'. Where the network
+        can say how likely a text is without the image, `visual` says what of each target comes from the picture.
+        All maps come from one pass of the trunk, one of the decoder and one batched backward pass of the decoder.
         """
         encoded = self.encode(images)
         captions = self._captions(encoded, caption, beam)
@@ -151,9 +154,12 @@ class Captioner(Facade):
         about = {"task": "caption", "model": self.name, "weights": self.network.source, "score": score}
         placed = request.on(self.device, scored(request.targets, score))
         explainable = self.network.explainable(layer or self.layer)
-        found = explain_each(explainable, encoded, placed, methods, about, occlusion_options)
-        known = scores_of(found, request) if score == "log_probability" else None
-        visual = gains(self.network, encoded.features, placed.query, request.targets, known)
+        with untouched(self.network.module):
+            known, seen = None, None
+            if explainable.layer and "gradcam" in method_names(methods):
+                known, seen = _known(explainable, encoded, placed, request.targets)
+            found = explain_each(explainable, encoded, placed, methods, about, occlusion_options, known)
+            visual = gains(self.network, encoded.features, placed.query, request.targets, seen)
         found = with_visual(found, request, visual)
         return found[0] if encoded.single else found
 
@@ -210,3 +216,11 @@ class Captioner(Facade):
                 f"{len(each)} captions for {len(encoded)} image(s); give one for all, or one for each image"
             )
         return [one.read if isinstance(one, Caption) else self.read(one) for one in each]
+
+
+def _known(
+    explainable: Explainable, encoded: Encoded, request: Request, plain: Sequence[Target]
+) -> tuple[Known, Tensor]:
+    """What Grad-CAM needs of a request's targets, and their log-probabilities (T, B), from one pass of the head."""
+    known, output = known_of(explainable, encoded.pixels, request.targets, request.query, encoded.features)
+    return known, score_table(plain, output, len(encoded)).detach()

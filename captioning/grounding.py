@@ -26,7 +26,7 @@ from common import gradcam
 from common.metrics import grounding as metrics
 from common.request import Encoded
 from common.targets import Target
-from common.text import OtherWordLogLikelihood, Place, Text, TextLogLikelihood, marks, scored
+from common.text import SCORE, OtherWordLogLikelihood, Place, Text, TextLogLikelihood, marks, scored
 from data.records import Box, GroundedCaption
 from data.words.coco_classes import class_spans, mentioned
 from data.words.english import singular
@@ -138,7 +138,7 @@ def measure(
     captioner: Captioner,
     encoded: Encoded,
     cases: Sequence[Case],
-    score: str = "log_probability",
+    score: str = SCORE,
     methods: Sequence[str] = ("gradcam",),
 ) -> list[Record]:
     """Records of all words and phrases of `cases`, whose `image` numbers the images of `encoded`.

@@ -12,6 +12,7 @@ W concepts with a word.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import torch
@@ -22,6 +23,19 @@ from torch import Tensor
 from common.networks.trunk import SeeingTrunk
 from common.text import TextOutput, check_tokens
 from data.words.vocabulary import PAD, START, Vocabulary
+
+
+@dataclass(frozen=True)
+class CaptionOutput(TextOutput):
+    """What the captioner says of given tokens, and what that is made of.
+
+    `summary` (B,E+C) is all that the decoder saw of the images; `states` (L,S*B,D) and `evidence` (L,S*B,W) all that
+    the scores of each place are made of: the decoder's hidden states and the evidence for words.
+    """
+
+    summary: Tensor
+    states: Tensor
+    evidence: Tensor
 
 
 class State(NamedTuple):
@@ -85,7 +99,7 @@ class Decoder(nn.Module):
         return self._input_gates(F.dropout(self.embedding(words), self.word_dropout, self.training))
 
     def logits(self, h: Tensor, evidence: Tensor) -> Tensor:
-        """(..., V) from hidden states (..., D): h (B,D) or (L,B,D), with evidence for words (B,W)."""
+        """(..., V) from hidden states h (..., D), with evidence for words (..., W) or (B,W): h is (B,D) or (L,B,D)."""
         h = F.dropout(h, self.dropout, self.training)
         logits = _full(F.linear(h, self.embedding.weight, self.bias))
         shown = _full(self.gate(h)).sigmoid() * evidence
@@ -126,7 +140,7 @@ class CaptionModel(nn.Module):
         """The last feature map A (B,K,h,w) of images (B,3,H,W), after its activation."""
         return self.trunk.features(images)
 
-    def head(self, features: Tensor, tokens: Tensor) -> TextOutput:
+    def head(self, features: Tensor, tokens: Tensor) -> CaptionOutput:
         """Log-probabilities of `tokens` (B,L) given the map (B,K,h,w): a graph that starts at `features`.
 
         Tokens (S,B,L) are S captions of each image; one map (B=1) may be given for several captions.
@@ -134,15 +148,16 @@ class CaptionModel(nn.Module):
         """
         return self.told(self.trunk.summary(features), tokens)
 
-    def told(self, summary: Tensor, tokens: Tensor) -> TextOutput:
+    def told(self, summary: Tensor, tokens: Tensor) -> CaptionOutput:
         """As `head`, given all that the decoder sees of the images: the trunk's summary (B,E+C), or any other."""
         check_tokens(tokens, len(self.vocabulary), dimensions=(2, 3))
         *several, B, L = tokens.shape
         S = several[0] if several else 1
         seen = summary.expand(B, -1).repeat(S, 1)
-        hidden = self.hidden(seen, tokens.reshape(S * B, L))
-        logits = self.decoder.logits(hidden, self.decoder.evidence(seen)).transpose(0, 1)
-        return TextOutput.of(logits.reshape(*tokens.shape, -1), tokens, tokens != PAD, summary)
+        states = self.hidden(seen, tokens.reshape(S * B, L))
+        evidence = self.decoder.evidence(seen).expand(L, -1, -1)
+        logits = self.decoder.logits(states, evidence).transpose(0, 1).reshape(*tokens.shape, -1)
+        return CaptionOutput.of(logits, tokens, tokens != PAD, summary=summary, states=states, evidence=evidence)
 
     def hidden(self, summary: Tensor, tokens: Tensor) -> Tensor:
         """Hidden states (L,B,D) from which each token is predicted, given the ones before it."""
@@ -154,7 +169,7 @@ class CaptionModel(nn.Module):
             hidden.append(state.h)
         return torch.stack(hidden)
 
-    def forward(self, images: Tensor, tokens: Tensor) -> TextOutput:
+    def forward(self, images: Tensor, tokens: Tensor) -> CaptionOutput:
         return self.head(self.features(images), tokens)
 
     def start(self, features: Tensor) -> State:

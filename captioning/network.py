@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from captioning import decoding
-from captioning.model import CaptionModel
+from captioning.model import CaptionModel, CaptionOutput
 from common import request
 from common.errors import UserError
 from common.explainable import Explainable, HookedModel, SplitModel
@@ -160,7 +161,32 @@ class LstmSplit(SplitModel):
             raise UserError("a captioner explains a caption; give its tokens (S, B, L) as the query")
         return self.network.head(features, query)
 
-    def importance(self, scores: Tensor, A: Tensor, output: TextOutput) -> Tensor:
+    def importance(self, scores: Tensor, A: Tensor, output: CaptionOutput) -> Tensor:
         """Eq. 1 by way of what the decoder saw of the images: the map itself is left out of the backward pass."""
-        assert output.summary is not None  # `CaptionModel.head` gives it
-        return self.network.trunk.evidence.importance(gradients(scores, output.summary), A)
+        return self.network.trunk.evidence.importance(_of_summary(scores, output), A)
+
+
+def _of_summary(scores: Tensor, output: CaptionOutput) -> Tensor:
+    """d scores (T, B) / d summary: (T, B, E+C).
+
+    Targets are sums of the tokens' scores, and a token's is made of the states at its own place alone. So one backward
+    pass through the vocabulary gives all tokens their gradients, and only the LSTM's pass is run for each target.
+    """
+    tables, made_of = (output.log_probs, output.logits), (output.states, output.evidence)
+    rows = torch.eye(len(scores)).to(scores)[:, :, None].expand(-1, -1, scores.shape[1])
+    *shares, others = _grad(scores, (*tables, output.distributions), rows)
+    if others is not None or shares == [None, None]:  # words that are not said, or a score of the caller's own kind
+        return gradients(scores, output.summary)
+    passed: Any = (0.0, 0.0)
+    for share, table in zip(shares, tables, strict=True):
+        if share is not None:
+            weights = share.flatten(1, -2).transpose(1, 2)[..., None]  # (T, L, S*B, 1)
+            passed = [sum_ + weights * own for sum_, own in zip(passed, _grad(table.sum(), made_of), strict=True)]
+    return _grad(made_of, (output.summary,), passed)[0]
+
+
+def _grad(scores: Any, inputs: Any, rows: Any = None) -> Any:
+    """Gradients to several inputs, of several outputs' rows at once; None for an input that is not on the way."""
+    return torch.autograd.grad(
+        scores, inputs, rows, retain_graph=True, allow_unused=True, is_grads_batched=rows is not None
+    )

@@ -1,8 +1,9 @@
 """What to explain of a caption: sums of word log-probabilities, read off a `common.text.TextOutput`.
 
 The paper explains a caption by its log-likelihood, the sum over its words without the end token, and a word
-by its log-probability given the words before it. Words, phrases and other words are scored as all text is, by
-`common.text.TextLogLikelihood` and `OtherWordLogLikelihood`. Letters: S sequences, B images, L tokens.
+by its log-probability given the words before it; `common.text.scored` reads the same targets off logits. Words,
+phrases and other words are scored as all text is, by `common.text.TextLogLikelihood` and `OtherWordLogLikelihood`.
+Letters: S sequences, B images, L tokens.
 
 Where several sequences were read for each image (a caption and what it is contrasted with), the targets here
 read the first.

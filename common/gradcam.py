@@ -52,10 +52,24 @@ Methods = str | Variant | Sequence[str | Variant]
 
 
 class Known(NamedTuple):
-    """What a caller has of some targets already: their scores (T, B), and alpha (T, B, K), eq. 1 of them."""
+    """What a caller has of some targets already: their scores (T, B), alpha (T, B, K), eq. 1 of them, and the map A."""
 
     scores: Tensor
     alpha: Tensor
+    features: Tensor
+
+
+def known_of(
+    model: Explainable, images: Tensor, targets: Sequence[Target], query: Any = None, features: Tensor | None = None
+) -> tuple[Known, Any]:
+    """What `explain` takes as `known`, and the output it was read off: for callers that read more than targets off it.
+
+    To be called inside `untouched`, with what `explain` is called with.
+    """
+    A, output = model.split(images, query, features)
+    with torch.enable_grad():
+        scores = score_table(targets, output, len(images), differentiable=True)
+    return Known(scores.detach(), model.importance(scores, A, output).detach(), A.detach()), output
 
 
 def gradcam(
@@ -99,7 +113,7 @@ def explain(
     see `common.methods.variants`. Maps at the feature map's resolution are (T, B, h, w), those at the image's
     (T, B, 3, H, W). The method 'importance' gives alpha (T, B, K), what each channel adds to the score (eq. 1;
     section 7), and no picture. `features` is A as `model.features(images, query)` gave it, when the caller has it
-    already, and `known` what was read off that A. A forward pass that changes the network's buffers changes them here
+    already, and `known` what was read off it. A forward pass that changes the network's buffers changes them here
     as it does when it is called.
     Raises `MethodError` for an unknown method or one that the model cannot be explained with.
 
@@ -193,8 +207,7 @@ class _Run:
         return self.explainable.importance(scores, A, output)
 
     def gradcam(self, alpha: Tensor) -> Tensor:
-        A = self.features if self.known is not None and self.features is not None else self.split[0].detach()
-        return localisation(A, alpha)
+        return localisation(self.split[0].detach() if self.known is None else self.known.features, alpha)
 
     def variant(self, combine: Variant) -> Tensor:
         """The map of a function (A, gradient) -> map; all of them share one batched backward pass."""

@@ -222,15 +222,6 @@ def explain_each(
     ]
 
 
-def scores_of(found: Sequence[Explanation], request: Request) -> Tensor:
-    """The scores (T, B) of all targets of a request, NaN for a target that was not asked of an image."""
-    like = found[0].scores
-    table = like.new_full((len(request.targets), len(found)), torch.nan)
-    for image, each in enumerate(found):
-        table[request.own(image), image] = each.scores[:, 0]
-    return table
-
-
 def with_visual(found: Sequence[Explanation], request: Request, visual: Tensor | None) -> list[Explanation]:
     """The explanations of a request with what of each target comes from the picture (T, B), where that is known."""
     if visual is None:

@@ -18,15 +18,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from common.errors import UserError
 from common.formulas import wide
-from common.targets import Target, target_name
+from common.targets import Target, score_table, target_name
 
 
 @dataclass(frozen=True)
@@ -70,33 +70,41 @@ def unknown_words(text: Text) -> str:
     return f"the model does not know {words} (in '{text.text}'); each is read as its token for unknown words"
 
 
+Output = TypeVar("Output", bound="TextOutput")
+
+
 @dataclass(frozen=True)
 class TextOutput:
     """What a model says of given tokens (teacher forcing); every field is (B, L, ...) or (S, B, L, ...).
 
-    `log_probs`: log-probability of each token given the ones before it and the image, 0 where padded;
-    `distributions` (..., L, V): log-probabilities of all tokens at each place; `tokens`, `mask`. `summary` is all
-    that the model saw of the images, where its explainable has a closed form for what lies before it.
+    `log_probs`: log-probability of each token given the ones before it and the image, 0 where padded; `logits`: its
+    logit less the mean of all tokens', 0 where padded; `distributions` (..., L, V): log-probabilities of all tokens at
+    each place; `tokens`, `mask`.
     """
 
     log_probs: Tensor
+    logits: Tensor
     distributions: Tensor
     tokens: Tensor
     mask: Tensor
-    summary: Tensor | None = None
 
-    @staticmethod
-    def of(logits: Tensor, tokens: Tensor, mask: Tensor, summary: Tensor | None = None) -> TextOutput:
-        """From the logits (..., L, V) of what follows: those at each place belong to the token there."""
-        distributions = wide(logits).log_softmax(-1)
-        chosen = distributions.gather(-1, tokens[..., None])[..., 0].masked_fill(~mask, 0.0)
-        return TextOutput(chosen, distributions, tokens, mask, summary)
+    @classmethod
+    def of(cls: type[Output], logits: Tensor, tokens: Tensor, mask: Tensor, **more: Tensor) -> Output:
+        """From the logits (..., L, V) of what follows: those at each place belong to the token there.
 
-    def first(self) -> TextOutput:
+        `more` are the fields that a subclass has besides.
+        """
+        logits = wide(logits)
+        chosen = logits.gather(-1, tokens[..., None])[..., 0]
+        likely, above = chosen - logits.logsumexp(-1), chosen - logits.mean(-1)
+        likely, above = (each.masked_fill(~mask, 0.0) for each in (likely, above))
+        return cls(likely, above, logits.log_softmax(-1), tokens, mask, **more)
+
+    def first(self: Output) -> Output:
         """The first sequence of each image alone: fields (B, L, ...)."""
         if self.tokens.dim() == 2:
             return self
-        return TextOutput(self.log_probs[0], self.distributions[0], self.tokens[0], self.mask[0], self.summary)
+        return replace(self, **{field.name: getattr(self, field.name)[0] for field in fields(TextOutput)})
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,24 +119,32 @@ class TextLogLikelihood:
     name: str = ""
 
     def __call__(self, output: Any) -> Tensor:
-        if not isinstance(self.places, Tensor):
-            return self._at_positions(output.first())
-        if self.places.shape != output.log_probs.shape:
+        return self.together([self], output)[0]
+
+    @staticmethod
+    def together(targets: Sequence[TextLogLikelihood], output: Any) -> Tensor:
+        """Scores (T, B) of several, read off at once."""
+        places = torch.stack([each._marks(output.log_probs) for each in targets])
+        counted = torch.where(places, output.log_probs, 0.0).sum(-1)
+        return counted.sum(1) if counted.dim() == 3 else counted
+
+    def _marks(self, tokens: Tensor) -> Tensor:
+        """`places` as marks of the tokens (B, L) or (S, B, L)."""
+        if isinstance(self.places, Tensor):
+            if self.places.shape == tokens.shape:
+                return self.places.to(tokens.device, torch.bool)
             raise UserError(
-                f"places {tuple(self.places.shape)} do not fit tokens {tuple(output.log_probs.shape)};"
+                f"places {tuple(self.places.shape)} do not fit tokens {tuple(tokens.shape)};"
                 " mark the tokens of the very texts that are read"
             )
-        counted = (output.log_probs * self.places.to(output.log_probs)).sum(-1)
-        return counted.sum(0) if counted.dim() == 2 else counted
-
-    def _at_positions(self, output: TextOutput) -> Tensor:
-        length = output.log_probs.shape[-1]
         if not len(self.places):
             raise UserError("a phrase has at least one word; received none")
-        outside = [position for position in self.places if not 0 <= position < length]
+        outside = [position for position in self.places if not 0 <= position < tokens.shape[-1]]
         if outside:
-            raise UserError(f"word {outside[0]} of a text of {length} tokens; count from 0")
-        return output.log_probs[:, list(self.places)].sum(-1)
+            raise UserError(f"word {outside[0]} of a text of {tokens.shape[-1]} tokens; count from 0")
+        marked = torch.zeros_like(tokens, dtype=torch.bool)
+        (marked if marked.dim() == 2 else marked[0])[:, list(self.places)] = True
+        return marked
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,12 +180,23 @@ class Centred:
         return target_name(self.target)
 
     def __call__(self, output: Any) -> Tensor:
-        logits = output.distributions - output.distributions.mean(-1, keepdim=True)
-        chosen = logits.gather(-1, output.tokens[..., None])[..., 0].masked_fill(~output.mask, 0.0)
-        return self.target(replace(output, log_probs=chosen, distributions=logits))
+        return self.target(_centred(output))
+
+    @staticmethod
+    def together(targets: Sequence[Centred], output: Any) -> Tensor:
+        """Scores (T, B) of several, read off one centred output."""
+        return score_table([each.target for each in targets], _centred(output), output.log_probs.shape[-2])
 
 
-# What a word's score is: its log-probability, as in the paper, or its logit.
+def _centred(output: Any) -> Any:
+    """The output with logits in the place of log-probabilities."""
+    distributions = output.distributions - output.distributions.mean(-1, keepdim=True)
+    return replace(output, log_probs=output.logits, distributions=distributions)
+
+
+# What a word's score is: its log-probability, as in the paper, or its logit. Of the two the logit's maps lie better on
+# what a word names (data/checkpoints/captioner.md), so it is the default.
+SCORE = "logit"
 SCORES: dict[str, Callable[[Target], Target]] = {"log_probability": lambda target: target, "logit": Centred}
 
 

@@ -75,7 +75,17 @@ def flickr8k(tmp_path_factory):
 
 
 def test_each_image_gets_a_panel_a_record_and_maps(checkpoint, photos, tmp_path, capsys):
-    arguments = ["--phrase", "the red box", "--contrast", "a paper", "--alternatives", "1", "--end"]
+    arguments = [
+        "--phrase",
+        "the red box",
+        "--contrast",
+        "a paper",
+        "--alternatives",
+        "1",
+        "--end",
+        "--score",
+        "log_probability",
+    ]
     assert main(["caption", *photos, "--model", checkpoint, "--out", str(tmp_path), *arguments]) == 0
     printed = capsys.readouterr()
     assert "a.caption.png" in printed.out and printed.err == ""

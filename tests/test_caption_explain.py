@@ -91,7 +91,7 @@ def test_a_batch_explains_each_image_as_it_is_explained_alone(captioner, photos)
 
 def test_the_models_own_caption_is_explained_with_the_probabilities_of_decoding(captioner, photos):
     captions = captioner.caption(photos, beam=2, alternatives=1, max_length=4)
-    found = captioner.explain(photos, captions)
+    found = captioner.explain(photos, captions, score="log_probability")
     for caption, explanation in zip(captions, found, strict=True):
         assert explanation.names[0] == caption.text
         np.testing.assert_allclose(explanation.scores[1:, 0], caption.log_probabilities, rtol=1e-4, atol=1e-5)
@@ -184,13 +184,13 @@ def test_a_phrase_is_found_whatever_its_case_and_punctuation():
 
 def test_given_captions_are_scored_as_they_are_explained(captioner, photos):
     captions = captioner.score(photos, ["a dog runs", "the cat", "red ball"])
-    for caption, found in zip(captions, captioner.explain(photos, captions), strict=True):
+    for caption, found in zip(captions, captioner.explain(photos, captions, score="log_probability"), strict=True):
         np.testing.assert_allclose(found.scores[1:, 0], caption.log_probabilities, rtol=1e-5)
         assert caption.total < sum(caption.log_probabilities)
 
 
-def test_logits_are_explained_on_request(captioner, photos):
-    plain, logit = (captioner.explain(photos[0], "a dog", score=s) for s in ("log_probability", "logit"))
+def test_logits_are_explained_and_log_probabilities_on_request(captioner, photos):
+    plain, logit = captioner.explain(photos[0], "a dog", score="log_probability"), captioner.explain(photos[0], "a dog")
     assert plain.names == logit.names and logit.provenance["score"] == "logit"
     torch.testing.assert_close(logit.scores[0], logit.scores[1:].sum(0))
     assert not torch.allclose(plain.heatmaps, logit.heatmaps)
@@ -202,8 +202,14 @@ def test_the_short_way_to_importance_gives_the_mean_gradient_of_the_map(captione
     A = captioner.encode(photos[:images]).features
     query = torch.tensor([[[5, 6, 2], [4, 5, 2]], [[6, 6, 2], [5, 4, 2]], [[4, 4, 2], [7, 5, 2]]])[:texts, :images]
     leaf, output = split.split(torch.zeros(images, 3, 32, 32), query, A)
-    scores = output.log_probs.sum(0).T
-    torch.testing.assert_close(
-        split.importance(scores, leaf, output), formulas.importance(scores, leaf), rtol=1e-4, atol=1e-8
-    )
-    assert formulas.importance(scores, leaf).abs().max() > 1e-6
+    read = {
+        "log-probabilities": output.log_probs.sum(0).T,
+        "logits": output.logits.sum(0).T,
+        "both": (output.logits + output.log_probs.square()).sum(0).T,
+        "words that are not said": output.distributions[0, :, 0, 3:6].T,
+        "both and these": output.logits[:, :, :1].sum(0).T + output.distributions[0, :, 1, 3:6].T,
+    }
+    for how, scores in read.items():
+        expected = formulas.importance(scores, leaf)
+        assert expected.abs().max() > 1e-6, how
+        torch.testing.assert_close(split.importance(scores, leaf, output), expected, rtol=1e-4, atol=1e-8)

@@ -30,7 +30,7 @@ def said() -> dict[str, Any]:
         best = classifier.predict(path, top=1)[0].label
         texts[path.stem] = [caption.text, answer.text, best]
         explained = {
-            "caption": captioner.explain(path, caption.text),
+            "caption": captioner.explain(path, caption.text, score="log_probability"),
             "vqa": answerer.explain(path, QUESTION, [answer.text, "dog"]),
             "classify": classifier.explain(path, [best, 0]),
         }

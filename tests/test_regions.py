@@ -118,7 +118,9 @@ def test_a_regions_caption_is_explained_as_a_caption_of_its_own(captioner, dense
     for method in ("gradcam", "guided_gradcam"):
         twin = []
         for region in image.regions:
-            maps = captioner.explain(image.path, region.text, methods=method).maps[method][:1, 0]
+            maps = captioner.explain(image.path, region.text, methods=method, score="log_probability").maps[method][
+                :1, 0
+            ]
             maps = maps.abs().sum(1) if maps.dim() == 4 else maps
             twin.append(float(inside_outside(maps, [region.boxes])))
         known = [value for value in twin if math.isfinite(value)]

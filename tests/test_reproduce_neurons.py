@@ -49,23 +49,23 @@ def test_a_model_that_is_missing_is_named_and_the_others_are_done(speaking, monk
     )
 
 
-def test_importance_of_a_word_is_the_mean_gradient_of_its_log_probability(speaking):
+def test_importance_of_a_word_is_the_mean_gradient_of_its_logit(speaking):
     scene = scenes(speaking, "dev", 1)[0][0]
     model = speaking.shared["captioner"]
     seen = model.encode(scene.path)
     caption = model.caption(seen)
     whole, *word = figure9.decisions("captioner", model, scene.path, set(caption.words))
     assert whole.said == caption.text and word[0].said == caption.words[0]
-    # The log-probability of the first word changes with each unit's mean as its importance says (a central
+    # The logit of the first word changes with each unit's mean as its importance says (a central
     # difference; the head reads the map through its mean).
     A, step = seen.features, 1e-2
     units = range(A.shape[1])
     shifted = torch.cat(
         [A + sign * step * torch.eye(len(units))[k][None, :, None, None] for k in units for sign in (1, -1)]
     )
-    scores = [
-        model.score(type(seen)(seen.pixels, one[None], True), caption.text).log_probabilities[0] for one in shifted
-    ]
+    query = torch.tensor([[[*caption.read.tokens]]]).expand(1, len(shifted), -1)
+    with torch.no_grad():
+        scores = model.network.head(shifted, query).logits[0, :, 0]
     slopes = torch.tensor([(scores[2 * k] - scores[2 * k + 1]) / (2 * step) for k in units])
     positions = A.shape[-1] * A.shape[-2]
     torch.testing.assert_close(word[0].alpha * positions, slopes, atol=2e-3, rtol=2e-2)
@@ -113,7 +113,8 @@ def test_boxes_of_another_phrase_are_those_of_the_next_one(speaking):
         (caption,) = entities.read(folder / "flickr30k_entities", image.name)
         first, second = caption.phrases
         texts = [" ".join(phrase.words) for phrase in (first, second)]
-        maps = model.explain(image.path, " ".join(caption.tokens), phrases=texts).heatmaps[-2:, 0]
+        said = " ".join(caption.tokens)
+        maps = model.explain(image.path, said, phrases=texts, score="log_probability").heatmaps[-2:, 0]
         ratios += inside_outside(maps, [second.boxes, first.boxes]).tolist()
     expected = summary(ratios)
     assert found["n"] == expected.n and found["n"] + found["left_out"] == 8

@@ -139,7 +139,7 @@ class LstmNetwork:
         (through,) = torch.autograd.grad(made, summary, of_made, is_grads_batched=True)
         alpha = module.trunk.evidence.importance(direct + through, encoded.features)
         added = (of_words * words.detach()).sum(-1).unflatten(0, (T, B))
-        return Known(scores.detach(), alpha.detach()), added
+        return Known(scores.detach(), alpha.detach(), encoded.features), added
 
     def explainable(self, layer: str | None) -> Explainable:
         if layer in (None, self.layer):

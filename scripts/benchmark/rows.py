@@ -201,7 +201,7 @@ def variant(bench: Bench, name: str) -> Work:
 
 
 _BATCHES: dict[str, tuple[str, dict[str, Any]]] = {
-    "caption": ("1.11", {"model": None, "beam": None, "phrases": [], "score": "log_probability"}),
+    "caption": ("1.11", {"model": None, "beam": None, "phrases": [], "score": "logit"}),
     "vqa": ("1.05", {"model": None, "top": 5}),
     "classify": ("1.05", {
         "model": "efficientnet_lite0", "targets": ["top1"], "weights": None, "labels": None, "crop": None,

@@ -47,7 +47,7 @@ def _add_caption(parser: Any) -> None:
     parser.add_argument(
         "--phrase", action="append", default=[], metavar="TEXT", dest="phrases", help="explain it as well; repeatable"
     )
-    parser.add_argument("--score", default="log_probability", choices=("log_probability", "logit"), help="of each word")
+    parser.add_argument("--score", default="logit", choices=("logit", "log_probability"), help="of each word")
 
 
 def _add_vqa(parser: Any) -> None:

@@ -27,9 +27,9 @@ def add_parser(subparsers: Any) -> None:
     cli.add_contrast_argument(parser, "the phrase (without phrases: the caption)")
     parser.add_argument(
         "--score",
-        default="log_probability",
-        choices=("log_probability", "logit"),
-        help="what is explained of each word: its log-probability, as in the paper, or its logit",
+        default="logit",
+        choices=("logit", "log_probability"),
+        help="what is explained of each word: its logit, or its log-probability as in the paper (default: %(default)s)",
     )
     parser.add_argument("--end", action="store_true", help="explain why the caption ends where it does, as well")
     parser.add_argument("--beam", type=int, metavar="N", help="beam width (default: the checkpoint's)")

@@ -36,15 +36,15 @@ def _add_captioner(models: Any) -> None:
         " COCO: how truly captions name its 80 classes, and caption metrics"
     )
     metrics = "comma-separated: BLEU, ROUGE-L, CIDEr, and with Java METEOR, SPICE (default: %(default)s)"
-    score = "what is explained of each word: its log-probability, as in the paper, or its logit"
+    score = "what is explained of each word: its logit, or its log-probability as in the paper (default: %(default)s)"
     human = "captions by people, of each image, whose words are located (default: %(default)s)"
     methods = "maps that are measured; the first is set against the baselines (default: %(default)s)"
-    add, scores = parser.add_argument, ("log_probability", "logit")
+    add, scores = parser.add_argument, ("logit", "log_probability")
     add("--data", required=True, metavar="KIND:PATH", help=data)
     add("--beam", type=int, metavar="N", help="beam width (default: the checkpoint's)")
     add("--batch", type=int, default=16, metavar="N", help="images at once (default: %(default)s)")
     add("--metrics", default="BLEU,ROUGE-L,CIDEr", metavar="A,B", help=metrics)
-    add("--score", default="log_probability", choices=scores, help=score)
+    add("--score", default="logit", choices=scores, help=score)
     add("--human-captions", type=int, default=1, metavar="N", help=human)
     add("--methods", default="gradcam", metavar="A,B", help=methods)
     add("--no-grounding", action="store_true", help="caption metrics only")

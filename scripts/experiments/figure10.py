@@ -126,7 +126,7 @@ def draw(captioner: Any, files: Sequence[Any]) -> Image.Image:
         image = open_image(file)
         seen = captioner.encode(image)
         caption = captioner.caption(seen)
-        found = captioner.explain(seen, caption, methods=SHOWN)
+        found = captioner.explain(seen, caption, methods=SHOWN, score="log_probability")
         tiles.append(Tile(fitted(image), caption.text, f"log p {found.scores[0, 0]:.2f}"))
         drawn = {m: draw_map(m, fitted(image), found.maps[m][0, 0]) for m in SHOWN}
         tiles += [Tile(picture, LABELS[m], "the whole caption") for m, picture in drawn.items()]

@@ -62,7 +62,7 @@ def truth_of(captioner: Any, kind: str, folder: Path, split: str, limit: int) ->
 
 def measure(captioner: Any, truth: Truth, batch: int = 16, quiet: bool = True) -> dict[str, list[Any]]:
     """The records of all grounded words, of people's captions ('human') and the model's own ('generated')."""
-    _, records = located(captioner, truth, batch, quiet=quiet)
+    _, records = located(captioner, truth, batch, "log_probability", quiet=quiet)
     if not any(records.values()):
         raise UserError("no word of a caption named anything with boxes; give more images with --limit")
     return records

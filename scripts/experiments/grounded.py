@@ -106,7 +106,7 @@ def located(
     captioner: Any,
     truth: Truth,
     batch: int = 16,
-    score: str = "log_probability",
+    score: str = "logit",
     methods: Sequence[str] = ("gradcam",),
     quiet: bool = True,
 ) -> tuple[list[Any], dict[str, list[Any]]]:
