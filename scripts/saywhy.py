@@ -11,7 +11,7 @@ from typing import Any
 from common.errors import UserError
 from scripts import console as cli
 
-COMMANDS = ("classify", "caption", "vqa", "batch", "show", "models", "train", "evaluate", "reproduce", "score")
+COMMANDS = ("classify", "caption", "vqa", "batch", "show", "models", "train", "evaluate", "reproduce", "score", "study")
 
 
 class _Help(argparse.HelpFormatter):

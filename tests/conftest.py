@@ -26,3 +26,14 @@ def shared_datasets() -> Path:
 def sample_images() -> list[Path]:
     """The bundled photographs."""
     return sorted((ROOT / "data" / "samples").glob("*.jpg"))
+
+
+@pytest.fixture(scope="session")
+def jspsych() -> Path:
+    """A `node_modules` with jsPsych, by SAYWHY_JSPSYCH or in the project's folder; tests are skipped without it."""
+    from scripts.study.pages import INSTALL, PINNED
+
+    folder = Path(os.environ.get("SAYWHY_JSPSYCH", ROOT / "node_modules"))
+    if not all((folder / name).is_dir() for name, _, _ in PINNED):
+        pytest.skip(f"no jsPsych: npm install --no-save {INSTALL}, or set SAYWHY_JSPSYCH to a node_modules")
+    return folder

@@ -10,7 +10,7 @@ from typing import Any
 from common.files import atomic_path, write_json
 from scripts.experiments.report import Picture, Row, Section, Table, Widget, count, number
 
-_STYLE = """
+STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1c1e24; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.7rem } h2 { margin-top: 3rem; border-bottom: 1px solid #ccd; padding-bottom: .2rem }
 table { border-collapse: collapse; margin: 1.2rem 0 .4rem }
@@ -74,7 +74,7 @@ def page(sections: Mapping[str, Section], about: Mapping[str, Any]) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Grad-CAM, reproduced</title><style>{_STYLE}</style></head>\n<body>"
+        f"<title>Grad-CAM, reproduced</title><style>{STYLE}</style></head>\n<body>"
         f"<h1>Grad-CAM, reproduced</h1>{banner}<p>{_ABOUT}</p>{_facts(about)}"
         f"<nav><ol>{links}</ol></nav>\n{_overview(about.get('paper', ()), sections)}\n{parts}</body></html>\n"
     )
@@ -103,7 +103,7 @@ def _overview(rows: Sequence[Mapping[str, str]], sections: Mapping[str, Section]
         told = (row["experiment"], row["published"])
         cells.append([link, *map(html.escape, told), ours or "-", html.escape(row["protocol"])])
     heads = ("", "experiment", "published", "ours, of the same quantity", "protocol")
-    title = f'<h2 id="paper">The paper\'s experiments</h2>{_html_table("", heads, cells, range(5), "wide")}'
+    title = f'<h2 id="paper">The paper\'s experiments</h2>{html_table("", heads, cells, range(5), "wide")}'
     return title if cells else ""
 
 
@@ -116,7 +116,7 @@ def _published(table: Table) -> list[str]:
     ]
 
 
-def _html_table(
+def html_table(
     caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]], texts: Collection[int] = (), style: str = ""
 ) -> str:
     """A table of cells that are HTML already; the columns `texts` are flush left."""
@@ -155,7 +155,7 @@ def _table(table: Table, label: str, quick: bool) -> str:
     title = table.title.removeprefix(label).lstrip(" ,:") or table.title
     caption = f"{html.escape(title[:1].upper() + title[1:])}<span>; {html.escape(table.source)}</span>"
     texts = [n for n, head in enumerate(kept) if head == "model"]
-    shown = _html_table(caption, list(map(html.escape, kept)), rows, texts)
+    shown = html_table(caption, list(map(html.escape, kept)), rows, texts)
     said = "" if quick or not table.verdict else f'<p class="verdict">{html.escape(table.verdict)}</p>'
     return shown + said + "".join(_note(text) for text in (table.elsewhere, table.note) if text and not quick)
 

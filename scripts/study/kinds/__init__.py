@@ -1,0 +1,1 @@
+"""The three studies: what each asks, and what it is made of."""

@@ -1,0 +1,73 @@
+"""Section 5.1: which of the two objects of a photograph is shown? A picture tells classes apart, or it doesn't.
+
+Photographs with exactly two categories; each is explained for both, by each method. A person sees of each photograph
+one of these pictures, not the photograph itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from common.draw import draw_map
+from common.errors import UserError
+from scripts import console as cli
+from scripts.experiments.annotated import Annotated
+from scripts.study.kinds.networks import Network, photograph
+from scripts.study.material import Asked, Cell, Material, Pictures, Shown, balanced, drawn
+
+TITLE = "What does the picture show?"
+QUESTION = "Which of the two objects is shown?"
+MEASURE, OPTIONS = "choice", 2
+PUBLISHED = {  # section 5.1: VGG-16 and AlexNet, VOC 2007 val, 90 image-category pairs, 43 raters
+    "guided_gradcam": 0.6123, "guided": 0.4444, "deconv_gradcam": 0.6037, "deconv": 0.5333,
+}  # fmt: skip
+PUBLISHED_ABOUT = "Section 5.1: VGG-16 and AlexNet on VOC 2007 val, 90 image-category pairs, 43 raters."
+
+
+def material(asked: Asked, pictures: Pictures) -> Material:
+    """Pictures of both categories of each photograph, by each method."""
+    network = Network.of(asked, asked.models[0])
+    pairs = drawn([item for item in network.data.items if network.knows_pair(item)], asked.seed)
+    if not pairs:
+        raise UserError(
+            f"no photograph of {network.data.title} shows exactly two categories that {network.model} can be asked"
+            " about; give photographs with boxes of more categories"
+        )
+    what = f"of {network.data.title} show exactly two categories that {network.model} can be asked about"
+    count = balanced(asked, len(pairs), 2 * len(asked.methods), what)
+    practice, used = pairs[: asked.practice], pairs[asked.practice : asked.practice + count]
+    for note in network.notes(asked.methods):
+        cli.report(note)
+    return Material(
+        [shown(network, item, asked, pictures) for item in used],
+        [_practised(network, item, number, asked, pictures) for number, item in enumerate(practice)],
+        [network.about],
+        f"{network.data.title}, photographs with exactly two categories",
+        network.notes(asked.methods),
+    )
+
+
+def shown(network: Network, item: Annotated, asked: Asked, pictures: Pictures) -> Shown:
+    """A photograph's cells: method by category."""
+    names, photo = tuple(item.boxes), photograph(item)
+    maps = network.maps(item, names, asked.methods)
+    cells = [
+        _cell(method, names, right, pictures.add(draw_map(method, photo, values[right])))
+        for method, values in maps.items()
+        for right in range(len(names))
+    ]
+    return Shown(item.path.name, tuple(cells))
+
+
+def _cell(method: str, names: tuple[str, ...], right: int, picture: str, feedback: str = "") -> Cell:
+    truth: dict[str, Any] = {"target": names[right], "right": right}
+    return Cell(method, (picture,), names, truth, feedback=feedback)
+
+
+def _practised(network: Network, item: Annotated, number: int, asked: Asked, pictures: Pictures) -> Shown:
+    """One picture to practise on; over all of them each method is met, and either object is the right one."""
+    names, method, right = tuple(item.boxes), asked.methods[number % len(asked.methods)], number % 2
+    values = network.maps(item, names, [method])[method][right]
+    picture = pictures.add(draw_map(method, photograph(item), values))
+    told = f"The network was asked for: {names[right]}."
+    return Shown(item.path.name, (_cell(method, names, right, picture, told),))

@@ -1,0 +1,110 @@
+"""Section 5.2: two networks that say the same, and are right: which seems more reasonable?
+
+A strong and a weak network; photographs of which both name the same category, one that is there. A person sees for
+each photograph the two networks' pictures by one method, side by side, and rates from 'A, clearly' to 'B, clearly'.
+The strong network is A as often as B.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from common.draw import draw_map
+from common.errors import UserError
+from common.metrics.grounding import box_mask
+from scripts import console as cli
+from scripts.experiments.annotated import Annotated
+from scripts.experiments.lab import spread
+from scripts.study.kinds.networks import Network, photograph
+from scripts.study.material import Asked, Cell, Material, Pictures, Shown, balanced, drawn
+
+TITLE = "Which robot is more reasonable?"
+QUESTION = "Which robot's picture is the more reasonable ground for its answer?"
+MEASURE, OPTIONS = "rating", 5
+SCALE = ("A, clearly", "A, slightly", "both alike", "B, slightly", "B, clearly")
+MOST = 1000  # photographs that both networks are asked about
+PUBLISHED = {"guided_gradcam": 1.27, "guided": 1.00}
+PUBLISHED_ABOUT = (
+    "Section 5.2: VGG-16 (79.09 mAP) against AlexNet (69.20) on VOC 2007, 54 raters, from -2 (AlexNet clearly) to +2."
+)
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """A photograph of which both networks say the same category, one that is in it."""
+
+    item: Annotated
+    name: str
+
+
+def material(asked: Asked, pictures: Pictures) -> Material:
+    """Both networks' pictures of what both rightly say, by each method."""
+    strong, weak = (Network.of(asked, model) for model in asked.models)
+    items = spread(strong.data.items, MOST)
+    said = [(strong.said(item), weak.said(item)) for item in items]
+    agreed = [Agreed(item, a) for item, (a, b) in zip(items, said, strict=True) if a == b and a in item.boxes]
+    if not agreed:
+        raise UserError(
+            f"{strong.model} and {weak.model} never agree on a category that is there, in {len(items)} photographs of"
+            f" {strong.data.title}; give other networks or photographs of classes that they know"
+        )
+    count = balanced(asked, len(agreed), 2 * len(asked.methods), "have both networks say the same category, rightly")
+    chosen = drawn(agreed, asked.seed)
+    practice, used = chosen[: asked.practice], chosen[asked.practice : asked.practice + count]
+    notes = [_accuracy(strong, weak, items, said), *strong.notes(asked.methods), *weak.notes(asked.methods)]
+    for note in notes:
+        cli.report(note)
+    return Material(
+        [_shown((strong, weak), each, asked, pictures) for each in used],
+        [_practised(strong, each, number, asked, pictures) for number, each in enumerate(practice)],
+        [strong.about, weak.about],
+        f"{strong.data.title}, photographs of which both networks say the same category, rightly",
+        notes,
+    )
+
+
+def _accuracy(strong: Network, weak: Network, items: list[Annotated], said: list[tuple[str, str]]) -> str:
+    """Who is right how often, and whether the strong one is the stronger."""
+    shares = [
+        sum(each[place] in item.boxes for item, each in zip(items, said, strict=True)) / len(items) for place in (0, 1)
+    ]
+    told = f"{strong.model} names a category that is there on {shares[0]:.1%}, {weak.model} on {shares[1]:.1%}"
+    doubt = "" if shares[0] > shares[1] else "; the one that was called strong is not the better one"
+    return f"{told} of {len(items)} photographs{doubt}"
+
+
+def _shown(networks: tuple[Network, Network], agreed: Agreed, asked: Asked, pictures: Pictures) -> Shown:
+    """A photograph's cells: method by the side on which the strong network stands."""
+    photo, cells = photograph(agreed.item), []
+    both = [network.maps(agreed.item, [agreed.name], asked.methods) for network in networks]
+    for method in asked.methods:
+        strong, weak = (pictures.add(draw_map(method, photo, maps[method][0])) for maps in both)
+        cells += [_cell(method, agreed.name, (strong, weak), "A"), _cell(method, agreed.name, (weak, strong), "B")]
+    return Shown(agreed.item.path.name, tuple(cells))
+
+
+def _cell(method: str, name: str, images: tuple[str, str], strong: str, feedback: str = "") -> Cell:
+    about = f"Both robots said, rightly: {name}"
+    return Cell(method, images, SCALE, {"target": name, "strong": strong}, about, feedback)
+
+
+def _practised(network: Network, agreed: Agreed, number: int, asked: Asked, pictures: Pictures) -> Shown:
+    """One pair to practise on: the same map within the object's boxes and without them, so that one is right."""
+    method = asked.methods[number % len(asked.methods)]
+    values = network.maps(agreed.item, [agreed.name], [method])[method][0]
+    within, without = _parted(values, agreed)
+    photo = photograph(agreed.item)
+    names = [pictures.add(draw_map(method, photo, each)) for each in (within, without)]
+    better = "AB"[number % 2]
+    images = (names[0], names[1]) if better == "A" else (names[1], names[0])
+    told = f"Most would say {better}: its picture lies on the {agreed.name}, the other's beside it."
+    return Shown(agreed.item.path.name, (_cell(method, agreed.name, images, better, told),))
+
+
+def _parted(values: Tensor, agreed: Agreed) -> tuple[Tensor, Tensor]:
+    """A map within the boxes of a category, and without them."""
+    inside = box_mask([tuple(box) for box in agreed.item.boxes[agreed.name]], tuple(values.shape[-2:]))  # type: ignore
+    return torch.where(inside, values, 0.0), torch.where(inside, 0.0, values)

@@ -1,0 +1,121 @@
+"""A study's folder: what was planned before anybody took part, and what is right, which is served to nobody.
+
+    plan.json       the design, exclusions, comparisons, lists, seed, versions, the networks' weights
+    key.json        of each trial: photograph, method, what was explained, what is right
+    public/         all that is served: pages, pictures under names that say nothing, texts to edit
+    results/        answers.jsonl, one answer a line
+
+A plan bears the hash of itself; each answer bears the study's id, so that answers to another study are told apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from common.files import write_json
+
+PLAN, KEY, PUBLIC, RESULTS = "plan.json", "key.json", "public", "results"
+DESIGN = "design.json"  # what the pages read of a plan
+ANSWERS = "answers.jsonl"
+
+EXCLUSIONS: dict[str, float] = {
+    "most_checks_wrong": 0,
+    "least_share_answered": 0.5,
+    "least_median_seconds": 0.5,
+    "least_seconds": 0.2,
+}
+"""People are left out who fail more checks, answer a smaller share of their trials, or answer half of them
+faster; and of the others the single answers that came faster than the last."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study that was built: its folder, plan and key."""
+
+    folder: Path
+    plan: dict[str, Any]
+    key: dict[str, dict[str, Any]]
+
+    @property
+    def id(self) -> str:
+        return self.plan["id"]
+
+    @property
+    def methods(self) -> list[str]:
+        return self.plan["methods"]
+
+    @property
+    def lists(self) -> list[list[str]]:
+        """The trials that a person sees, by the number of the list."""
+        return self.plan["lists"]
+
+    @property
+    def rates(self) -> bool:
+        """Whether people rate from -2 to +2; else they choose, and a choice is right or wrong."""
+        return self.plan["measure"] == "rating"
+
+    @property
+    def guess(self) -> float:
+        """What a person scores who knows nothing: the share of guesses that are right, or 0 of a rating."""
+        return 0.0 if self.rates else 1 / self.plan["options"]
+
+    @property
+    def changed(self) -> bool:
+        """Whether the plan is another than the one that was built."""
+        return fingerprint(self.plan) != self.plan["sha256"]
+
+    def score(self, trial: str, response: int) -> float:
+        """What an answer counts: 1 right, 0 wrong; or -2 to +2, positive where the strong network is preferred."""
+        known = self.key[trial]
+        if "strong" in known:
+            return float(response - 2) * (1 if known["strong"] == "B" else -1)
+        return float(response == known["right"])
+
+
+def fingerprint(plan: Mapping[str, Any]) -> str:
+    """The SHA-256 of a plan without its own hash."""
+    rest = {name: value for name, value in plan.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def write_study(folder: Path, plan: dict[str, Any], key: dict[str, Any]) -> Study:
+    """Write plan and key, the plan last: a folder without one holds no study."""
+    plan = {**plan, "sha256": fingerprint(plan)}
+    (folder / RESULTS).mkdir(parents=True, exist_ok=True)
+    write_json(folder / KEY, key)
+    write_json(folder / PLAN, plan)
+    return Study(folder, plan, key)
+
+
+def open_study(folder: str | Path) -> Study:
+    """The study in a folder. Raises `UserError` where there is none, or where its files are not a study's."""
+    place = Path(folder)
+    if not (place / PLAN).is_file():
+        raise UserError(f"'{folder}' holds no study: it has no {PLAN}; make one with `saywhy study build`")
+    plan, key = _read(place / PLAN), _read(place / KEY)
+    lacking = {"id", "kind", "lists", "methods", "measure", "exclusions", "sha256"} - plan.keys()
+    if lacking:
+        raise UserError(f"'{place / PLAN}' is not a study's plan: it has no '{sorted(lacking)[0]}'")
+    trials = {trial for each in plan["lists"] for trial in each}
+    if trials - key.keys():
+        raise UserError(f"'{place / KEY}' is not this plan's: trial {sorted(trials - key.keys())[0]} is not in it")
+    unknown = plan["exclusions"].keys() ^ EXCLUSIONS.keys()
+    if unknown:
+        raise UserError(f"'{place / PLAN}': exclusions are {', '.join(EXCLUSIONS)}; '{sorted(unknown)[0]}' is amiss")
+    return Study(place, plan, key)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise UserError(f"cannot read '{path}' ({problem}); a study needs it as it was built") from problem
+    if not isinstance(found, dict):
+        raise UserError(f"'{path}' holds no JSON object; a study needs it as it was built")
+    return found
