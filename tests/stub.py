@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 import struct
 import time
 
@@ -12,7 +13,10 @@ LOADER = "tests.stub:load"
 
 
 class Stub:
-    """Each photograph takes `seconds`; bytes that say so are broken, too much for the model, or kill the process."""
+    """Each photograph takes `seconds`; bytes that say so are broken, too much for the model, or kill the process.
+
+    Those of `once FILE` kill it as long as there is no such file, and make it.
+    """
 
     about = {"name": "stub", "layer": "none", "weights": "none", "versions": {}}
 
@@ -31,7 +35,10 @@ class Stub:
         for sample in samples:
             time.sleep(self.seconds)
             if sample.startswith(b"killer"):
-                os._exit(9)
+                os.kill(os.getpid(), signal.SIGKILL)
+            if sample.startswith(b"once ") and not os.path.exists(sample[5:]):
+                open(sample[5:], "w").close()
+                os.kill(os.getpid(), signal.SIGKILL)
             map_ = {"data": struct.pack("<4e", *range(4)), "shape": [1, 2, 2], "scale": 1.0}
             text = hashlib.md5(sample).hexdigest()
             rows.append({"text": text, "names": ["all"], "scores": [len(sample)], "maps": {"gradcam": map_}})
@@ -39,6 +46,10 @@ class Stub:
 
 
 def load(task, asked, how):
+    if asked.get("loads") == "not":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if asked.get("loads") == "wrong":
+        raise KeyError("weights")
     return Stub(asked.get("seconds", 0.0))
 
 

@@ -1,5 +1,6 @@
 """Batches: whatever is killed, broken or changed, every photograph has its one row in the end."""
 
+import contextlib
 import io
 import json
 import multiprocessing
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from pathlib import Path
 
@@ -47,8 +49,9 @@ def rows(out, *without):
 
 def done(out, given, workers=0, **options):
     plan = plan_of(out, sources([given]), **options)
-    missing = [shard for shard in range(plan.shards) if shard not in store.done(plan)]
-    return local.run(plan, missing, workers)
+    there = store.done(plan)
+    missing = [shard for shard in range(plan.shards) if shard not in there]
+    return local.run(workers, plan, missing)
 
 
 def keys(given, **options):
@@ -181,7 +184,7 @@ def test_the_same_rows_by_any_number_of_workers_and_on_any_address(tmp_path):
 def test_errors_are_done_again_and_nothing_else(tmp_path):
     given = photographs(tmp_path / "in", 12, broken={5})
     plan = plan_of(tmp_path / "out", sources([given]), shard_size=4)
-    local.run(plan, range(3), 0)
+    local.run(0, plan, range(3))
     before = {row["key"]: row for row, _ in store.rows(plan.out)}
     (tmp_path / "in" / "005.jpg").write_bytes(b"photo!")  # as long as before
     (tmp_path / "in" / "006.jpg").unlink()  # is not looked at
@@ -206,6 +209,24 @@ def test_a_photograph_that_kills_the_process_is_found_and_marked(tmp_path):
     found = {row["key"]: row["error"] for row, _ in store.rows(str(tmp_path / "out"))}
     assert len(found) == 9 and {key for key, error in found.items() if error} == {"004.jpg"}
     assert "took the process down" in found["004.jpg"]
+
+
+def test_one_that_kills_the_process_only_beside_others_is_done_when_it_is_alone(tmp_path):
+    given = photographs(tmp_path / "in", 9)
+    (tmp_path / "in" / "004.jpg").write_bytes(f"once {tmp_path}/once".encode())
+    outcome = done(tmp_path / "out", given, workers=2, shard_size=3)
+    assert outcome.errors == 0 and not outcome.failed and (tmp_path / "once").exists()
+    assert len(rows(tmp_path / "out")) == 9
+
+
+def test_a_model_that_kills_every_worker_ends_the_run(tmp_path, monkeypatch):
+    given = photographs(tmp_path / "in", 4)
+    plan = plan_of(tmp_path / "out", sources([given]), loads="not")
+    with pytest.raises(UserError, match=r"workers die while they load the model.*--workers"):
+        local.run(1, plan, range(plan.shards))
+    plan = plan_of(tmp_path / "other", sources([given]), loads="wrong")
+    with pytest.raises(UserError, match=r"a worker cannot load the model: KeyError: .*weights"):
+        local.run(1, plan, range(plan.shards))
 
 
 # Another plan, another input
@@ -274,6 +295,60 @@ def test_a_full_disk_leaves_no_file_and_one_line(tmp_path, monkeypatch):
     assert explain_shard(plan, 0) == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="limits a process's files")
+def test_a_file_that_cannot_grow_ends_the_run_in_one_line_and_it_goes_on_later(tmp_path):
+    """A quota, or a full disk, met by a worker that is a process of its own."""
+    import resource
+
+    given = photographs(tmp_path / "in", 40)
+    done(tmp_path / "whole", given, shard_size=4)
+    plan_of(tmp_path / "out", sources([given]), shard_size=4, seconds=0.01)
+    limit = (3000, resource.getrlimit(resource.RLIMIT_FSIZE)[1])  # a shard's file has more
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+    running = driver(tmp_path / "out", given, 1, preexec_fn=limited, stderr=subprocess.PIPE)
+    said = running.communicate(timeout=60)[1].decode()
+    assert running.returncode and "UserError: cannot write" in said and "File too large" in said.splitlines()[-1]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".plan"]
+    assert driver(tmp_path / "out", given).wait(60) == 0
+    assert rows(tmp_path / "out") == rows(tmp_path / "whole")
+
+
+@contextlib.contextmanager
+def somebody():
+    """As a user who may not write everywhere, where the tests run as root."""
+    root = os.geteuid() == 0
+    try:
+        os.seteuid(65534) if root else None
+        yield
+    finally:
+        os.seteuid(0) if root else None
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="needs users")
+def test_a_folder_that_may_only_be_read_is_one_line():
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        given = photographs(folder / "in", 2)
+        plan = plan_of(folder / "out", sources([given]), shard_size=2)
+        assert explain_shard(plan, 0) == 0
+        before = rows(plan.out)
+        for path in (folder / "out" / ".plan", folder / "out", folder):
+            path.chmod(0o555)
+        try:
+            with somebody(), pytest.raises(UserError, match="cannot write .*Permission denied"):
+                local.run(0, plan, [0])
+            with somebody(), pytest.raises(UserError, match="cannot write .*Permission denied"):
+                plan_of(folder / "new", sources([given]))
+        finally:
+            for path in (folder, folder / "out", folder / "out" / ".plan"):
+                path.chmod(0o755)
+        assert rows(plan.out) == before
+
+
 # Killed
 
 _DRIVER = """
@@ -284,13 +359,16 @@ from tests.stub import plan_of
 if __name__ == "__main__":
     plan = plan_of(sys.argv[1], sources([sys.argv[2]]), shard_size=4, seconds=0.01)
     print("begun", flush=True)
-    local.run(plan, [s for s in range(plan.shards) if s not in store.done(plan)], 2)
+    there = store.done(plan)
+    local.run(int(sys.argv[3]), plan, [s for s in range(plan.shards) if s not in there])
 """
 
 
-def driver(out, given):
-    command = [sys.executable, "-c", _DRIVER, str(out), given]
-    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE)
+def driver(out, given, workers=2, **options):
+    """A run in a process of its own."""
+    command = [sys.executable, "-c", _DRIVER, str(out), given, str(workers)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, **options)
 
 
 def children(pid):

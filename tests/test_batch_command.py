@@ -78,6 +78,22 @@ def test_a_row_is_the_explanation_that_the_facade_gives(folder, capsys):
         )
 
 
+def test_of_a_hundred_photographs_five_are_broken_each_in_its_way(folder, capsys):
+    whole = (folder / "in" / "0.png").read_bytes()
+    for number in range(7, 100):
+        (folder / "in" / f"{number}.png").write_bytes(whole)
+    broken = {"10": b"", "20": b"<html>not found</html>", "30": whole[:60], "40": whole[::-1]}
+    for name, data in broken.items():
+        (folder / "in" / f"{name}.png").write_bytes(data)
+    assert batch(folder) == 2
+    rows = {row["key"]: row for row, _ in store.rows(str(folder / "out"))}
+    assert len(rows) == 100 and {key for key, row in rows.items() if row["error"]} == {
+        f"{name}.png" for name in ("6", *broken)
+    }
+    assert all(key in row["error"] and len(row["error"]) < 200 for key, row in rows.items() if row["error"])
+    assert "5 of 100 rows are errors" in capsys.readouterr().err
+
+
 def test_pandas_and_duckdb_and_datasets_read_what_was_written(folder):
     batch(folder)
     rows = {row["key"]: row for row, _ in store.rows(str(folder / "out"))}
@@ -136,6 +152,9 @@ def test_parts_make_the_whole_and_the_same_command_goes_on(folder, capsys):
         (["--target", "unicorn"], ["unicorn"]),
         (["--methods", "lime"], ["lime"]),
         (["--batch", "0"], ["--batch", "0"]),
+        (["--num-cpus", "2"], ["--ray auto as well"]),
+        (["--ray", "auto", "--workers", "0"], ["--workers is 0", "at least 1"]),
+        (["--ray", "auto", "--workers", "1", "--num-gpus", "-1"], ["--num-gpus is -1.0", "at least 0"]),
         (["--device", "cuda:77"], ["cuda:77"]),
     ],
     ids=str,

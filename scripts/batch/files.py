@@ -15,12 +15,12 @@ from common.errors import UserError
 from common.files import atomic_path
 
 
-def needed(package: str) -> Any:
-    """A package of the extra `[batch]`; one line says how to get it."""
+def needed(package: str, extra: str = "batch") -> Any:
+    """A package of an extra of ours; one line says how to get it."""
     try:
         return import_module(package)
     except ImportError:
-        raise UserError(f"{package} is not installed, which batches need: pip install 'saywhy[batch]'") from None
+        raise UserError(f"{package} is not installed, which this needs: pip install 'saywhy[{extra}]'") from None
 
 
 class Stat(NamedTuple):

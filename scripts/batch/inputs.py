@@ -1,7 +1,8 @@
-"""Photographs wherever they lie: folders, globs, lists, JSONL and CSV, tar shards, Parquet; here or at any address.
+"""Photographs wherever they lie: folders, globs, lists, JSONL and CSV, tar shards, Parquet, data sets of the Hub.
 
 `sources` lists them, without opening any; `items` reads a source's photographs. A source is one photograph, or a file
-that holds many: a tar shard as WebDataset writes it, a row group of a Parquet file.
+that holds many: a tar shard as WebDataset writes it, a row group of a Parquet file. All but the Hub's may lie at any
+address of `fsspec`.
 """
 
 from __future__ import annotations
@@ -12,39 +13,14 @@ import json
 import posixpath
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from common.errors import UserError
-from scripts.batch import files
+from scripts.batch import files, hub, records
+from scripts.batch.records import Item, Source, question_of
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2", ".avif")
-_IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "content")
-_KEY_COLUMNS = ("key", "__key__", "file_name", "filename", "name", "id", "url")
-
-
-class Source(NamedTuple):
-    """One photograph (kind 'image'), or a file of many ('tar', 'parquet', of which `part` is a row group)."""
-
-    kind: str
-    address: str
-    key: str
-    size: int = -1
-    version: str = ""
-    part: int = 0
-    question: str | None = None
-    answers: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Item:
-    """One photograph to explain: `read()` gives its bytes; raises `UserError` where there are none."""
-
-    key: str
-    read: Callable[[], bytes]
-    question: str | None = None
-    answers: tuple[str, ...] = ()
 
 
 def sources(inputs: Sequence[str], question: str | None = None) -> Iterator[Source]:
@@ -66,6 +42,9 @@ def sources(inputs: Sequence[str], question: str | None = None) -> Iterator[Sour
 
 def _expanded(given: str) -> Iterator[str]:
     """The addresses of one argument: `{000..099}` counts, `*` and `?` match names."""
+    if hub.is_hub(given):
+        yield given
+        return
     span = re.search(r"\{(\d+)\.\.(\d+)\}", given)
     if span:
         low, high = span.groups()
@@ -84,6 +63,9 @@ def _expanded(given: str) -> Iterator[str]:
 
 
 def _of_address(address: str, given: str) -> Iterator[Source]:
+    if hub.is_hub(address):
+        yield from hub.spans(address)
+        return
     fs, path = files.place(address)
     if fs.isdir(path):
         yield from _of_folder(address)
@@ -154,18 +136,7 @@ def _of_table(address: str) -> Iterator[Source]:
         if not isinstance(row, dict) or not isinstance(row.get("image"), str):
             held = ", ".join(map(str, row)) if isinstance(row, dict) else str(row)[:60]
             raise UserError(f"{where}: expected an image's path as 'image', and 'question' for vqa; has {held}")
-        yield _listed(address, row["image"], *_question(row, where))
-
-
-def _question(row: dict[str, Any], where: str) -> tuple[str | None, tuple[str, ...]]:
-    answers = row.get("answers") or row.get("answer") or ()
-    answers = [answers] if isinstance(answers, str) else answers
-    if not isinstance(answers, (list, tuple)) or not all(isinstance(each, str) for each in answers):
-        raise UserError(f"{where}: answers are {answers!r}, not a list of strings")
-    question = row.get("question") or None
-    if question is not None and not isinstance(question, str):
-        raise UserError(f"{where}: the question is {question!r}, not a string")
-    return question, tuple(dict.fromkeys(answers))
+        yield _listed(address, row["image"], *question_of(row, where))
 
 
 def _json(text: str, where: str) -> Any:
@@ -201,17 +172,12 @@ def _image_column(schema: Any, address: str) -> str:
             return kind.get_field_index("bytes") >= 0
         return types.is_binary(kind) or types.is_large_binary(kind)
 
-    found = [field.name for field in schema if holds(field)]
-    named = [name for name in _IMAGE_COLUMNS if name in found]
-    if not named and len(found) != 1:
-        wanted = "one with images' bytes, called 'image'"
-        raise UserError(f"'{address}' has no column of images: {', '.join(schema.names)}; expected {wanted}")
-    return (named or found)[0]
+    return records.image_column([field.name for field in schema if holds(field)], schema.names, address)
 
 
 def items(source: Source) -> Iterator[Item]:
     """The photographs of a source. Raises `UserError`, after those that could be read, for a file that is broken."""
-    return {"image": _one, "tar": _of_tar, "parquet": _of_parquet}[source.kind](source)
+    return {"image": _one, "tar": _of_tar, "parquet": _of_parquet, "hf": hub.items}[source.kind](source)
 
 
 def _one(source: Source) -> Iterator[Item]:
@@ -256,7 +222,7 @@ def _of_sample(source: Source, key: str, sample: dict[str, bytes]) -> Iterator[I
         return
     where = f"{source.key}/{key}"
     about = _json(sample[".json"].decode("utf-8"), where) if ".json" in sample else {}
-    question, answers = _question(about if isinstance(about, dict) else {}, where)
+    question, answers = question_of(about if isinstance(about, dict) else {}, where)
     question = question or (sample[".txt"].decode("utf-8").strip() if ".txt" in sample else None)
     yield Item(where, lambda: image, question or source.question, answers)
 
@@ -264,26 +230,9 @@ def _of_sample(source: Source, key: str, sample: dict[str, bytes]) -> Iterator[I
 def _of_parquet(source: Source) -> Iterator[Item]:
     with _parquet(source.address) as file:
         image = _image_column(file.schema_arrow, source.address)
-        names = file.schema_arrow.names
-        keyed = next((name for name in _KEY_COLUMNS if name in names), None)
-        columns = [name for name in (image, keyed, "question", "answer", "answers") if name in names]
+        columns = records.columns(image, file.schema_arrow.names)
         before = sum(file.metadata.row_group(group).num_rows for group in range(source.part))
         for batch in file.iter_batches(16, row_groups=[source.part], columns=columns):
             for row in batch.to_pylist():
-                yield _of_row(source, row, image, keyed, before)
+                yield records.item_of_row(source, row, image, before)
                 before += 1
-
-
-def _of_row(source: Source, row: dict[str, Any], image: str, keyed: str | None, number: int) -> Item:
-    value = row[image]
-    held = value if isinstance(value, dict) else {"bytes": value}
-    name = row.get(keyed) if keyed else held.get("path")
-    key = f"{source.key}/{number if name is None else name}"
-    question, answers = _question(row, key)
-
-    def read() -> bytes:
-        if not held["bytes"]:
-            raise UserError(f"{key}: the row has no image")
-        return held["bytes"]
-
-    return Item(key, read, question or source.question, answers)

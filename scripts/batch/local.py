@@ -1,8 +1,4 @@
-"""The engine of one machine: a process a worker, each with a shard at a time.
-
-A worker that dies takes its shard with it, which is done again when the others are finished, alone. If that kills a
-worker once more, its photographs are explained one by one, and the one that kills the worker is a row with an error.
-"""
+"""The engine of one machine: a process a worker, each with a shard at a time; see `crew`."""
 
 from __future__ import annotations
 
@@ -12,34 +8,32 @@ import os
 import signal
 import threading
 import warnings
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from common.errors import UserError
+from scripts.batch import crew
+from scripts.batch.crew import Died, Outcome
 from scripts.batch.plan import Plan
-from scripts.batch.shard import explain_one, explain_shard, explainer_of, item_of
-
-KILLED = "explaining it took the process down (out of memory?)"
 
 
-@dataclass
-class Outcome:
-    """Rows with errors, and why shards failed that have no file now."""
+class Here:
+    """This very process."""
 
-    errors: int = 0
-    failed: dict[int, str] = field(default_factory=dict)
+    def start(self) -> None: ...
+
+    def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        return crew.answered(partial(work, *arguments))
+
+    def end(self) -> None: ...
+
+    def kill(self) -> None: ...
 
 
-class Worker:
-    """A process of its own that does one thing at a time, and is started anew once it has died."""
-
-    def __init__(self) -> None:
-        self.start()
+class Process:
+    """A process of its own, which ends with this one."""
 
     def start(self) -> None:
         spawn = multiprocessing.get_context("spawn")
@@ -48,13 +42,14 @@ class Worker:
 
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
         try:
-            return self.pool.submit(work, *arguments)
-        except BrokenProcessPool:  # it died while it had nothing to do
-            self.start()
-            return self.pool.submit(work, *arguments)
+            return crew.translated(self.pool.submit(work, *arguments), _meant)
+        except BrokenProcessPool as problem:  # it died while it had nothing to do
+            return crew.answered(partial(_raise, _meant(problem)))
+
+    def end(self) -> None:
+        self.pool.shutdown()
 
     def kill(self) -> None:
-        """End the process, whatever it does."""
         if self.pid.done() and not self.pid.exception():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid.result(), signal.SIGKILL)
@@ -62,91 +57,19 @@ class Worker:
 
 
 def run(
-    plan: Plan, shards: Sequence[int], workers: int = 1, retry: bool = False, tell: Callable[[int], None] | None = None
+    workers: int, plan: Plan, shards: Sequence[int], retry: bool = False, tell: Callable[[int], None] | None = None
 ) -> Outcome:
     """Explain these shards by so many processes; with 0, in this one. `tell(shard)` is called when one is done."""
-    tell = tell or (lambda shard: None)
-    outcome = Outcome()
-    if workers == 0:
-        for shard in shards:
-            _ended(partial(explain_shard, plan, shard, retry), shard, outcome, tell)
-        return outcome
-    crew = [Worker() for _ in range(min(workers, len(shards)))]
-    try:
-        for shard in _together(plan, shards, crew, retry, outcome, tell):
-            _alone(plan, shard, crew[0], retry, outcome, tell)
-    except BaseException:
-        for worker in crew:
-            worker.kill()
-        raise
-    for worker in crew:
-        worker.pool.shutdown()
-    return outcome
+    found: list[crew.Worker] = [Process() for _ in range(min(workers, len(shards)))] if workers else [Here()]
+    return crew.run(plan, shards, found, retry, tell)
 
 
-def _together(
-    plan: Plan,
-    shards: Sequence[int],
-    crew: Sequence[Worker],
-    retry: bool,
-    outcome: Outcome,
-    tell: Callable[[int], None],
-) -> list[int]:
-    """Every worker a shard at a time; returns the shards during which a worker died."""
-    todo, idle, died = deque(shards), list(crew), []
-    running: dict[Future[Any], tuple[Worker, int]] = {}
-    while todo or running:
-        while todo and idle:
-            worker, shard = idle.pop(), todo.popleft()
-            running[worker.submit(explain_shard, plan, shard, retry)] = worker, shard
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            worker, shard = running.pop(future)
-            if not _ended(future.result, shard, outcome, tell):
-                died.append(shard)
-                worker.start()
-            idle.append(worker)
-    return died
+def _meant(problem: BaseException) -> BaseException:
+    return Died() if isinstance(problem, BrokenProcessPool) else problem
 
 
-def _alone(plan: Plan, shard: int, worker: Worker, retry: bool, outcome: Outcome, tell: Callable[[int], None]) -> None:
-    """Do a shard again during which a worker died; photograph by photograph if it dies again."""
-    try:
-        worker.submit(_ready, plan).result()
-    except BrokenProcessPool:
-        worker.start()
-        raise UserError("a worker dies while it loads the model; is there memory for it? Try fewer --workers") from None
-    if _ended(worker.submit(explain_shard, plan, shard, retry).result, shard, outcome, tell):
-        return
-    worker.start()
-
-    def one(plan: Plan, number: int) -> dict[str, Any]:
-        try:
-            return worker.submit(explain_one, plan, shard, number).result()
-        except BrokenProcessPool:
-            worker.start()
-            item = item_of(plan, shard, number)
-            return {"key": item.key, "question": item.question, "error": KILLED}
-
-    _ended(lambda: explain_shard(plan, shard, retry, one), shard, outcome, tell)
-
-
-def _ended(result: Callable[[], int], shard: int, outcome: Outcome, tell: Callable[[int], None]) -> bool:
-    """Note how a shard ended; False where its worker died. What a user can mend ends the run."""
-    try:
-        outcome.errors += result()
-    except BrokenProcessPool:
-        return False
-    except UserError:
-        raise
-    except Exception as problem:  # a defect of ours or of a model's: the other shards are done all the same
-        outcome.failed[shard] = f"{type(problem).__name__}: {' '.join(str(problem).split())[:200]}"
-    tell(shard)
-    return True
-
-
-def _ready(plan: Plan) -> bool:
-    """Load the model."""
-    return explainer_of(plan) is not None
+def _raise(problem: BaseException) -> Any:
+    raise problem
 
 
 def _begin() -> None:

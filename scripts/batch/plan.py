@@ -18,7 +18,7 @@ from typing import Any
 
 from common.errors import UserError
 from scripts.batch import files
-from scripts.batch.inputs import Source
+from scripts.batch.records import Source
 
 FOLDER = ".plan"
 SHARD = 256  # sources in a shard, where there are thousands

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 from common.errors import UserError
 from scripts.batch import files, store
-from scripts.batch.inputs import Item, items
+from scripts.batch.inputs import items
 from scripts.batch.plan import FOLDER, Plan
+from scripts.batch.records import Item
 
 
 class Read(NamedTuple):

@@ -17,7 +17,7 @@ from common.explanation import Explanation, versions
 from common.images import Preprocessing, decoded_image
 from common.networks.trunk import fingerprint
 from common.targets import Target, Undecided, decided, logits
-from scripts.batch.inputs import Item
+from scripts.batch.records import Item
 
 LOADER = "scripts.batch.tasks:load"
 

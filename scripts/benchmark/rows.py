@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ import captioning
 import vqa
 from common.explainable import HookedModel
 from common.gradcam import explain, gradcam
+from common.images import open_image
 from common.methods.names import label
 from common.methods.occlusion import OcclusionOptions, occlusion
 from common.networks.loading import load_network
@@ -213,7 +215,7 @@ _BATCHES: dict[str, tuple[str, dict[str, Any]]] = {
 def batch(bench: Bench, task: str) -> Work:
     """`saywhy batch` of a task with its maps, against its predictions alone; decoding and writing are in neither."""
     from scripts.batch import tasks
-    from scripts.batch.inputs import Item
+    from scripts.batch.records import Item
 
     reach, asked = _BATCHES[task]
     bare, full = (tasks.load(task, {**asked, "layer": None, "methods": each}, {}) for each in ([], ["gradcam"]))
@@ -222,6 +224,31 @@ def batch(bench: Bench, task: str) -> Work:
     samples = [full.prepare(data, Item(str(n), bytes, "what is this?")) for n, data in enumerate(photographs)]
     title = f"batch {task}, {size} photographs with maps, over predictions alone"
     return Work(title, reach, partial(bare.explain, samples), {OURS: partial(full.explain, samples)}, slow=True)
+
+
+def batch_bare(bench: Bench) -> Work:
+    """A shard of captions alone, from photographs' files to the shard's file, against trunk and greedy decoding alone.
+
+    The reference takes photographs that are decoded already, one by one.
+    """
+    from scripts.batch import inputs, plan, shard, tasks
+
+    folder = TemporaryDirectory()
+    asked = {**_BATCHES["caption"][1], "layer": None, "beam": 1, "methods": []}
+    how = {"device": "cpu", "batch": tasks.batch_size("cpu"), "decoders": 2, "threads": torch.get_num_threads()}
+    task = tasks.Captions(asked, "cpu")
+    made = plan.Plan(folder.name, "caption", tasks.LOADER, asked, task.about, how=how)
+    made = plan.prepared(made, inputs.sources([str(SAMPLES)]), 1000)
+    images = [task.captioner.network.preprocessing(open_image(path)) for path in sorted(SAMPLES.glob("*.jpg"))]
+
+    def bare() -> Any:
+        return [task.captioner.caption(task.captioner.encode(image)) for image in images]
+
+    def ours() -> Any:
+        return shard.explain_shard(made, 0), folder  # which lives as long as the row does
+
+    title = f"batch caption without maps, {len(images)} photographs, over trunk and greedy decoding alone"
+    return Work(title, "1.11", bare, {OURS: ours}, slow=True)
 
 
 # To add a row, add a function that makes its Work.
@@ -237,4 +264,5 @@ ROWS: dict[str, Callable[[Bench], Work]] = {
     "vqa": vqa_answers,
     **{name: partial(variant, name=name) for name in CAMS},
     **{f"batch-{task}": partial(batch, task=task) for task in _BATCHES},
+    "batch-bare": batch_bare,
 }

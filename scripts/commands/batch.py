@@ -4,6 +4,7 @@
     saywhy batch classify "shards/{000..099}.tar" --target top5 --methods gradcam,hirescam --out maps
     saywhy batch vqa pairs.jsonl --out s3://bucket/maps --workers 2
     saywhy batch caption photos/ --shard $SLURM_ARRAY_TASK_ID/100 --out maps
+    saywhy batch caption table.parquet --ray auto --out maps
     saywhy batch status maps
 
 A run that was stopped, however, goes on where it was when the same command is given again. See docs/scale.md.
@@ -14,6 +15,8 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from common.errors import UserError
@@ -75,6 +78,9 @@ def _add_run_arguments(parser: Any) -> None:
     add("--methods", default="gradcam", metavar="A,B", help="as for single photographs (default: %(default)s)")
     add("--no-explain", action="store_true", help="predictions only, no maps")
     add("--workers", type=int, metavar="N", help="processes (default: one a core, at most 4; on a GPU 1); 0: this one")
+    add("--ray", metavar="ADDRESS", help="on a Ray cluster: auto, HOST:PORT or ray://HOST:PORT; --workers: its actors")
+    add("--num-cpus", type=float, metavar="N", help="processors of a Ray actor, also its threads (default: 1)")
+    add("--num-gpus", type=float, metavar="N", help="GPUs of a Ray actor (default: 1 with --device cuda, else 0)")
     add("--batch", type=int, metavar="N", help="photographs explained together (default: 4 on a CPU, 64 on a GPU)")
     add("--shard", metavar="I/N", help="do part I of N, counted from 0, such as $SLURM_ARRAY_TASK_ID/100")
     add("--shard-size", type=int, metavar="N", help="photographs in a file (default: 256; fewer for fewer than 4096)")
@@ -95,15 +101,13 @@ def run(args: argparse.Namespace) -> int:
     """Do what is not done yet of a batch; returns the exit status: 2 where a photograph could not be explained."""
     methods = [] if args.no_explain else list(cli.methods_of(args))
     part, parts = _check(args)
-    cli.device_of(args)
-    from scripts.batch import files, inputs, local, plan, store, tasks
+    from scripts.batch import files, inputs, plan, store, tasks
 
     files.needed("pyarrow")
-    workers = tasks.default_workers(args.device) if args.workers is None else args.workers
-    how = {"device": args.device, "batch": args.batch or tasks.batch_size(args.device), "decoders": 2}
-    how["threads"] = tasks.threads_of(workers)
+    engine, how = _engine(args)
     asked = {**{name: getattr(args, name) for name in _ASKED[args.task]}, "methods": methods}
-    made = plan.Plan(args.out, args.task, tasks.LOADER, asked, tasks.load(args.task, asked, how).about, how=how)
+    about = tasks.load(args.task, asked, {**how, "device": "cpu"} if args.ray else how).about
+    made = plan.Plan(args.out, args.task, tasks.LOADER, asked, about, how=how)
     made = plan.prepared(made, inputs.sources(args.inputs, getattr(args, "question", None)), args.shard_size)
     done = store.done(made)
     todo = [
@@ -113,8 +117,24 @@ def run(args: argparse.Namespace) -> int:
     ]
     with _Progress(made.shards, args.quiet) as progress:
         progress.update(made.shards - len(todo))
-        found = local.run(made, todo, workers, args.retry_errors, lambda shard: progress.update(1))
+        found = engine(made, todo, args.retry_errors, lambda shard: progress.update(1))
     return _told(made, range(part, made.shards, parts), found, args)
+
+
+def _engine(args: argparse.Namespace) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """What does the shards: processes of this machine or actors of a Ray cluster; and how: device, batch, threads."""
+    from scripts.batch import cluster, local, tasks
+
+    how = {"device": args.device, "batch": args.batch or tasks.batch_size(args.device), "decoders": 2}
+    if args.ray is not None:
+        cluster.needed()
+        cpus = 1.0 if args.num_cpus is None else args.num_cpus
+        gpus = float(args.device != "cpu") if args.num_gpus is None else args.num_gpus
+        actors = cluster.Cluster(args.ray, args.workers, cpus, gpus)
+        return partial(cluster.run, actors), {**how, "threads": max(1, int(cpus))}
+    cli.device_of(args)
+    workers = tasks.default_workers(args.device) if args.workers is None else args.workers
+    return partial(local.run, workers), {**how, "threads": tasks.threads_of(workers)}
 
 
 def _told(plan: Any, shards: range, found: Any, args: argparse.Namespace) -> int:
@@ -169,7 +189,10 @@ def status_of(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> tuple[int, int]:
     """(part, parts) of --shard. Raises `UserError` for numbers out of range."""
-    for name, least in (("workers", 0), ("batch", 1), ("shard_size", 1), ("top", 1), ("beam", 1)):
+    if args.ray is None and (args.num_cpus, args.num_gpus) != (None, None):
+        raise UserError("--num-cpus and --num-gpus are of the actors on a Ray cluster; give --ray auto as well")
+    numbers = {"workers": int(args.ray is not None), "num_cpus": 0, "num_gpus": 0}
+    for name, least in {**numbers, **dict.fromkeys(("batch", "shard_size", "top", "beam"), 1)}.items():
         value = getattr(args, name, None)
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} is {value}; give at least {least}")
