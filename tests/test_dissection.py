@@ -82,6 +82,7 @@ def test_the_sentence_names_top_and_bottom_units_once():
     found = dissection.reasons(alpha, names)
     assert [name.unit for name, _ in found.for_it] == [0, 1, 2]
     assert [name.unit for name, _ in found.against_it] == [3, 4]
+    assert found.share == pytest.approx(9 / 108) and dissection.reasons(alpha, {}).share == 0
     assert found.sentence("bedroom") == "'bedroom' because of bed and lamp; sky and grass speak against it"
     assert dissection.reasons(alpha, names, 1).sentence("x") == "'x' because of bed; sky speaks against it"
     assert dissection.reasons(-alpha.abs(), named("bed")).sentence("x") == "'x' although bed speaks against it"

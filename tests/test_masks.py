@@ -131,3 +131,14 @@ def test_what_is_no_segmentation_is_refused(segmentation, message):
         message = "photograph is of"
     with pytest.raises(UserError, match=message):
         masks.segmentation_mask(segmentation, size)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_masks_boxes_cover_it_exactly_and_once(seed):
+    mask = blobs(seed) ^ (np.random.default_rng(seed).random((37, 53)) < 0.02 * seed)
+    covered = np.zeros(mask.shape, int)
+    for box in masks.mask_boxes(mask):
+        left, right = round(box.left * 53), round(box.right * 53)
+        covered[round(box.top * 37) : round(box.bottom * 37), left:right] += 1
+    assert np.array_equal(covered, mask.astype(int))
+    assert masks.mask_boxes(np.zeros((3, 4), bool)) == []

@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import jaccard_score
 
 from common.errors import UserError
-from common.metrics.segmentation import UNDECIDED, confusion, mean_overlap, overlaps, seeds
+from common.metrics.segmentation import UNDECIDED, confusion, mean_overlap, overlap_difference, overlaps, seeds
 
 
 def test_seeds_of_a_literal_map():
@@ -75,3 +75,19 @@ def test_the_mean_overlap_is_over_the_true_classes_and_its_error_is_the_bootstra
     assert math.isnan(mean_overlap(counts[:1]).error)
     with pytest.raises(UserError, match="one image or more"):
         mean_overlap(counts[:0])
+
+
+def test_two_labellings_of_the_same_images_are_compared_image_by_image():
+    """One labelling is the other but for a few pixels: the difference is surer than either mean."""
+    generator = torch.Generator().manual_seed(2)
+    truth = torch.randint(0, 3, (30, 8, 9), generator=generator)
+    noise = torch.rand(30, 1, 1, generator=generator) * torch.rand(30, 8, 9, generator=generator)
+    one = torch.where(noise < 0.2, truth, (truth + 1) % 3)
+    other = torch.where(noise < 0.21, truth, (truth + 1) % 3)
+    a, b = (torch.stack([confusion(g, t, 2) for g, t in zip(these, truth, strict=True)]) for these in (one, other))
+    found = overlap_difference(b, a)
+    assert found.mean == pytest.approx(mean_overlap(b).mean - mean_overlap(a).mean) and found.n == 30
+    assert 0 < found.error < 0.5 * mean_overlap(a).error and found.mean > 0
+    assert overlap_difference(a, a).mean == overlap_difference(a, a).error == 0
+    with pytest.raises(UserError, match="same images"):
+        overlap_difference(a, b[1:])

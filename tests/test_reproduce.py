@@ -563,11 +563,18 @@ def test_the_papers_rows_say_how_the_protocol_differs(tmp_path):
     told = {row["paper"]: row["protocol"] for row in paper.reported(small)}
     assert told["Table 1"] == "differs in network (alexnet, not VGG-16); number of photographs (5,000 of 50,000)"
     for year, differs in (("2007", []), ("2012", ["data (VOC 2012)"])):
+        root = tmp_path / year / f"VOC{year}"
         for part in ("Annotations", "JPEGImages"):
-            (tmp_path / year / f"VOC{year}" / part).mkdir(parents=True)
+            (root / part).mkdir(parents=True)
         lab = Lab(tmp_path, {"voc": tmp_path / year, "densecap": tmp_path}, model="vgg16")
         told = {row["paper"]: row["protocol"] for row in paper.reported(lab)}
         assert told["5.3"] == (f"differs in {differs[0]}" if differs else "as published")
+        for listing in ("Main", "Segmentation"):
+            place = root / "ImageSets" / listing
+            place.mkdir(parents=True)
+            (place / "val.txt").write_text("1\n2\n3\n")
+        shown = {row["paper"]: row["protocol"] for row in paper.reported(lab)}
+        assert shown["5.3"].endswith("number of photographs (3 of 2,510)") and "(3 of 1,449)" in shown["Figure 4"]
         assert told["5.1"].endswith("; ".join(["a rule in the place of people", *differs]))
         assert told["Figure 10b"] == "differs in network (our captioner, not neuraltalk2)"
 

@@ -74,6 +74,8 @@ def test_published_values_stand_beside_ours_in_the_report(lab, answerer):  # noq
     assert all(-1 <= row.ours <= 1 for table in references for row in table.rows if row.ours is not None)
     rows = {row.what: row for row in attention.rows}
     assert rows["Grad-CAM"].published == "0.136 (1374 pairs)" and rows["Grad-CAM"].n == 2
+    centre, own = rows["centre of the photograph"], rows["Grad-CAM"]
+    assert centre.n == 2 and centre.difference == pytest.approx(centre.ours - own.ours) and attention.verdict
 
 
 def test_a_model_that_no_window_fits_is_compared_with_cells_alone(lab, monkeypatch):

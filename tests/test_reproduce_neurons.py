@@ -9,9 +9,11 @@ from common.checks.dissection import NeuronName
 from common.errors import UserError
 from common.images import Preprocessing
 from scripts.experiments import figure9, figure10
+from scripts.experiments.concepts import seen_photographs
 from scripts.experiments.scenes import scenes
 from tests.captioners import small
 from tests.test_reproduce import classifier, flickr_folder, lab, parsed, sample_folder  # noqa: F401
+from tests.test_reproduce_layouts import coco_folder, scene, voc_folder  # noqa: F401
 from tests.test_vqa_explain import answerer  # noqa: F401
 
 HALF = (0.5, 0.5, 0.5)
@@ -27,9 +29,11 @@ def speaking(lab, answerer):  # noqa: F811
 
 def test_all_three_tasks_are_explained_in_words(speaking):
     section = figure9.section(speaking)
-    titles = [table.title for table in section.tables]
+    *units, held = section.tables
+    titles = [table.title for table in units]
     assert [title.split("'s")[0].rpartition(" ")[2] for title in titles] == ["classifier", "captioner", "model"]
-    assert all(table.rows[0].n > 0 and table.substitute for table in section.tables)
+    assert all(table.rows[0].n > 0 and table.substitute for table in units)
+    assert len(held.rows) == 3 and all(0 <= row.ours <= 1 for row in held.rows)
     captions = [picture.caption for picture in section.pictures]
     for context in ("Classifier, the class: ", "Captioner, the caption: ", "VQA model, the answer to "):
         assert any(caption.startswith(context) for caption in captions), context
@@ -45,7 +49,7 @@ def test_a_model_that_is_missing_is_named_and_the_others_are_done(speaking, monk
     section = figure9.section(speaking)
     assert (
         section.notes == ["Left out: no captioner (no checkpoint); train one with `saywhy train captioner`"]
-        and len(section.tables) == 2
+        and len(section.tables) == 3
     )
 
 
@@ -119,3 +123,31 @@ def test_boxes_of_another_phrase_are_those_of_the_next_one(speaking):
     expected = summary(ratios)
     assert found["n"] == expected.n and found["n"] + found["left_out"] == 8
     assert found["mean"] == pytest.approx(expected.mean, rel=1e-4)
+
+
+def test_a_decision_is_put_in_words_only_where_named_units_hold_a_third_of_the_importance():
+    names = {0: NeuronName(0, "dog", 0.3), 2: NeuronName(2, "grass", 0.2)}
+    told = {
+        alpha: figure9.told(figure9.Decision("the class", "beagle", torch.tensor(alpha), torch.zeros(3, 1, 1)), names)
+        for alpha in ((0.3, 0.3, -0.1), (0.1, 0.8, 0.1))
+    }
+    first, second = told.values()
+    assert first == "'beagle' because of dog; grass speaks against it (units with a name hold 57% of the importance)"
+    assert second == "'beagle' cannot be said in these names: units with a name hold 20% of the importance"
+
+
+def test_units_are_named_by_vocs_masks_and_cocos_boxes_as_well(speaking, voc_folder, coco_folder):  # noqa: F811
+    """A dog that is a red square: its mask is where it is, and a unit takes the best of its names."""
+    speaking.data |= {"voc": voc_folder, "coco": coco_folder}
+    for kind, broken in (("voc", 0), ("coco", 0)):
+        seen, left_out = seen_photographs(speaking, kind, 6)
+        _, places = scene(int(seen[1].path.stem.rpartition("_")[2]))
+        assert set(seen[1].masks()) == set(places) and left_out == broken
+        x0, y0, x1, y1 = (round(v * 56 / 120) for v in places["dog"])
+        mask = seen[1].masks()["dog"]
+        assert mask[y0 + 1 : y1 - 1, x0 + 1 : x1 - 1].all() and not mask[y1 + 2 :].any()
+    names, table = figure9.named(speaking, "classifier", 6)
+    assert [row.what.partition(", ")[0] for row in table.rows[::2]] == ["named units"] * 4
+    assert table.rows[6].ours == len(names) / 12 >= max(row.ours for row in table.rows[:6:2])
+    best = figure9.best_names([NeuronName(1, "dog", 0.2), NeuronName(1, "cat", 0.4), NeuronName(1, "sky", 0.3)])
+    assert best == {1: NeuronName(1, "cat", 0.4)}

@@ -16,7 +16,7 @@ from torch import Tensor
 from common.methods.cells import cell_occlusion
 from common.methods.occlusion import OcclusionOptions
 from common.metrics.faithfulness import over_windows, rank_correlation
-from common.metrics.grounding import Summary, centre_hit, pointing, random_hit, summary
+from common.metrics.grounding import Summary, centre_hit, centre_map, pointing, random_hit, summary
 from common.request import Encoded
 from data.records import Question
 from vqa.answerer import Answerer
@@ -213,13 +213,22 @@ def attention_correlation(
     """Rank correlation of maps with human attention (h, w) arrays (VQA-HAT; paper: Grad-CAM 0.136)."""
     values: dict[str, list[float]] = defaultdict(list)
     for question, attention in pairs:
-        encoded = answerer.encode(question.image)
-        reference = torch.as_tensor(attention, dtype=torch.float32)[None]
-        maps = answerer.explain(encoded, question.text, methods="gradcam,activation").maps
-        for name, found in maps.items():
-            values[name].append(_correlation(found[:, 0], reference))
+        for name, value in attention_correlations(answerer, question, attention).items():
+            values[name].append(value)
         progress()
-    return {name: summary(found) for name, found in values.items()}
+    images = [question.image_id for question, _ in pairs]
+    return {name: summary(found, images) for name, found in values.items()}
+
+
+def attention_correlations(answerer: Answerer, question: Question, attention: Any) -> dict[str, float]:
+    """Map -> rank correlation with where people looked (h, w) for one question, of the model's own answer.
+
+    Beside Grad-CAM stand the activation energy, and the photograph's centre, where people look whatever is asked.
+    """
+    reference = torch.as_tensor(attention, dtype=torch.float32)[None]
+    maps = answerer.explain(answerer.encode(question.image), question.text, methods="gradcam,activation").maps
+    found = {name: _correlation(each[:, 0], reference) for name, each in maps.items()}
+    return {**found, "centre": _correlation(centre_map(1, *reference.shape[-2:]), reference)}
 
 
 def _map(answerer: Answerer, encoded: Encoded, question: str, answer: str | None = None) -> Tensor:

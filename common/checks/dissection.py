@@ -93,10 +93,14 @@ def name_units(overlaps: Tensor, concepts: Sequence[str], least: float = LEAST_O
 
 @dataclass(frozen=True)
 class Reasons:
-    """The units that speak most for a decision and most against it, by importance; only named ones are listed."""
+    """The units that speak most for a decision and most against it, by importance; only named ones are listed.
+
+    `share` is what all units with a name hold of the sum of |importance|: how much can be said in these names at all.
+    """
 
     for_it: tuple[tuple[NeuronName, float], ...]
     against_it: tuple[tuple[NeuronName, float], ...]
+    share: float
 
     def sentence(self, decision: str) -> str:
         """The textual explanation, such as: 'bedroom' because of bed and lamp; against it speak grass and sky."""
@@ -119,7 +123,8 @@ def reasons(alpha: Tensor, names: Mapping[int, NeuronName], count: int = 5) -> R
     ranked = sorted(((names[unit], float(alpha[unit])) for unit in names), key=lambda pair: -pair[1])
     top = tuple(pair for pair in ranked if pair[1] > 0)[:count]
     bottom = tuple(pair for pair in ranked[::-1] if pair[1] < 0)[:count]
-    return Reasons(top, bottom)
+    weight = alpha.abs().double()
+    return Reasons(top, bottom, float(weight[sorted(names)].sum() / weight.sum().clamp(min=1e-300)))
 
 
 def read_names(path: PathLike, layer: str | None = None, least: float | None = None) -> dict[int, NeuronName]:

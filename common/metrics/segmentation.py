@@ -4,7 +4,7 @@ C classes, h,w map, H,W image. Labels are integers (H, W): 0 background, 1..C cl
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -81,14 +81,35 @@ def mean_overlap(counts: Tensor, resamples: int = 300, seed: int = 0) -> Summary
     As VOC has it: counts are added up over images first, so that no image has a value of its own; the error
     is therefore the spread over `resamples` draws of N images with replacement (Efron's bootstrap).
     """
+    _check(counts)
+    return _bootstrap(len(counts), lambda rows: _mean_of_true(counts[rows].sum(0)), resamples, seed)
+
+
+def overlap_difference(these: Tensor, those: Tensor, resamples: int = 300, seed: int = 0) -> Summary:
+    """`mean_overlap` of one labelling of N images less that of another, each (N, C + 1, C + 2).
+
+    Its error is the bootstrap's too: both are counted on the same images in every draw.
+    """
+    _check(these)
+    if these.shape != those.shape:
+        raise UserError(f"counts {tuple(these.shape)} and {tuple(those.shape)} differ; give both of the same images")
+
+    def less(rows: Tensor) -> float:
+        return _mean_of_true(these[rows].sum(0)) - _mean_of_true(those[rows].sum(0))
+
+    return _bootstrap(len(these), less, resamples, seed)
+
+
+def _check(counts: Tensor) -> None:
     if counts.dim() != 3 or not len(counts):
         raise UserError(f"counts are {tuple(counts.shape)}; give those of one image or more (N, C + 1, C + 2)")
-    mean = _mean_of_true(counts.sum(0))
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(len(counts), (resamples, len(counts)), generator=generator)
-    means = torch.tensor([_mean_of_true(counts[rows].sum(0)) for rows in drawn], dtype=torch.float64)
-    error = float(means.std()) if len(counts) > 1 else math.nan
-    return Summary(mean, error, len(counts))
+
+
+def _bootstrap(count: int, statistic: Callable[[Tensor], float], resamples: int, seed: int) -> Summary:
+    """A statistic of the images (N,), and its spread over draws of as many with replacement."""
+    drawn = torch.randint(count, (resamples, count), generator=torch.Generator().manual_seed(seed))
+    values = torch.tensor([statistic(rows) for rows in drawn], dtype=torch.float64)
+    return Summary(statistic(torch.arange(count)), float(values.std()) if count > 1 else math.nan, count)
 
 
 def _mean_of_true(counts: Tensor) -> float:

@@ -4,6 +4,7 @@ Lin et al., Microsoft COCO (ECCV 2014). H,W image in pixels.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from common.errors import UserError
 from data.readers.coco import sound_instances
 from data.readers.files import AnyPath
-from data.records import Instance
+from data.records import Box, Instance
 
 
 def read_masks(path: AnyPath) -> tuple[dict[str, list[Instance]], dict[str, str]]:
@@ -22,6 +23,34 @@ def read_masks(path: AnyPath) -> tuple[dict[str, list[Instance]], dict[str, str]
 def mask_of(instance: Instance) -> np.ndarray:
     """(H, W), true on the object. Raises `UserError` for what is no segmentation."""
     return segmentation_mask(instance.segmentation, instance.size)
+
+
+def tiled(instance: Instance) -> list[Instance]:
+    """An outlined object as several, whose boxes together cover its mask exactly; one without an outline as it is.
+
+    What asks boxes is so asked of a mask. Raises `UserError` for what is no segmentation.
+    """
+    if instance.segmentation is None:
+        return [instance]
+    return [replace(instance, box=box) for box in mask_boxes(mask_of(instance))]
+
+
+def mask_boxes(mask: np.ndarray) -> list[Box]:
+    """Boxes that cover a mask (H, W) exactly and do not overlap: runs of its rows, equal ones below each other joined.
+
+    >>> mask_boxes(np.array([[1, 1, 0, 1], [1, 1, 0, 0]], dtype=bool))
+    [Box(left=0.0, top=0.0, right=0.5, bottom=1.0), Box(left=0.75, top=0.0, right=1.0, bottom=0.5)]
+    """
+    H, W = mask.shape
+    found: list[Box] = []
+    open_runs: dict[tuple[int, int], int] = {}  # start and end of a run -> the row it began in
+    for row in range(H + 1):
+        steps = np.diff(mask[row].astype(np.int8), prepend=0, append=0) if row < H else np.zeros(W + 1)
+        here = set(zip(np.flatnonzero(steps > 0).tolist(), np.flatnonzero(steps < 0).tolist(), strict=True))
+        for start, stop in [run for run in open_runs if run not in here]:
+            found.append(Box(start / W, open_runs.pop((start, stop)) / H, stop / W, row / H))
+        open_runs.update({run: row for run in sorted(here) if run not in open_runs})
+    return sorted(found)
 
 
 def segmentation_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:

@@ -21,6 +21,8 @@ from data.readers.masks import mask_of
 from data.records import Box, Instance, LocalisedImage
 from scripts.experiments.lab import Lab, spread
 
+BOXES = ", boxes"  # ends the title of data without masks
+
 
 @dataclass(frozen=True)
 class Annotated:
@@ -94,7 +96,7 @@ def coco_annotations(lab: Lab, count: int) -> Annotations:
         raise UserError(f"no photograph in '{photographs}' goes with '{notes}' ({problem})") from problem
     names = coco.class_names(notes)
     left_out = len([file for file in problems if chosen(file)]) + len(lacking) + len(reading.problems)
-    title = f"COCO {photographs.name}{'' if outlined else ', boxes'}"
+    title = f"COCO {photographs.name}{'' if outlined else BOXES}"
     return Annotations(title, names, reading.items, left_out, partial(coco_training, folder, names))
 
 

@@ -1,20 +1,24 @@
 """Figure 11 of the paper: do the words of captions point at what they name?
 
-    python -m scripts.experiments.figure11 --data flickr8k:PATH        # 1000 dev images: about 5 min on two CPU cores
+    python -m scripts.experiments.figure11 --data flickr8k:PATH        # 1000 dev images: about 6 min on two CPU cores
     python -m scripts.experiments.figure11 --data coco:PATH --limit 1000                     # the paper's protocol
 
-For each word of a caption that names something with boxes, the largest value of its Grad-CAM map has to lie in one of
-them. Words are read in people's captions, as published, and in the model's own. On COCO (PATH/annotations,
-PATH/val2014 or a division of the copy's own) a word is grounded by the 80 classes, on Flickr30k Entities by the phrases
-that it heads in people's captions. The half of the words that come most from the picture is measured apart, where the
-model can say which. The paper: 30.0 % on the masks of 1000 COCO images. Writes a bar chart and, beside it, a JSON file
-with all figures.
+For each word of a caption that names something that people located, the largest value of its Grad-CAM map has to lie on
+it. Words are read in people's captions, as published, and in the model's own. On COCO (PATH/annotations, PATH/val2014
+or a division of the copy's own) a word is grounded by the 80 classes, by their masks where the copy has outlines, else
+by their boxes; on Flickr30k Entities by the phrases that it heads in people's captions, by their boxes. Photographs are
+drawn by chance, with a seed. Each word is explained by its log-probability, as in the paper, and by its logit. The half
+of the words that come most from the picture is measured apart, where the model can say which. The paper: 30.0 % on the
+masks of 1000 COCO images. Writes a bar chart and, beside it, a JSON file with all figures.
 """
 
 import argparse
 import math
+import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ from PIL import Image
 from captioning import grounding
 from common.errors import UserError
 from data.readers import coco
+from scripts.experiments.compared import compared
 from scripts.experiments.drawing import SAMPLES, clickable_captions, figure_parser, picture_of, pyplot, save_figure
 from scripts.experiments.grounded import (
     WHOSE,
@@ -30,42 +35,65 @@ from scripts.experiments.grounded import (
     classes_truth,
     entities_truth,
     flickr8k_folder,
-    located,
     plain,
+    read_cases,
     read_grounded,
     table_lines,
 )
-from scripts.experiments.lab import Lab
-from scripts.experiments.report import Section, Table, row_of
+from scripts.experiments.lab import Lab, measured
+from scripts.experiments.report import Picture, Section, Table
 from scripts.experiments.run import run_program
-from scripts.experiments.scenes import DEV
+from scripts.experiments.word_maps import words_picture
 
 PUBLISHED = 0.300
 CLICKED = ("kitten.jpg", "giraffes.jpg", "mariachi.jpg")  # samples whose words are shown
+SCORES = ("log_probability", "logit")
+METHODS = ("gradcam", "hirescam")
+OF_LOGIT = " of the logit"
 LABELS = {
-    "gradcam": "Grad-CAM of the word",
-    "energy": "activation energy",
-    "centre": "centre of the image",
+    "gradcam": "Grad-CAM of the word's log-probability",
+    f"gradcam{OF_LOGIT}": "Grad-CAM of the word's logit",
+    "hirescam": "HiResCAM of the word's log-probability",
+    f"hirescam{OF_LOGIT}": "HiResCAM of the word's logit",
     "other word": "another word's map",
     "wrong word": "a wrong word's map",
+    "energy": "activation energy, whatever the word",
+    "centre": "centre of the image",
     "random": "a random point",
 }
+WORDS = {"human": "words of people's captions", "generated": "words of the model's own captions"}
+DRAWN = 0  # the seed that photographs are drawn with
 
 
 def truth_of(captioner: Any, kind: str, folder: Path, split: str, limit: int) -> Truth:
-    """What grounds the words of captions of the first photographs of a split of 'coco' or 'flickr8k'."""
-    if kind == "coco":
-        pairs = coco.read_held_out(folder) if split == "val" else coco.read_split(folder, split)
-        return classes_truth(captioner.network, pairs[:limit])
-    return entities_truth(captioner.network, *read_grounded(folder, split, limit))
+    """What grounds the words of captions of photographs, drawn by chance, of a split of 'coco' or 'flickr8k'.
+
+    Of COCO's photographs those with captions by people come first.
+    """
+    if kind == "flickr8k":
+        return entities_truth(captioner.network, *read_grounded(folder, split, limit, DRAWN))
+    pairs = coco.read_held_out(folder) if split == "val" else coco.read_split(folder, split)
+    mixed = random.Random(DRAWN).sample(pairs, len(pairs))
+    return classes_truth(captioner.network, sorted(mixed, key=lambda pair: not pair[0].captions)[:limit])
 
 
 def measure(captioner: Any, truth: Truth, batch: int = 16, quiet: bool = True) -> dict[str, list[Any]]:
     """The records of all grounded words, of people's captions ('human') and the model's own ('generated')."""
-    _, records = located(captioner, truth, batch, "log_probability", quiet=quiet)
+    records: dict[str, list[Any]] = {whose: [] for whose in WORDS}
+    for numbers, seen, _, cases in read_cases(captioner, truth, batch, quiet):
+        for whose, these in cases.items():
+            found = [grounding.measure(captioner, seen, these, score, METHODS) for score in SCORES]
+            both = [_joined(*pair) for pair in zip(*found, strict=True) if not pair[0].is_phrase]
+            records[whose] += [replace(record, image=numbers[record.image]) for record in both]
     if not any(records.values()):
         raise UserError("no word of a caption named anything with boxes; give more images with --limit")
     return records
+
+
+def _joined(record: Any, of_logit: Any) -> Any:
+    """A word's record with where its maps of the logit point as well."""
+    more = {f"{name}{OF_LOGIT}": of_logit.pointing[name] for name in METHODS}
+    return replace(record, pointing={**record.pointing, **more})
 
 
 def by_type(records: Sequence[Any]) -> dict[str, Any]:
@@ -82,21 +110,33 @@ def by_word(records: Sequence[Any], least: int) -> dict[str, Any]:
     return {word: by_type(groups[word])["all"] for word in kept}
 
 
-def draw(words: dict[str, Any], together: dict[str, Any], protocol: str) -> Image.Image:
+def by_photograph(records: Sequence[Any]) -> dict[str, Any]:
+    """Pointing accuracy by map, the values kept by photograph, for paired differences (`lab.measured`)."""
+    groups: dict[int, list[Any]] = defaultdict(list)
+    for record in records:
+        groups[record.image].append(record)
+
+    def hits(number: int, these: Sequence[Any]) -> dict[str, list[float]]:
+        return {name: [record.pointing.get(name, math.nan) for record in these] for name in LABELS}
+
+    return measured(list(groups.values()), hits, LABELS)
+
+
+def draw(words: Mapping[str, Any], together: Mapping[str, Any], protocol: str) -> Image.Image:
     """A bar for each word, the most accurate first, with the centre and the activation energy as marks."""
-    shown = dict(sorted(list(words.items())[:40], key=lambda item: -item[1]["gradcam"].mean))
+    shown = dict(sorted(list(words.items())[:40], key=lambda item: -item[1]["gradcam"]["mean"]))
     rows = {"all words": together, **shown}
     height = 1.4 + 0.27 * len(rows)
     figure, axes = pyplot().subplots(figsize=(8, height), layout="constrained")
     places = list(range(len(rows))[::-1])
-    means, errors = ([getattr(row["gradcam"], key) for row in rows.values()] for key in ("mean", "error"))
-    colors, bars = (["#30508f", *["#7b9fd4"] * len(shown)], [0 if math.isnan(error) else error for error in errors])
-    axes.barh(places, means, xerr=bars, ecolor="#555555", color=colors, label="Grad-CAM of the word")
+    means, errors = ([row["gradcam"][key] or 0 for row in rows.values()] for key in ("mean", "error"))
+    colors = ["#30508f", *["#7b9fd4"] * len(shown)]
+    axes.barh(places, means, xerr=errors, ecolor="#555555", color=colors, label="Grad-CAM of the word")
     filled, hollow = {"color": "#c04020"}, {"facecolors": "none", "edgecolors": "#c04020"}
     for name, mark, style in (("centre", "|", filled), ("energy", "x", filled), ("other word", "o", hollow)):
-        values = [row[name].mean if name in row else float("nan") for row in rows.values()]
-        axes.scatter(values, places, marker=mark, s=36, zorder=3, label=LABELS[name], **style)
-    axes.set_yticks(places, [f"{name}  ({row['gradcam'].n})" for name, row in rows.items()])
+        values = [_mean(row.get(name)) for row in rows.values()]
+        axes.scatter(values, places, marker=mark, s=36, zorder=3, label=LABELS[name].partition(",")[0], **style)
+    axes.set_yticks(places, [f"{name}  ({row['gradcam']['n']})" for name, row in rows.items()])
     axes.set_xlim(0, 1)
     axes.margins(y=0.01)
     axes.set_xlabel(f"pointing accuracy on {protocol} (lines: standard error)")
@@ -104,50 +144,87 @@ def draw(words: dict[str, Any], together: dict[str, Any], protocol: str) -> Imag
     return picture_of(figure, 130)
 
 
+def _mean(found: Any) -> float:
+    return math.nan if not found or found["mean"] is None else found["mean"]
+
+
 def section(lab: Lab) -> Section:
     """Figure 11, words of captions point at things."""
-    mark, captioner, limit = lab.mark("captioner"), lab.facade("captioner"), lab.count(200, 10)
+    lab.facade("captioner")
     on_coco = "coco" in lab.data and coco.has_instances(lab.data["coco"])
-    kind, split = ("coco", "val") if on_coco else ("flickr8k", "dev")
-
-    def measured() -> dict[str, Any]:
-        found = measure(captioner, truth_of(captioner, kind, lab.need(kind), split, limit))
-        return {whose: plain(by_type(words)) for whose, words in found.items() if words}
-
-    cell = lab.cell("figure11-table", measured, limit=limit, coco=on_coco, mark=mark)
-    rows = []
-    for whose, types in cell.items():
-        for part in (part for part in ("all", grounding.VISUAL_HALF) if part in types):
-            about = f"{WHOSE[whose]}{'' if part == 'all' else f', the {part} of them'}"
-            published = "30.0 %" if whose == "human" and part == "all" else ""
-            rows += [
-                row_of(f"{LABELS.get(name, name)}; {about}", s, published if name == "gradcam" else "", "captioner")
-                for name, s in types[part].items()
-            ]
-    where = "COCO, boxes of 80 classes" if on_coco else DEV
-    note = "The map of each word of a caption has to be largest in a box of what the word names."
-    note += _why(next(iter(cell.values()))["all"], on_coco)
-    table = Table("Figure 11, words point at things", where, "pointing accuracy", rows, not on_coco, 3, note)
+    kinds = [kind for kind in ("coco", "flickr8k") if (on_coco if kind == "coco" else kind in lab.data)]
+    tables, pictures = list[Table](), list[Picture]()
+    for kind in kinds or ["flickr8k"]:
+        bound = lab.on(kind)
+        cell = measured_on(bound, kind)
+        tables += tables_of(cell)
+        pictures += pictures_of(bound, kind, cell)
     shown = clickable_captions(lab, "figure11", [str(SAMPLES / name) for name in CLICKED], ("gradcam",))
-    return Section("Figure 11: words of captions", [table], widgets=shown)
+    return Section("Figure 11: words of captions", tables, pictures, widgets=shown)
 
 
-def _why(together: dict[str, Any], on_coco: bool) -> str:
-    """What the baselines say of the comparison with the paper."""
-    mean = {name: found["mean"] for name, found in together.items()}
-    text = ""
-    if not on_coco and mean["gradcam"] > PUBLISHED:
-        text += (
-            " The published 30.0 % is of 80 COCO classes, many of them small; here a random point is right"
-            f" {mean['random']:.0%} of the time, so ours is no better for being higher."
-        )
-    if mean["centre"] > mean["gradcam"]:
-        text += (
-            f" The centre of the image ({mean['centre']:.0%}) beats the map ({mean['gradcam']:.0%}): photographers put"
-            " their subject in the middle, in large boxes. The map does follow the word: that of another word of the"
-            f" caption is right {mean['other word']:.0%} of the time, of a word not said {mean['wrong word']:.0%}."
-        )
-    return text
+def _truth(lab: Lab, kind: str) -> Truth:
+    split = "val" if kind == "coco" else "dev"
+    return truth_of(lab.facade("captioner"), kind, lab.need(kind), split, lab.count(1000, 10))
+
+
+def measured_on(lab: Lab, kind: str) -> dict[str, Any]:
+    """The cell of one kind of data: by whose words and which part of them, and by word, of people's where there are."""
+
+    def work() -> dict[str, Any]:
+        truth = _truth(lab, kind)
+        records = {whose: these for whose, these in measure(lab.facade("captioner"), truth).items() if these}
+        parts = {whose: grounding.parts(these) for whose, these in records.items()}
+        kept = {
+            whose: {part: by_photograph(these[part]) for part in ("all", grounding.VISUAL_HALF) if part in these}
+            for whose, these in parts.items()
+        }
+        words = plain(by_word(next(iter(records.values())), 10))
+        return {"parts": kept, "words": words, "protocol": truth.protocol, "images": len(truth.images)}
+
+    about = {"limit": lab.count(1000, 10), "mark": lab.mark("captioner"), "scores": SCORES}
+    return lab.cell(f"figure11-{kind}", work, **about)
+
+
+def tables_of(cell: Mapping[str, Any]) -> list[Table]:
+    """Where words point: of people's captions, of the half of them that owes the picture most, of the model's own."""
+    on_masks = "masks" in cell["protocol"]
+    note = (
+        "The map of a word of a caption, read up to there, has to be largest on what the word names. n counts words,"
+        " the errors are over photographs, drawn by chance. 'Another word': of the same caption; 'a wrong word':"
+        " one that nobody said of the photograph, in its place."
+    )
+    elsewhere = f"Published, on the masks of COCO's 80 classes, Show and Tell: {PUBLISHED:.1%} of people's words."
+    tables = []
+    for whose, parts in cell["parts"].items():
+        for part, found in parts.items():
+            title = f"Figure 11, {WORDS[whose]}{'' if part == 'all' else ', the half that owes the picture most'}"
+            same = on_masks and whose == "human" and part == "all"
+            rows = compared(LABELS, found, "gradcam", "captioner", {"gradcam": "30.0 %"} if same else {})
+            data = f"{cell['protocol']}, {cell['images']} photographs"
+            told = "" if same or part != "all" or whose != "human" else elsewhere
+            of = {"reference": LABELS["gradcam"], "elsewhere": told}
+            tables.append(
+                Table(title, data, "pointing accuracy", rows, not on_masks, 3, note if told or same else "", **of)
+            )
+    return tables
+
+
+def pictures_of(lab: Lab, kind: str, cell: Mapping[str, Any]) -> list[Picture]:
+    """Maps of words over the photographs, and a bar for each word."""
+    mark, captioner = lab.mark("captioner"), lab.facade("captioner")
+    limit = lab.count(1000, 10)
+    caption = (
+        f"Maps of words of people's captions, {cell['protocol']}: outlined what the word names, a cross where it points"
+    )
+    drawn = partial(words_picture, captioner, lambda: _truth(lab, kind))
+    shown = [lab.picture(f"figure11-{kind}-maps", caption, drawn, mark=mark, limit=limit)]
+    whose, parts = next(iter(cell["parts"].items()))
+    if cell["words"]:
+        bars = partial(draw, cell["words"], parts["all"], cell["protocol"])
+        caption = f"Where each of {WORDS[whose]} points, {cell['protocol']}; in brackets how often it occurs"
+        shown.append(lab.picture(f"figure11-{kind}-words", caption, bars, mark=mark, limit=limit))
+    return shown
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -181,14 +258,14 @@ def _tell(records: dict[str, list[Any]], truth: Truth, args: argparse.Namespace)
             f"pointing accuracy of {WHOSE[whose]}, {truth.protocol}, {len(truth.images)} images"
             f" (published, COCO's masks: {PUBLISHED:.1%})"
         )
-        columns = [name for name in grounding.POINTING if name in table["all"]]
+        columns = [name for name in LABELS if name in table["all"]]
         if not columns:
             continue
         print("\n".join(table_lines(table, columns, title, least=5)))
         print("\n".join(table_lines(words, columns, f"words with at least {args.least} occurrences")))
         figures[whose] = {"types": plain(table), "words": plain(words)}
-    shown = records["generated"] or records["human"]
-    picture = draw(by_word(shown, args.least), by_type(shown)["all"], truth.protocol)
+    shown = figures["generated" if records["generated"] else "human"]
+    picture = draw(shown["words"], shown["types"]["all"], truth.protocol)
     save_figure(picture, args.out, figures)
 
 

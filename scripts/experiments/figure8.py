@@ -34,11 +34,12 @@ from common.errors import UserError
 from common.formulas import upsample
 from common.images import open_image
 from common.metrics.grounding import box_mask, energy_inside, summary
+from scripts.experiments.compared import compared
 from scripts.experiments.drawing import figure_parser, save_figure
 from scripts.experiments.heads import Head, features_of, train_head
 from scripts.experiments.kinds import Kind, kind_labels, listed, nuisance_boxes, read_kinds, rebalanced
-from scripts.experiments.lab import Lab, summarised
-from scripts.experiments.report import Section, Table, row_of
+from scripts.experiments.lab import Lab, measured
+from scripts.experiments.report import Section, Table
 from scripts.experiments.run import run_program
 from scripts.experiments.scenes import NAME, Scene, scenes
 
@@ -51,12 +52,13 @@ ALIGNED = (("dog", "grass"), ("child", "water"))
 KINDS = tuple((subject, place) for subject in SUBJECTS for place in PLACES)
 RARE = 0.02  # share of the biased training set in which the concepts are not confounded
 TITLES = {
-    "accuracy": ("accuracy, balanced test set", "accuracy"),
-    "against": ("accuracy where the surroundings mislead", "accuracy"),
-    "nuisance": ("the evidence on the surroundings around the subject", "share of the map"),
-    "subject": ("the evidence on the subject", "share of the map"),
-    "first": ("the evidence on the surroundings, as first measured", "share of the map"),
+    "accuracy": ("accuracy, balanced test set", "accuracy", "high"),
+    "against": ("accuracy where the surroundings mislead", "accuracy", "high"),
+    "nuisance": ("the evidence on the surroundings around the subject", "share of the map", "low"),
+    "subject": ("the evidence on the subject", "share of the map", "high"),
+    "first": ("the evidence on the surroundings, as first measured", "share of the map", "low"),
 }
+DATA = f"dog/child against grass/water, {NAME}"
 NAMES = {"biased": "biased training set", "balanced": "rebalanced training set"}
 PUBLISHED = {"biased": "82 %", "balanced": "90 %"}
 MAPS = (
@@ -65,8 +67,8 @@ MAPS = (
 )
 CHANGED = (
     "This measure was changed after a first look at results: at first the maps were of the true class, and the"
-    " surroundings' boxes counted whole, with the subject in them, and no bias was seen (the last table). A measure"
-    " chosen after the fact is weaker evidence than the accuracies, which were not touched."
+    " surroundings' boxes counted whole, with the subject in them, and no bias was seen (the last table here). A"
+    " measure chosen after the fact is weaker evidence than the accuracies, which were not touched."
 )
 
 
@@ -78,15 +80,14 @@ def section(lab: Lab) -> Section:
     lab = lab.on("flickr8k")
     cell = lab.cell("confounded", lambda: measure(lab), limit=lab.limit, quick=lab.quick)
     tables = []
-    for key, (title, measure_name) in TITLES.items():
+    for key, (title, measure_name, better) in TITLES.items():
         published = PUBLISHED if key == "accuracy" else {}
-        rows = [row_of(NAMES[kind], cell[kind][key], published.get(kind, ""), lab.model) for kind in NAMES]
-        added = row_of("what rebalancing adds", cell["added"][key], "", lab.model, "same photographs, paired")
-        rows.append(added)
-        if f"{key}_area" in cell["biased"]:
-            rows.append(row_of("an even map", cell["biased"][f"{key}_area"]))
-        data = f"dog/child against grass/water, {NAME}"
-        tables.append(Table(f"Figure 8, {title}", data, measure_name, rows, True))
+        even = cell["biased"].get(f"{key}_area")
+        found = {kind: cell[kind][key] for kind in NAMES} | ({"even": even} if even else {})
+        rows = compared({**NAMES, "even": "an even map"} if even else NAMES, found, "biased", lab.model, published)
+        tables.append(
+            Table(f"Figure 8, {title}", DATA, measure_name, rows, True, reference=NAMES["biased"], better=better)
+        )
     note = (
         f"{cell['train']} training and {cell['test']} test photographs; {RARE:.0%} of the biased set are not"
         " confounded. Published: doctor/nurse against gender, photographs from a web search."
@@ -131,13 +132,18 @@ def measure(lab: Lab) -> dict[str, Any]:
     for name, these in sets.items():
         head = train_head(scene_features(lab, these).mean((-2, -1)), labels_of(these))
         values[name] = judgements(features, head, shown)
-    values["added"] = {key: values["balanced"][key] - values["biased"][key] for key in TITLES}
-    # The misleading photographs are a choice, so the others are not 'left out'.
-    summaries = {
-        name: {key: summarised(v[~v.isnan()] if key == "against" else v) for key, v in measured.items()}
-        for name, measured in values.items()
-    }
+    summaries = {name: by_photograph(these) for name, these in values.items()}
     return {"test": len(shown), "train": len(sets["biased"]), **summaries}
+
+
+def by_photograph(values: dict[str, Tensor]) -> dict[str, Any]:
+    """Summaries of values (N,) by name, kept photograph by photograph; see `judgements`."""
+
+    def one(n: int, _: int) -> dict[str, Tensor]:
+        # The misleading photographs are a choice, so the others are not 'left out'.
+        return {key: these[n] for key, these in values.items() if key != "against" or not these[n].isnan()}
+
+    return measured(range(len(values["accuracy"])), one, values)
 
 
 def scene_features(lab: Lab, chosen: Sequence[Scene]) -> Tensor:

@@ -4,6 +4,7 @@ Shared by figures 10 and 11 and by `saywhy evaluate`.
 """
 
 import math
+import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from common.errors import UserError
 from common.methods.names import label
 from data.readers import entities, flickr8k
+from data.readers.masks import tiled
 from data.words.coco_classes import CLASSES
 
 PUBLISHED_RATIOS = "uniform 1.0, Guided Backprop 2.32, Grad-CAM 3.27, Guided Grad-CAM 6.38"
@@ -40,9 +42,17 @@ def grounded_captions(notes: Path | None, images: Sequence[Any]) -> list[list[An
     return [entities.read(notes, image.name) if notes else [] for image in images]
 
 
-def read_grounded(folder: Path, split: str, limit: int | None = None) -> tuple[list[Any], list[list[Any]]]:
-    """The first images of a split of Flickr8k and the grounded captions of each; `UserError` without boxes."""
-    images = flickr8k.read(folder, split)[:limit]
+def read_grounded(
+    folder: Path, split: str, limit: int | None = None, seed: int | None = None
+) -> tuple[list[Any], list[list[Any]]]:
+    """The first images of a split of Flickr8k, or with a `seed` some drawn by chance, and the captions of each.
+
+    They are grounded; raises `UserError` without boxes.
+    """
+    images = flickr8k.read(folder, split)
+    if seed is not None:
+        images = random.Random(seed).sample(images, len(images))
+    images = images[:limit]
     notes = entities_folder(folder)
     if notes is None:
         raise UserError(f"'{folder}' has no folder flickr30k_entities with boxes; put it beside the photographs")
@@ -86,20 +96,39 @@ def entities_truth(network: Any, images: Sequence[Any], grounded: Sequence[list[
 
 
 def classes_truth(network: Any, pairs: Sequence[tuple[Any, list[Any]]], human: int = 1) -> Truth:
-    """A word is grounded by the instances of the class of COCO that it names (the paper's protocol, with boxes)."""
+    """A word is grounded by the instances of the class of COCO that it names (the paper's protocol).
+
+    These are where their outlines say, where the copy has any, else where their boxes do.
+    """
     from captioning import grounding
 
     nouns = [noun for noun in CLASSES if not network.read(noun).unknown and " " not in noun]
+    outlined = any(each.segmentation is not None for _, instances in pairs for each in instances)
 
     def case(row: int, n: int, text: Any) -> Any:
-        return grounding.class_case(row, text, pairs[n][1], nouns)
+        instances = [part for each in pairs[n][1] for part in tiled(each)]
+        return grounding.class_case(row, text, instances, nouns)
 
     return Truth(
-        "COCO classes",
+        f"COCO classes, {'masks' if outlined else 'boxes'}",
         [image for image, _ in pairs],
         lambda row, n: [case(row, n, network.read(tokens)) for tokens in pairs[n][0].tokens[:human]],
         lambda row, n, caption: case(row, n, caption.read),
     )
+
+
+def read_cases(
+    captioner: Any, truth: Truth, batch: int = 16, quiet: bool = True
+) -> Iterator[tuple[list[int], Any, list[Any], dict[str, list[Any]]]]:
+    """Batch by batch: the photographs' numbers, these as the captioner reads them, its captions, and the cases.
+
+    Cases are of people's captions ('human') and of the captioner's ('generated').
+    """
+    for numbers, seen in batches(captioner, truth.images, batch, quiet):
+        captions = captioner.caption(seen)
+        human = [case for row, n in enumerate(numbers) for case in truth.human(row, n)]
+        own = [truth.generated(row, n, captions[row]) for row, n in enumerate(numbers)]
+        yield numbers, seen, captions, {"human": human, "generated": own}
 
 
 def located(
@@ -118,13 +147,8 @@ def located(
 
     said: list[Any] = []
     records: dict[str, list[Any]] = {"human": [], "generated": []}
-    for numbers, seen in batches(captioner, truth.images, batch, quiet):
-        captions = captioner.caption(seen)
+    for numbers, seen, captions, cases in read_cases(captioner, truth, batch, quiet):
         said += captions
-        cases = {
-            "human": [case for row, n in enumerate(numbers) for case in truth.human(row, n)],
-            "generated": [truth.generated(row, n, captions[row]) for row, n in enumerate(numbers)],
-        }
         for whose, these in cases.items():
             found = grounding.measure(captioner, seen, these, score, methods)
             records[whose] += [replace(record, image=numbers[record.image]) for record in found]

@@ -30,7 +30,7 @@ from common.metrics.localisation import (
     pointing_hits,
 )
 from data.readers.files import read_each
-from scripts.experiments.annotated import Annotated
+from scripts.experiments.annotated import BOXES, Annotated
 from scripts.experiments.asker import ANNOTATIONS, Asker, asker_of, kinds_of
 from scripts.experiments.lab import Lab
 from scripts.experiments.maps import LABELS, method_maps
@@ -52,8 +52,9 @@ RULE = (
     "The five likeliest classes of each photograph; a map whose maximum is below a threshold rejects its class, which"
     " is right for a class that is not there (of nouns: that no caption names). The threshold is chosen on the other"
     " half of the photographs. Rejecting needs no map: rows of a threshold on the class's score say what the score"
-    " alone gives, with the map's peak, with the centre, and at most. Published: GoogLeNet, fine-tuned on COCO."
+    " alone gives, with the map's peak, with the centre, and at most."
 )
+ELSEWHERE = "Published, of GoogLeNet fine-tuned on COCO, on its masks: Grad-CAM 70.58 %, c-MWP 60.30 %."
 # One photograph's measurements: see `_pointed`.
 Pointed = Mapping[str, Any]
 
@@ -74,15 +75,16 @@ def tables(lab: Lab, kind: str) -> list[Table]:
         f" photograph, and another class is in it. {found['classifier']}"
     )
     made = partial(Table, data=found["data"], measure="accuracy (%)", substitute=kind == "flickr8k", digits=1)
-    reject = rejecting(lab, found, PUBLISHED if kind == "coco" else {})
+    on_masks = kind == "coco" and not found["data"].endswith(BOXES)
+    reject = rejecting(lab, found, PUBLISHED if on_masks else {})
     shown = [
-        ("4.3, pointing game, all", plain(lab, found, False), note),
-        ("4.3, pointing game, difficult", plain(lab, found, True), note),
-        ("4.3, pointing game with reject option", reject, RULE),
+        ("4.3, pointing game, all", plain(lab, found, False), note, ""),
+        ("4.3, pointing game, difficult", plain(lab, found, True), note, ""),
+        ("4.3, pointing game with reject option", reject, RULE, "" if on_masks else ELSEWHERE),
     ]
     return [
-        made(title, rows=rows, note=text, reference=LABELS["gradcam"])
-        for title, rows, text in shown
+        made(title, rows=rows, note=text, reference=LABELS["gradcam"], elsewhere=elsewhere)
+        for title, rows, text, elsewhere in shown
         if any(row.n for row in rows)
     ]
 

@@ -22,6 +22,7 @@ from common.methods.names import label
 from data.derived.question_sets import QuestionSet
 from data.readers.vqahat import check_ids, find_vqahat, read_attention
 from data.records import Question
+from scripts.experiments.compared import compared
 from scripts.experiments.drawing import MODEL_HELP
 from scripts.experiments.grounded import plain
 from scripts.experiments.lab import Lab, measured, paired
@@ -32,6 +33,7 @@ from vqa.grounding import (
     OCCLUSION,
     WINDOWS,
     attention_correlation,
+    attention_correlations,
     looked_at,
     occlusion_correlation,
     reference_correlations,
@@ -114,10 +116,20 @@ def _part(answerer: Any, question: Question) -> str:
 
 
 def attended(lab: Lab, count: int) -> dict[str, Any]:
-    """Method -> summary of the correlation with human attention, of questions of VQA v1 that have it."""
+    """Method -> correlation with human attention, of questions of VQA v1 that have it, paired by photograph."""
     questions = QuestionSet("vqa", lab.data.get("vqa", lab.need("vqa2"))).read("val")
     pairs = attention_pairs(lab.need("vqahat"), questions)[:count]
-    return {key: vars(one) for key, one in attention_correlation(lab.facade(MODEL), pairs).items()}
+    maps = {question.id: attention for question, attention in pairs}
+    answerer = lab.facade(MODEL)
+
+    def correlations(number: int, group: Sequence[Question]) -> dict[str, list[float]]:
+        found: dict[str, list[float]] = {}
+        for question in group:
+            for key, value in attention_correlations(answerer, question, maps[question.id]).items():
+                found.setdefault(key, []).append(value)
+        return found
+
+    return _quietly(lambda: measured(by_photograph([question for question, _ in pairs]), correlations))
 
 
 def attention_pairs(folder: str | Path, questions: list[Any]) -> list[tuple[Any, Any]]:
@@ -204,10 +216,12 @@ def _attention_table(lab: Lab, mark: str) -> Table:
     count = lab.count(1374, 10)
     cell = lab.cell("vqa-attention", partial(attended, lab, count), count=count, mark=mark)
     published = PUBLISHED["human attention"]
-    rows = [Row("random", 0.0, None, 0, "about 0")]
-    rows += [row_of(ROWS[key], row, published.get(key, ""), MODEL) for key, row in cell.items()]
+    names = {key: {**ROWS, "centre": "centre of the photograph"}[key] for key in cell}
+    rows = [Row("random", 0.0, None, 0, "about 0"), *compared(names, cell, "gradcam", MODEL, published)]
+    data = "VQA-HAT, questions of VQA v1 whose photographs are at hand"
+    note = f"Spearman's correlation, at 14 x 14, with where people looked to answer, the mean of them. {ZERO}"
     title = "8.2, VQA maps and human attention"
-    return Table(title, "VQA-HAT, questions of VQA v1 whose photographs are at hand", "rank correlation", rows)
+    return Table(title, data, "rank correlation", rows, False, 3, note, ROWS["gradcam"])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
