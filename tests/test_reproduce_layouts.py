@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.images import Preprocessing
 from common.metrics.localisation import box_overlap, centred_box, chance_of_hit, segment_boxes, told_apart
 from data.readers import ilsvrc, voc
-from scripts.experiments import boxes, pointing, section_of, segment_voc, table1
+from scripts.experiments import asker, boxes, pointing, section_of, segment_voc, table1
 from scripts.experiments.annotated import coco_annotations, voc_training
 from scripts.experiments.lab import Lab
 from scripts.experiments.maps import method_maps
@@ -211,6 +211,7 @@ def test_table_1_with_ten_crops_counts_what_is_broken(lab, classifier, tmp_path,
 def fit_quickly(monkeypatch, epochs: int = 12, batch: int = 3, rate: float = 1e-2):
     """By default, enough steps for a network of three convolutions to tell red from blue."""
     tuning = finetuning.Tuning(epochs=epochs, batch=batch, trunk_rate=rate, head_rate=rate)
+    monkeypatch.setattr(asker, "ON_CPU", tuning)
     monkeypatch.setattr(finetuning, "Tuning", lambda: tuning)
 
 
@@ -223,7 +224,7 @@ def test_the_pointing_game_runs_on_the_published_layouts(lab, kind, request, mon
     every, hard, reject = section_of("pointing")(lab).tables
     title = {"voc": "VOC 2007 test", "coco": "COCO val2014"}[kind]
     assert not every.substitute and every.heading == f"4.3, pointing game, all; {title}"
-    assert "fine-tuned on the classes in 12 training photographs" in every.note
+    assert "trained on the classes in 12 training photographs" in every.note
     rows = {row.what: row for row in every.rows}
     if kind == "voc":
         # Photographs 20..25, n % 3 = 2, 0, 1, 2, 0, 1: both, bottle, dog, ...
@@ -333,7 +334,7 @@ def test_5_1_and_5_3_run_on_vocs_val_split(lab, voc_folder, monkeypatch):
     assert 0 <= rows["Grad-CAM"].ours <= 1 and rows["Grad-CAM"].difference is not None
     (ranked,) = section_of("faithfulness")(lab).tables
     assert ranked.heading == "5.3, faithfulness; VOC 2007 val" and not ranked.substitute
-    assert "fine-tuned on the classes in 12 training photographs" in ranked.note
+    assert "trained on the classes in 12 training photographs" in ranked.note
     assert ranked.rows[1].n == 4 and all(-1 <= row.ours <= 1 for row in ranked.rows)
     assert len(list((lab.out / "runs").iterdir())) == 1  # trained once for both
 
@@ -441,6 +442,22 @@ def test_a_pooled_head_gives_cam_to_a_network_that_has_none(voc_folder, tmp_path
     assert len(own.labels) == len(pooled.labels) == 20
     image = own.images(scene(1)[0])
     assert not torch.equal(method_maps(own, image, [11], "gradcam"), method_maps(pooled, image, [11], "cam"))
+
+
+def test_a_last_layer_alone_is_trained_on_what_it_reads_and_the_rest_stays(voc_folder, lab, tmp_path, monkeypatch):
+    """With no rate for the trunk every photograph is looked at once, and nothing but the new layer changes."""
+    images = voc_training(voc_folder / "VOCdevkit" / "VOC2007", "train", 12)
+    base, looks, read = lab.plain_classifier, [], finetuning.layer_inputs
+    before = {name: value.clone() for name, value in base.network.module.state_dict().items()}
+    monkeypatch.setattr(finetuning, "layer_inputs", lambda *given: (looks.append(1), read(*given))[1])
+    tuning = finetuning.Tuning(epochs=200, batch=4, trunk_rate=0.0, head_rate=0.05)
+    tuned = finetuning.fine_tuned(base, voc.CLASSES, images, tmp_path / "runs" / "last", tuning=tuning)
+    assert len(looks) == len(images) == 6
+    after = tuned.network.module.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items() if not name.startswith("fc."))
+    logits = torch.cat([tuned.logits(item.path) for item in images])
+    truth = torch.tensor([[c in item.classes for c in range(20)] for item in images])
+    assert ((logits > 0) == truth).double().mean() > 0.97
 
 
 def test_a_classifier_is_trained_once_and_again_for_other_photographs(lab, voc_folder, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """Figure 11 in the report: which photographs and words are taken, what they are asked of, and their picture."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +24,9 @@ def captioner(checkpoint):  # noqa: F811
 
 @pytest.fixture
 def lab(captioner, flickr8k, tmp_path):  # noqa: F811
-    return Lab(tmp_path / "report", {"flickr8k": flickr8k.removeprefix("flickr8k:")}, shared={"captioner": captioner})
+    return Lab(
+        tmp_path / "report", {"flickr8k": Path(flickr8k.removeprefix("flickr8k:"))}, shared={"captioner": captioner}
+    )
 
 
 def test_photographs_are_drawn_by_chance_and_the_same_each_time(flickr8k):  # noqa: F811

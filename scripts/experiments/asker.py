@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from classification.finetuning import fine_tuned
+from classification.classifier import Classifier
+from classification.finetuning import Labelled, Tuning, fine_tuned
 from common.errors import UserError
 from data.words.imagenet_nouns import group_of
 from scripts.experiments.annotated import Annotations, coco_annotations, voc_annotations
@@ -19,6 +20,7 @@ from scripts.experiments.scenes import scene_annotations
 COCO_NOUNS = {
     "potted plant": "pottedplant", "dining table": "diningtable", "tv": "tvmonitor", "sports ball": "ball",
 }  # fmt: skip
+ON_CPU = Tuning(epochs=20, trunk_rate=0.0)
 ANNOTATIONS: dict[str, Callable[[Lab, int], Annotations]] = {
     "voc": voc_annotations, "coco": coco_annotations, "flickr8k": scene_annotations,
 }  # fmt: skip
@@ -42,14 +44,24 @@ class Asker:
 
 
 def asker_of(lab: Lab, kind: str, data: Annotations, most: int) -> Asker:
-    """The classifier fine-tuned on the training split's image labels, or where there is none ImageNet's."""
+    """The classifier fine-tuned on the training split's image labels, or where there is none ImageNet's.
+
+    On a CPU its last layer alone is trained.
+    """
     try:
         images = data.training(most)
     except UserError as missing:
         return _imagenets(lab, data, str(missing))
-    tuned = fine_tuned(lab.plain_classifier, data.names, images, lab.out / "runs" / kind)
-    about = f"A classifier fine-tuned on the classes in {len(images)} training photographs."
+    tuned = tuned_to(lab, data.names, images, kind)
+    how = "whose last layer was trained" if lab.device == "cpu" else "fine-tuned"
+    about = f"A classifier {how} on the classes in {len(images)} training photographs."
     return Asker(tuned, data.names, lambda scores: (scores, torch.arange(len(scores))), about)
+
+
+def tuned_to(lab: Lab, names: Sequence[str], images: Sequence[Labelled], run: str, pooled: bool = False) -> Classifier:
+    """The classifier fine-tuned on image labels of other classes, kept in a folder; on a CPU its last layer alone."""
+    tuning = ON_CPU if lab.device == "cpu" else None
+    return fine_tuned(lab.plain_classifier, names, images, lab.out / "runs" / run, pooled, tuning)
 
 
 def _imagenets(lab: Lab, data: Annotations, why: str) -> Asker:

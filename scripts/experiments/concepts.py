@@ -3,7 +3,7 @@
 Of Flickr8k the nouns of captions and people's boxes, of VOC its classes and masks, of COCO its classes and boxes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor
 from common.metrics.grounding import box_mask
 from common.metrics.segmentation import UNDECIDED
 from data.readers import coco, voc
-from data.records import LocalisedImage, Scene
+from data.records import Box, LocalisedImage, Scene
 from data.words.english import VAGUE, color_of
 from scripts.experiments.lab import Lab, spread
 from scripts.experiments.scenes import scenes
@@ -24,6 +24,7 @@ from scripts.experiments.scenes import scenes
 MASK = (56, 56)
 KINDS = {"flickr8k": "nouns and boxes of Flickr8k", "voc": "masks of VOC", "coco": "boxes of COCO"}
 Masks = dict[str, Tensor]
+Boxes = Mapping[str, Sequence[Box]]
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,11 @@ def seen_photographs(lab: Lab, kind: str, count: int) -> tuple[list[Seen], int]:
     return [Seen(scene.path, partial(_boxed, _nouns(scene))) for scene in found], broken
 
 
-def _nouns(scene: Scene) -> dict[str, list]:
+def _nouns(scene: Scene) -> Boxes:
     return {noun: boxes for noun, boxes in scene.boxes.items() if noun not in VAGUE and not color_of([noun])}
 
 
-def _boxed(boxes: dict[str, list]) -> Masks:
+def _boxed(boxes: Boxes) -> Masks:
     return {name: box_mask(these, MASK) for name, these in boxes.items()}
 
 

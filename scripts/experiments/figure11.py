@@ -41,6 +41,7 @@ from scripts.experiments.grounded import (
     table_lines,
 )
 from scripts.experiments.lab import Lab, measured
+from scripts.experiments.paper import WORDS as COUNT
 from scripts.experiments.report import Picture, Section, Table
 from scripts.experiments.run import run_program
 from scripts.experiments.word_maps import words_picture
@@ -165,7 +166,7 @@ def section(lab: Lab) -> Section:
 
 def _truth(lab: Lab, kind: str) -> Truth:
     split = "val" if kind == "coco" else "dev"
-    return truth_of(lab.facade("captioner"), kind, lab.need(kind), split, lab.count(1000, 10))
+    return truth_of(lab.facade("captioner"), kind, lab.need(kind), split, lab.count(*COUNT))
 
 
 def measured_on(lab: Lab, kind: str) -> dict[str, Any]:
@@ -182,7 +183,7 @@ def measured_on(lab: Lab, kind: str) -> dict[str, Any]:
         words = plain(by_word(next(iter(records.values())), 10))
         return {"parts": kept, "words": words, "protocol": truth.protocol, "images": len(truth.images)}
 
-    about = {"limit": lab.count(1000, 10), "mark": lab.mark("captioner"), "scores": SCORES}
+    about = {"limit": lab.count(*COUNT), "mark": lab.mark("captioner"), "scores": SCORES}
     return lab.cell(f"figure11-{kind}", work, **about)
 
 
@@ -213,7 +214,7 @@ def tables_of(cell: Mapping[str, Any]) -> list[Table]:
 def pictures_of(lab: Lab, kind: str, cell: Mapping[str, Any]) -> list[Picture]:
     """Maps of words over the photographs, and a bar for each word."""
     mark, captioner = lab.mark("captioner"), lab.facade("captioner")
-    limit = lab.count(1000, 10)
+    limit = lab.count(*COUNT)
     caption = (
         f"Maps of words of people's captions, {cell['protocol']}: outlined what the word names, a cross where it points"
     )

@@ -63,13 +63,14 @@ class Lab:
             raise Absent(f"no {kind} data; give its folder with --{kind} PATH")
         return self.data[kind]
 
-    def count(self, full: int, quick: int) -> int:
+    def count(self, full: int, quick: int, on_cpu: int | None = None) -> int:
         """How many images to take: `full`, or as many as the limit says, be it more or fewer.
 
-        In a quick pass `quick`, at most the limit.
+        In a quick pass `quick`, at most the limit. On a CPU `on_cpu`, where `full` would take an hour.
         """
         if self.limit is None:
-            return quick if self.quick else full
+            usual = full if on_cpu is None or self.device != "cpu" else on_cpu
+            return quick if self.quick else usual
         return min(quick, self.limit) if self.quick else self.limit
 
     def cell(self, name: str, measure: Callable[[], dict[str, Any]], **settings: Any) -> dict[str, Any]:

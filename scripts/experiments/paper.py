@@ -13,7 +13,9 @@ from data.readers import coco, voc
 _SPEAKERS = ("captioner", "VQA model")
 COUNT = (5000, 50)  # photographs of ILSVRC's validation set, in all and in a quick run
 PART = "data (a part of COCO, by its boxes where it has no outlines)"
-RANKED = (2510, 4)  # photographs of VOC's val split in section 5.3
+RANKED = (2510, 4, 200)  # photographs of VOC's val split in section 5.3, in all, in a quick run, on a CPU
+WORDS = (1000, 10, 400)  # and of figure 11
+SEGMENTED = (1449, 10, 300)  # and of figure 4
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,8 @@ def _segmented(lab: Any) -> list[str]:
     """What differs of figure 4."""
     if "voc" not in lab.data:
         return ["data (boxes of Flickr8k)"]
-    fewer = _fewer(lab, ("2012", "2007"), "Segmentation/val.txt", 1449, lab.count(1449, 10))
-    return [*fewer, *(["the trunk is not trained with the segmentation (a CPU)"] if lab.device == "cpu" else [])]
+    fewer = _fewer(lab, ("2012", "2007"), "Segmentation/val.txt", 1449, lab.count(*SEGMENTED))
+    return [*fewer, *(["last layers alone are trained (a CPU)"] if lab.device == "cpu" else [])]
 
 
 def _voc(lab: Any) -> list[str]:
@@ -78,7 +80,13 @@ def _voc(lab: Any) -> list[str]:
         name = voc.find_root(lab.data["voc"], ("2007", "2012")).name
     except UserError:
         return ["data"]
-    return [] if name == "VOC2007" else [f"data ({name.replace('VOC', 'VOC ')})"]
+    other = [] if name == "VOC2007" else [f"data ({name.replace('VOC', 'VOC ')})"]
+    return [*other, *_tuned(lab)]
+
+
+def _tuned(lab: Any) -> list[str]:
+    """How the classifier of another data set's classes was trained."""
+    return ["the classifier's last layer alone is trained (a CPU)"] if lab.device == "cpu" else []
 
 
 def _ranked(lab: Any) -> list[str]:
@@ -101,9 +109,9 @@ def _boxes(lab: Any) -> list[str]:
 
 def _pointing(lab: Any) -> list[str]:
     if "coco" in lab.data:
-        return [] if _whole(lab) else [PART]
+        return [*([] if _whole(lab) else [PART]), *_tuned(lab)]
     if "voc" in lab.data:
-        return ["data (VOC)"]
+        return ["data (VOC)", *_tuned(lab)]
     return ["data (nouns and boxes of Flickr8k)", "classes are ImageNet's, in groups"]
 
 
@@ -111,7 +119,7 @@ def _words(lab: Any) -> list[str]:
     """What differs of figure 11."""
     if "coco" not in lab.data or not coco.has_instances(lab.data["coco"]):
         return ["data (phrases and boxes of Flickr8k)"]
-    count = lab.count(1000, 10)
+    count = lab.count(*WORDS)
     fewer = [f"number of photographs ({count:,})"] if count < 1000 else []
     return [*fewer, *([] if _whole(lab) else [PART])]
 

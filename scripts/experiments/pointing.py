@@ -66,7 +66,7 @@ def section(lab: Lab) -> Section:
 
 def tables(lab: Lab, kind: str) -> list[Table]:
     """All, difficult and with the reject option, on the photographs of one kind."""
-    count, train = lab.count(300 if kind == "flickr8k" else 5000, 15), lab.count(6000, 30)
+    count, train = lab.count(300 if kind == "flickr8k" else 5000, 15, 300), lab.count(6000, 30)
     measure = partial(against_regions, lab, kind, count, train)
     found = lab.cell(f"pointing-{kind}", measure, count=count, train=train, methods=METHODS)
     note = (

@@ -13,13 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 from classification.classifier import Classifier
-from classification.finetuning import Labelled, Tuning, fine_tuned
+from classification.finetuning import Labelled
 from classification.segmenter import Segmentation, Training, train_segmenter
 from common.draw import Tile, panel
 from common.images import open_image
 from common.metrics.grounding import box_mask
 from common.metrics.segmentation import seeds
 from data.words.imagenet_nouns import NOUNS
+from scripts.experiments.asker import tuned_to
 from scripts.experiments.compared import compared
 from scripts.experiments.lab import Lab, measured, paired, spread
 from scripts.experiments.maps import LABELS, group_scores, method_maps
@@ -104,9 +105,8 @@ def trained_on_boxes(lab: Lab, train: int) -> tuple[Classifier, Segmentation, in
     """The substitute's classifier and segmentation network, trained or as they were kept."""
     chosen, _ = boxed_scenes(lab, "train", train)
     images = [Labelled(item.scene.path, item.labels) for item in chosen]
-    runs = lab.out / "runs"
-    tuning, training = Tuning(epochs=3), Training(stride=16, trunk_rate=0.0, epochs=10)
-    classifier = fine_tuned(lab.plain_classifier, tuple(NOUNS), images, runs / "boxes", tuning=tuning)
+    runs, training = lab.out / "runs", Training(stride=16, trunk_rate=0.0, epochs=10)
+    classifier = tuned_to(lab, tuple(NOUNS), images, "boxes")
     cues = partial(classifier_cues, classifier, "gradcam")
     return classifier, train_segmenter(classifier, images, cues, runs / "boxes-sec", training), len(images)
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from classification.classifier import Classifier
-from classification.finetuning import Labelled, fine_tuned, has_cam
+from classification.finetuning import Labelled, has_cam
 from classification.segmenter import Segmentation, Training, train_segmenter
 from common.draw import Tile, panel
 from common.errors import MethodError
@@ -25,8 +25,10 @@ from data.readers import voc
 from data.readers.files import Reading, read_each
 from data.records import LocalisedImage
 from scripts.experiments.annotated import voc_training
+from scripts.experiments.asker import tuned_to
 from scripts.experiments.lab import Lab, spread
 from scripts.experiments.maps import LABELS, method_maps
+from scripts.experiments.paper import SEGMENTED
 from scripts.experiments.report import Picture, Row, Table, against, row_of
 from scripts.experiments.seeding import COLOURS, METHODS, classifier_cues, coloured
 
@@ -42,15 +44,14 @@ Labelling = Callable[[Image.Image, Tensor], dict[str, Tensor]]
 def voc_classifier(lab: Lab, pooled: bool = False) -> tuple[Classifier, list[Labelled]]:
     """The classifier of VOC's 20 classes, and the photographs of the training split."""
     images = voc_training(voc.find_root(lab.need("voc")), "train", lab.count(6000, 30))
-    run = lab.out / "runs" / ("voc-pooled" if pooled else "voc")
-    return fine_tuned(lab.plain_classifier, voc.CLASSES, images, run, pooled), images
+    return tuned_to(lab, voc.CLASSES, images, "voc-pooled" if pooled else "voc", pooled), images
 
 
 def voc_val(lab: Lab) -> tuple[Reading[LocalisedImage], str]:
     """The photographs of the segmentation's val split, and its name."""
     root = voc.find_root(lab.need("voc"))
     year = root.name.removeprefix("VOC") if root.name.startswith("VOC") else ""
-    return voc.read(root, "val", "Segmentation", lab.count(1449, 10)), " ".join(f"VOC {year} val".split())
+    return voc.read(root, "val", "Segmentation", lab.count(*SEGMENTED)), " ".join(f"VOC {year} val".split())
 
 
 def seeds_table(lab: Lab) -> Table:
@@ -67,7 +68,7 @@ def seeds_table(lab: Lab) -> Table:
 
 
 def _counts(lab: Lab) -> dict[str, Any]:
-    return {"count": lab.count(1449, 10), "train": lab.count(6000, 30)}
+    return {"count": lab.count(*SEGMENTED), "train": lab.count(6000, 30)}
 
 
 def _row(lab: Lab, what: str, cell: dict[str, Any], name: str, published: str = "", note: str = "") -> Row:
@@ -142,8 +143,8 @@ def sec_table(lab: Lab) -> Table:
 
 GROUND = "background everywhere"
 FROZEN = (
-    " On a CPU the trunk is that of the classifier, not trained further, and the network's map is a sixteenth of the"
-    " photograph's side, not an eighth."
+    " On a CPU the classifier's last layer alone is trained, and of the segmentation network too; its map is a"
+    " sixteenth of the photograph's side, not an eighth."
 )
 
 
