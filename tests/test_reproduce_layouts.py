@@ -379,7 +379,7 @@ def test_googlenet_by_name_is_fine_tuned_on_a_data_sets_classes():
     known = classification.load("googlenet", random_weights=True)
     tuned, head = finetuning.with_classes(known.network.module, 80)
     assert tuned.fc is head and tuned(known.network.blank()).shape == (1, 80)
-    assert "GoogLeNet" in pointing.RULE
+    assert "GoogLeNet" in pointing.ELSEWHERE
 
 
 def train_quickly(monkeypatch):
@@ -406,7 +406,7 @@ def test_figure_4_trains_on_vocs_labels_and_is_measured_on_its_masks(lab, voc_fo
         ground.ours - trained.rows[0].ours
     )
     assert "Grad-CAM is ahead of" in alone.verdict and "a centred box" in alone.verdict
-    assert "not trained further" in trained.note and len(section.pictures) == 1
+    assert "last layer alone is trained" in trained.note and len(section.pictures) == 1
     assert all((row.n, row.left_out) == (4, 2) for row in (*alone.rows, *trained.rows))
     # Everything called background would be near 30 %; training goes past the seeds, the CRF past the grid.
     assert alone.rows[0].ours > 40 and trained.rows[0].ours > max(75, trained.rows[1].ours)
@@ -452,12 +452,12 @@ def test_a_last_layer_alone_is_trained_on_what_it_reads_and_the_rest_stays(voc_f
     monkeypatch.setattr(finetuning, "layer_inputs", lambda *given: (looks.append(1), read(*given))[1])
     tuning = finetuning.Tuning(epochs=200, batch=4, trunk_rate=0.0, head_rate=0.05)
     tuned = finetuning.fine_tuned(base, voc.CLASSES, images, tmp_path / "runs" / "last", tuning=tuning)
-    assert len(looks) == len(images) == 6
+    assert len(looks) == len(images) == 12
     after = tuned.network.module.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items() if not name.startswith("fc."))
     logits = torch.cat([tuned.logits(item.path) for item in images])
     truth = torch.tensor([[c in item.classes for c in range(20)] for item in images])
-    assert ((logits > 0) == truth).double().mean() > 0.97
+    assert ((logits > 0) == truth).double().mean() > 0.95 > (~truth).double().mean()
 
 
 def test_a_classifier_is_trained_once_and_again_for_other_photographs(lab, voc_folder, monkeypatch, capsys):

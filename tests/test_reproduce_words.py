@@ -14,7 +14,7 @@ from data.records import Box, CaptionedImage, Instance
 from scripts.experiments import figure11, word_maps
 from scripts.experiments.grounded import classes_truth, read_grounded
 from scripts.experiments.lab import Lab
-from tests.test_caption_cli import checkpoint, flickr8k  # noqa: F401
+from tests.test_caption_cli import _square_is_a_class, checkpoint, flickr8k  # noqa: F401
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@
     python -m scripts.experiments.figure12 --image my.jpg --question "what color is it?" --answer red --answer yellow
 
 Part (a): the map moves with the answer. Part (b): the same answer explained at the last layer of every block;
-early layers show edges, late ones the object. To expect: the shipped model's cup and cat of the sample.
+early layers show edges, late ones the object. To expect, of the bundled meadow: 'cow' on the cow, 'grass' below and
+around it, 'trees' above.
 """
 
 from collections.abc import Sequence
@@ -15,13 +16,14 @@ from PIL import Image
 
 from common.draw import PAPER, Tile, draw_map, fitted, legends_of, panel
 from common.images import open_image
-from scripts.experiments.drawing import TWO_CLASSES, figure_parser, save_figure
+from scripts.experiments.drawing import SAMPLES, figure_parser, save_figure
 from scripts.experiments.lab import Lab
 from scripts.experiments.report import Section
 from scripts.experiments.run import run_program
 
 METHODS = ("gradcam", "guided_gradcam")
-QUESTION, ANSWERS = "what is on the table?", ("cat", "cup", "plate")
+PHOTOGRAPH = SAMPLES / "cows.jpg"
+QUESTION, ANSWERS = "what is in the picture?", ("cow", "grass", "trees")
 CAPTION = (
     "(a) One photograph, one question, several answers, each with its own evidence; (b) one answer, explained"
     " after every block of the network"
@@ -59,12 +61,14 @@ def block_ends(answerer: Any) -> list[str]:
 
 def section(lab: Lab) -> Section:
     """Figure 12, visual question answering."""
-    drawn = partial(draw, lab.facade("VQA model"), open_image(TWO_CLASSES), QUESTION, ANSWERS)
-    shown = lab.picture("figure12", CAPTION, drawn, mark=lab.mark("VQA model"))
-    asked = partial(lab.facade("VQA model").explain, TWO_CLASSES, QUESTION, list(ANSWERS), methods=METHODS)
-    words = lab.widget(
-        "figure12-words", "(a) to click: each answer paints its own map", asked, mark=lab.mark("VQA model")
+    model, about = (
+        lab.facade("VQA model"),
+        {"mark": lab.mark("VQA model"), "asked": [PHOTOGRAPH.name, QUESTION, *ANSWERS]},
     )
+    drawn = partial(draw, model, open_image(PHOTOGRAPH), QUESTION, ANSWERS)
+    shown = lab.picture("figure12", CAPTION, drawn, **about)
+    asked = partial(model.explain, PHOTOGRAPH, QUESTION, list(ANSWERS), methods=METHODS)
+    words = lab.widget("figure12-words", "(a) to click: each answer paints its own map", asked, **about)
     return Section("Figure 12: questions and answers", pictures=[shown], notes=[NOTE], widgets=[words])
 
 
@@ -73,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import vqa
 
     parser = figure_parser(__doc__, "saywhy-out/figure12.png")
-    parser.add_argument("--image", default=str(TWO_CLASSES), help="photograph (default: a bundled one)")
+    parser.add_argument("--image", default=str(PHOTOGRAPH), help="photograph (default: a bundled one)")
     parser.add_argument("--question", default=QUESTION, help="question about it")
     answers = f"answer; repeatable (default: {', '.join(ANSWERS)})"
     parser.add_argument("--answer", action="append", help=answers)

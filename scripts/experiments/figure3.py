@@ -46,7 +46,8 @@ FIGURE = Counterfactuals(
     ("gradcam", "counterfactual"),
     "Figure 3: what speaks for a class, and against it",
     "For each class Grad-CAM, and the counterfactual, what would make the network change its mind: of the class's logit"
-    " alone, and by its log-probability, where the other classes speak against it as in the paper's picture",
+    " alone, and by its log-probability, where the other classes speak against it as in the paper's picture; a bare"
+    " photograph is a map of zeros",
 )
 
 

@@ -38,7 +38,7 @@ def draw(lab: Lab, chosen: list[Sample]) -> Image.Image:
         targets = [sample.predicted, sample.label]
         found = explain(lab.classifier.explainable, pixels(lab, [sample]), targets, methods=METHOD)
         said, true = labels[sample.predicted], labels[sample.label]
-        tiles.append(Tile(image, true, "the true class"))
+        tiles.append(Tile(image, "Photograph", f"of the class {true}"))
         named = ((said, f"said with {sample.probability:.0%}"), (true, "the true class"))
         for heat, (name, note) in zip(found.maps[METHOD][:, 0], named, strict=True):
             tiles.append(Tile(draw_map(METHOD, image, heat), name, note))

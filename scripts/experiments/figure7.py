@@ -46,7 +46,7 @@ def section(lab: Lab) -> Section:
         " stays, and the peak whether the class is still found where it was."
     )
     tables = [_table(lab, cell, *title, rows) for title, rows in TABLES.items()]
-    caption = "Before and after: the prediction changes, the evidence for the true class stays"
+    caption = "Before and after: what the network says has changed; maps of two classes that are there"
     picture = lab.picture("adversarial", caption, lambda: draw(lab))
     return Section("Figure 7: adversarial images", tables, [picture], [note])
 
@@ -97,7 +97,7 @@ def measure(lab: Lab, count: int) -> dict[str, Any]:
 
 
 def draw(lab: Lab) -> Image.Image:
-    """The bundled cat and espresso, before and after."""
+    """The bundled photograph with two classes in it, before and after."""
     classifier = lab.classifier
     photograph = open_image(TWO_CLASSES)
     before, after, chance = attacked(lab, classifier.images(photograph))

@@ -54,7 +54,7 @@ RULE = (
     " half of the photographs. Rejecting needs no map: rows of a threshold on the class's score say what the score"
     " alone gives, with the map's peak, with the centre, and at most."
 )
-ELSEWHERE = "Published, of GoogLeNet fine-tuned on COCO, on its masks: Grad-CAM 70.58 %, c-MWP 60.30 %."
+ELSEWHERE = "Published: GoogLeNet fine-tuned on COCO, on its masks: Grad-CAM 70.58 %, c-MWP 60.30 %."
 # One photograph's measurements: see `_pointed`.
 Pointed = Mapping[str, Any]
 
@@ -80,7 +80,7 @@ def tables(lab: Lab, kind: str) -> list[Table]:
     shown = [
         ("4.3, pointing game, all", plain(lab, found, False), note, ""),
         ("4.3, pointing game, difficult", plain(lab, found, True), note, ""),
-        ("4.3, pointing game with reject option", reject, RULE, "" if on_masks else ELSEWHERE),
+        ("4.3, pointing game with reject option", reject, RULE, ELSEWHERE),
     ]
     return [
         made(title, rows=rows, note=text, reference=LABELS["gradcam"], elsewhere=elsewhere)

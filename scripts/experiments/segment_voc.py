@@ -18,7 +18,7 @@ from classification.segmenter import Segmentation, Training, train_segmenter
 from common.draw import Tile, panel
 from common.errors import MethodError
 from common.images import open_image
-from common.metrics.grounding import box_mask
+from common.metrics.grounding import Summary, box_mask
 from common.metrics.localisation import centred_box
 from common.metrics.segmentation import BACKGROUND, UNDECIDED, confusion, mean_overlap, overlap_difference, seeds
 from data.readers import voc
@@ -73,7 +73,8 @@ def _counts(lab: Lab) -> dict[str, Any]:
 
 def _row(lab: Lab, what: str, cell: dict[str, Any], name: str, published: str = "", note: str = "") -> Row:
     row = row_of(what, cell.get(name), published, "" if name in ("box", "ground") else lab.model, note)
-    return against(row, cell[name]["less"]) if name in cell and cell[name]["less"] else row
+    less = cell[name]["less"] if name in cell else None
+    return against(row, Summary(**less)) if less else row
 
 
 def seeds_against_masks(lab: Lab) -> dict[str, Any]:
@@ -182,9 +183,8 @@ def voc_picture(lab: Lab) -> Picture:
 
     def draw() -> Image.Image:
         (classifier, _), segmentation = voc_classifier(lab), segmenter_of(lab, "gradcam")
-        tiles: list[Tile] = []
-        for item in spread(voc_val(lab)[0].items, 4):
-            tiles += _tiles(classifier, segmentation, item)
+        rows = read_each(spread(voc_val(lab)[0].items, 12), partial(_tiles, classifier, segmentation), 4).items
+        tiles = [tile for row in rows for tile in row]
         return panel("Seeds, and a network trained on such seeds", tiles, columns=4, width=220)
 
     caption = (
