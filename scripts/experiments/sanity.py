@@ -179,10 +179,11 @@ def replaced_words(lab: Lab, count: int, seed: int = 0) -> dict[str, Any]:
 
     def correlations(number: int, words: Sequence[str]) -> dict[str, list[float]]:
         others, found = sorted({word for more in said for word in more} - set(words)), []
-        before = captioner.explain(seen[number], " ".join(words)).heatmaps[1:, 0]
+        explain = partial(captioner.explain, seen[number], score="log_probability")
+        before = explain(" ".join(words)).heatmaps[1:, 0]
         for place in range(len(words) if others else 0):
             changed = [*words[:place], rng.choice(others), *words[place + 1 :]]
-            after = captioner.explain(seen[number], " ".join(changed)).heatmaps[1:, 0]
+            after = explain(" ".join(changed)).heatmaps[1:, 0]
             if len(after) == len(before):
                 found += rank_correlation(after[place : place + 1], before[place : place + 1]).tolist()
         return {"replaced": found}
