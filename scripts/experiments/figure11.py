@@ -215,7 +215,10 @@ def pictures_of(lab: Lab, kind: str, cell: Mapping[str, Any]) -> list[Picture]:
     """Maps of words over the photographs, and a bar for each word."""
     mark, captioner = lab.mark("captioner"), lab.facade("captioner")
     limit = lab.count(*COUNT)
-    caption = f"Maps of words of people's captions, {cell['protocol']}: outlined what the word names, a cross where its map, of its log-probability, is largest"
+    caption = (
+        f"Maps of words of people's captions, {cell['protocol']}: outlined what the word names, a cross where the map"
+        " of its log-probability is largest"
+    )
     drawn = partial(words_picture, captioner, lambda: _truth(lab, kind))
     shown = [lab.picture(f"figure11-{kind}-maps", caption, drawn, mark=mark, limit=limit)]
     whose, parts = next(iter(cell["parts"].items()))
