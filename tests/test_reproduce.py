@@ -566,7 +566,7 @@ def test_the_papers_rows_say_how_the_protocol_differs(tmp_path):
         root = tmp_path / year / f"VOC{year}"
         for part in ("Annotations", "JPEGImages"):
             (root / part).mkdir(parents=True)
-        lab = Lab(tmp_path, {"voc": tmp_path / year, "densecap": tmp_path}, model="vgg16")
+        lab = Lab(tmp_path, {"voc": tmp_path / year, "densecap": tmp_path}, model="vgg16", device="cuda")
         told = {row["paper"]: row["protocol"] for row in paper.reported(lab)}
         assert told["5.3"] == (f"differs in {differs[0]}" if differs else "as published")
         for listing in ("Main", "Segmentation"):
@@ -575,6 +575,9 @@ def test_the_papers_rows_say_how_the_protocol_differs(tmp_path):
             (place / "val.txt").write_text("1\n2\n3\n")
         shown = {row["paper"]: row["protocol"] for row in paper.reported(lab)}
         assert shown["5.3"].endswith("number of photographs (3 of 2,510)") and "(3 of 1,449)" in shown["Figure 4"]
+        lab.device = "cpu"  # where what takes hours is cut, and said
+        cut = {row["paper"]: row["protocol"] for row in paper.reported(lab)}
+        assert "last layer alone" in cut["5.3"] and "last layers alone" in cut["Figure 4"]
         assert told["5.1"].endswith("; ".join(["a rule in the place of people", *differs]))
         assert told["Figure 10b"] == "differs in network (our captioner, not neuraltalk2)"
 

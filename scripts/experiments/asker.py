@@ -21,6 +21,7 @@ COCO_NOUNS = {
     "potted plant": "pottedplant", "dining table": "diningtable", "tv": "tvmonitor", "sports ball": "ball",
 }  # fmt: skip
 ON_CPU = Tuning(epochs=20, trunk_rate=0.0)
+TRAIN = (6000, 30, 1500)  # photographs that a classifier is trained on: in all, in a quick run, on a CPU
 ANNOTATIONS: dict[str, Callable[[Lab, int], Annotations]] = {
     "voc": voc_annotations, "coco": coco_annotations, "flickr8k": scene_annotations,
 }  # fmt: skip

@@ -13,7 +13,7 @@ from common.errors import MethodError
 from common.metrics.localisation import OVERLAP, SHARE, box_overlap, centred_box, segment_boxes
 from data.records import Box
 from scripts.experiments.annotated import Annotated
-from scripts.experiments.asker import ANNOTATIONS, Asker, asker_of
+from scripts.experiments.asker import ANNOTATIONS, TRAIN, Asker, asker_of
 from scripts.experiments.lab import Lab, measured, paired
 from scripts.experiments.maps import LABELS, method_maps
 from scripts.experiments.report import Row, Table, against, row_of
@@ -31,7 +31,7 @@ NAMES = {
 
 def boxes_table(lab: Lab, kind: str) -> Table:
     """A row for each method and each baseline: how often the box is wrong, in per cent."""
-    count, train = lab.count(300 if kind == "flickr8k" else 5000, 15, 300), lab.count(6000, 30)
+    count, train = lab.count(300 if kind == "flickr8k" else 5000, 15, 200), lab.count(*TRAIN)
     measure = partial(boxes_cell, lab, kind, count, train)
     found = lab.cell(f"boxes-{kind}", measure, count=count, train=train, methods=METHODS)
     first, rows = found["gradcam"], list[Row]()

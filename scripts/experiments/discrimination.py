@@ -18,7 +18,7 @@ from torch import Tensor
 from common.errors import MethodError, UserError
 from common.metrics.localisation import told_apart
 from scripts.experiments.annotated import Annotated, voc_annotations
-from scripts.experiments.asker import Asker, asker_of
+from scripts.experiments.asker import TRAIN, Asker, asker_of
 from scripts.experiments.grid import grid_tables
 from scripts.experiments.lab import Lab, measured, paired
 from scripts.experiments.maps import LABELS, deconv_sees, method_maps
@@ -54,7 +54,7 @@ def section(lab: Lab) -> Section:
 
 def voc_table(lab: Lab, methods: tuple[str, ...]) -> Table:
     """Photographs with exactly two categories, as the paper's; its 90 pairs were of 45."""
-    count, train = lab.count(200, 6), lab.count(6000, 30)
+    count, train = lab.count(200, 6), lab.count(*TRAIN)
     measure = partial(pairs_told_apart, lab, methods, count, train)
     cell = lab.cell("voc-told-apart", measure, count=count, train=train, methods=methods)
     found, rows = cell["hits"], [Row("a guess", 0.5, None, 0)]

@@ -13,9 +13,9 @@ from data.readers import coco, voc
 _SPEAKERS = ("captioner", "VQA model")
 COUNT = (5000, 50)  # photographs of ILSVRC's validation set, in all and in a quick run
 PART = "data (a part of COCO, by its boxes where it has no outlines)"
-RANKED = (2510, 4, 200)  # photographs of VOC's val split in section 5.3, in all, in a quick run, on a CPU
-WORDS = (1000, 10, 400)  # and of figure 11
-SEGMENTED = (1449, 10, 300)  # and of figure 4
+RANKED = (2510, 4, 100)  # photographs of VOC's val split in section 5.3, in all, in a quick run, on a CPU
+WORDS = (1000, 10, 200)  # and of figure 11
+SEGMENTED = (1449, 10, 200)  # and of figure 4
 
 
 @dataclass(frozen=True)

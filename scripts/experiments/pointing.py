@@ -31,7 +31,7 @@ from common.metrics.localisation import (
 )
 from data.readers.files import read_each
 from scripts.experiments.annotated import BOXES, Annotated
-from scripts.experiments.asker import ANNOTATIONS, Asker, asker_of, kinds_of
+from scripts.experiments.asker import ANNOTATIONS, TRAIN, Asker, asker_of, kinds_of
 from scripts.experiments.lab import Lab
 from scripts.experiments.maps import LABELS, method_maps
 from scripts.experiments.report import Row, Section, Table, against, row_of
@@ -66,7 +66,7 @@ def section(lab: Lab) -> Section:
 
 def tables(lab: Lab, kind: str) -> list[Table]:
     """All, difficult and with the reject option, on the photographs of one kind."""
-    count, train = lab.count(300 if kind == "flickr8k" else 5000, 15, 300), lab.count(6000, 30)
+    count, train = lab.count(300 if kind == "flickr8k" else 5000, 15, 300), lab.count(*TRAIN)
     measure = partial(against_regions, lab, kind, count, train)
     found = lab.cell(f"pointing-{kind}", measure, count=count, train=train, methods=METHODS)
     note = (

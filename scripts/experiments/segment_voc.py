@@ -25,7 +25,7 @@ from data.readers import voc
 from data.readers.files import Reading, read_each
 from data.records import LocalisedImage
 from scripts.experiments.annotated import voc_training
-from scripts.experiments.asker import tuned_to
+from scripts.experiments.asker import TRAIN, tuned_to
 from scripts.experiments.lab import Lab, spread
 from scripts.experiments.maps import LABELS, method_maps
 from scripts.experiments.paper import SEGMENTED
@@ -43,7 +43,7 @@ Labelling = Callable[[Image.Image, Tensor], dict[str, Tensor]]
 
 def voc_classifier(lab: Lab, pooled: bool = False) -> tuple[Classifier, list[Labelled]]:
     """The classifier of VOC's 20 classes, and the photographs of the training split."""
-    images = voc_training(voc.find_root(lab.need("voc")), "train", lab.count(6000, 30))
+    images = voc_training(voc.find_root(lab.need("voc")), "train", lab.count(*TRAIN))
     return tuned_to(lab, voc.CLASSES, images, "voc-pooled" if pooled else "voc", pooled), images
 
 
@@ -68,7 +68,7 @@ def seeds_table(lab: Lab) -> Table:
 
 
 def _counts(lab: Lab) -> dict[str, Any]:
-    return {"count": lab.count(*SEGMENTED), "train": lab.count(6000, 30)}
+    return {"count": lab.count(*SEGMENTED), "train": lab.count(*TRAIN)}
 
 
 def _row(lab: Lab, what: str, cell: dict[str, Any], name: str, published: str = "", note: str = "") -> Row:
