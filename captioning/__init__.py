@@ -16,7 +16,9 @@ Read `captioner` (what a user has), `network` (the model behind it), `request` (
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from common.errors import check_no_options
 
 if TYPE_CHECKING:
     import torch
@@ -29,18 +31,21 @@ def load(
     device: str | torch.device = "cpu",
     layer: str | None = None,
     beam: int | None = None,
+    **options: Any,
 ) -> Captioner:
     """The captioner of a checkpoint (default: the shipped one), ready to caption and explain.
 
     `checkpoint` is a checkpoint's stem, either of its files, or a training run's folder, or
     `hf:PATH_OR_NAME` for a captioner of `transformers` (see `captioning.adapters`); `layer` the layer to
     explain at (default: the map that the decoder reads of); `beam` the beam width (default: the checkpoint's).
+    Chat models take `options` besides: `prompt`, `dtype` and `device_map`, see `captioning.chat.load`.
     Raises `UserError` for files that are missing, broken, or of something else.
     """
     if str(checkpoint).startswith("hf:"):
         from captioning import adapters
 
-        return adapters.load(str(checkpoint), device, layer, beam)
+        return adapters.load(str(checkpoint), device, layer, beam, **options)
+    check_no_options(options, str(checkpoint or "the shipped captioner"))
     from captioning.captioner import Captioner
     from captioning.checkpoint import SHIPPED, load_model
     from captioning.network import LstmNetwork

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from captioning.captioner import Captioner
 from captioning.network import Caption
-from common.errors import UserError
+from common.chat.loading import is_chat
+from common.errors import UserError, check_no_options
 from common.explainable import Explainable, HookedModel, TokenGrid
 from common.networks import hub
-from common.text import Text, TextOutput, padded
+from common.text import Text, TextOutput, padded, spelled
 
 # Special tokens that an encoder puts before its patch tokens.
 PREFIX_TOKENS = {
@@ -85,13 +86,20 @@ FAMILIES: dict[str, Family] = {
 }  # fmt: skip
 
 
-def load(name: str, device: str | torch.device = "cpu", layer: str | None = None, beam: int | None = None) -> Captioner:
+def load(
+    name: str, device: str | torch.device = "cpu", layer: str | None = None, beam: int | None = None, **options: Any
+) -> Captioner:
     """The `transformers` captioner `name` (`hf:NAME` or `NAME`): a folder, in the local cache, or on the
-    model hub.
+    model hub. Chat models take further `options`, see `captioning.chat.load`.
 
     Raises `UserError` where it cannot be had, is of another kind, or has incomplete weights.
     """
     name = name.removeprefix("hf:")
+    if (kind := hub.model_type(name)) not in FAMILIES and is_chat(kind):
+        from captioning import chat
+
+        return chat.load(name, device, layer, beam, **options)
+    check_no_options(options, f"hf:{name}")
     loaders = {kind: family.loader for kind, family in FAMILIES.items()}
     found = hub.transformers_pretrained(name, loaders, "captioners")
     network = TransformersNetwork(found, f"hf:{name}")
@@ -197,22 +205,10 @@ class TransformersNetwork:
         return [token for token in row[:stop] if token not in special]
 
     def _text_of(self, ids: list[int]) -> Text:
-        """Words by what the tokenizer writes for ever more tokens: a token belongs to the word it ends."""
-        text = self._decoded(ids)
-        words = text.split()
-        spans: list[list[int]] = []
-        for i in range(len(ids)):
-            word = min(max(len(self._decoded(ids[: i + 1]).split()), 1), max(len(words), 1)) - 1
-            if word < len(spans):
-                spans[-1][1] = i + 1
-            else:
-                spans.append([i, i + 1])
-        names = words[: len(spans)]
-        unknown = {i for i, token in enumerate(ids) if token == self.tokenizer.unk_token_id != self.end}
-        lost = [name for name, span in zip(names, spans, strict=True) if unknown & set(range(*span))]
-        return Text(tuple(names), tuple(ids), tuple((a, b) for a, b in spans[: len(names)]), tuple(dict.fromkeys(lost)))
+        unknown = self.tokenizer.unk_token_id
+        return spelled(ids, self._decoded, unknown=None if unknown == self.end else unknown)
 
-    def _decoded(self, ids: list[int]) -> str:
+    def _decoded(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 

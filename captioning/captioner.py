@@ -24,7 +24,7 @@ from common.explanation import Explanation
 from common.gradcam import Known, Methods, known_of, method_names
 from common.images import ImageLike
 from common.methods.occlusion import OcclusionOptions
-from common.request import Batch, Encoded, Facade, Images, Request, Texts, explain_each, listed, with_visual
+from common.request import Batch, Encoded, Facade, Images, Ragged, Request, Texts, explain_each, listed, with_visual
 from common.state import untouched
 from common.targets import Target, score_table
 from common.text import SCORE, Text, scored
@@ -156,7 +156,7 @@ class Captioner(Facade):
         explainable = self.network.explainable(layer or self.layer)
         with untouched(self.network.module):
             known, seen = None, None
-            if explainable.layer and "gradcam" in method_names(methods):
+            if not isinstance(encoded.features, Ragged) and explainable.layer and "gradcam" in method_names(methods):
                 known, seen = _known(explainable, encoded, placed, request.targets)
             found = explain_each(explainable, encoded, placed, methods, about, occlusion_options, known)
             visual = gains(self.network, encoded.features, placed.query, request.targets, seen)

@@ -11,3 +11,10 @@ class LayerError(UserError):
 
 class MethodError(UserError):
     """A method that this model cannot be explained with; the message names one that works instead."""
+
+
+def check_no_options(options: dict[str, object], name: str) -> None:
+    """Raises `UserError` for options that only chat models of `transformers` have."""
+    if options:
+        given = ", ".join(option.replace("_", "-") for option in options)
+        raise UserError(f"{given} is for chat models of transformers (hf:FOLDER); {name} is none: leave it out")

@@ -19,7 +19,8 @@ B images, K channels, h,w feature map, H,W image, N tokens.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -54,6 +55,7 @@ class Explainable:
 
     network: nn.Module
     layer: str
+    about: Mapping[str, Any] = MappingProxyType({})  # what else an explanation's provenance says of the split
 
     def forward(self, images: Tensor, query: Any = None, relu_rule: str | None = None) -> Any:
         """Output for images (B, 3, H, W) and a query; `relu_rule` rules the ReLUs of the vision part."""
@@ -81,6 +83,10 @@ class Explainable:
         A model that knows a shorter way to the same numbers than the gradient of the whole map takes it.
         """
         return formulas.importance(scores, A)
+
+    def on_image(self, maps: Tensor) -> Tensor:
+        """Maps (T, B, h, w) at the positions of A as maps of the image: the same, where A lies on it as a grid."""
+        return maps
 
 
 class SplitModel(Explainable):

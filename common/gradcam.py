@@ -135,7 +135,7 @@ def explain(
         known=known,
     )
     with untouched(run.explainable.network):
-        maps = {name: way(run).detach() for name, way in ways.items()}
+        maps = {name: run.on_image(name, way(run).detach()) for name, way in ways.items()}
         scores = run.scores.detach()
     provenance = {"layer": run.explainable.layer, "methods": list(ways), "versions": versions()}
     return Explanation(tuple(map(target_name, wanted)), scores, maps, provenance)
@@ -205,6 +205,10 @@ class _Run:
             return self.known.alpha
         A, output, scores = self.split
         return self.explainable.importance(scores, A, output)
+
+    def on_image(self, method: str, found: Tensor) -> Tensor:
+        """What a method gave, as a map of the image."""
+        return found if method in _OF_IMAGES else self.explainable.on_image(found)
 
     def gradcam(self, alpha: Tensor) -> Tensor:
         return localisation(self.split[0].detach() if self.known is None else self.known.features, alpha)
@@ -285,8 +289,10 @@ METHODS: dict[str, _Way] = {
 }
 # What is asked for like a map but is none: it cannot be drawn.
 _NO_MAPS: dict[str, _Way] = {"importance": lambda run: run.alpha}
+# What is not at the positions of the feature map, but at those of the image, or nowhere.
+_OF_IMAGES = {"occlusion", "guided", "deconv", "gradient", "guided_gradcam", "deconv_gradcam", "importance"}
 # Methods that look at scores only, for targets and networks without gradients as well.
-GRADIENT_FREE = frozenset({"occlusion", "ablation_cam", "activation"})
+GRADIENT_FREE = frozenset({"occlusion", "ablation_cam", "token_occlusion", "activation"})
 
 
 def _known() -> dict[str, _Way]:

@@ -26,14 +26,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from common import gradcam
 from common.errors import UserError
 from common.explainable import Explainable
 from common.explanation import Explanation
-from common.images import ImageLike, Photo, Preprocessing, as_batch
-from common.methods.occlusion import OcclusionOptions
+from common.images import ImageLike, Photo, Preprocessing, as_batch, as_image
+from common.methods.occlusion import OcclusionOptions, select_rows
 from common.state import untouched
 from common.targets import Contrast, Target, target_name
 
@@ -42,6 +43,7 @@ from common.targets import Contrast, Target, target_name
 class Encoded:
     """Images that went through the trunk once: `pixels` (B, 3, H, W) and `features` as the network made them.
 
+    Of models that make more of a larger image, these are `Ragged`: one entry an image, whatever its shape.
     It stands for the images wherever a facade takes images, so that predictions and explanations share the pass.
     `single` says whether one image was given, and so one result is due. `states` (B, ...) is what the head reads of
     the images, where a facade asks for it once and uses it again. `photos` are the images as they were given, of those
@@ -49,10 +51,10 @@ class Encoded:
     what either has encoded.
     """
 
-    pixels: Tensor
-    features: Tensor
+    pixels: Any
+    features: Any
     single: bool
-    states: Tensor | None = None
+    states: Any = None
     photos: tuple[Photo, ...] = ()
     made_by: str = ""
 
@@ -67,6 +69,16 @@ class Encoded:
         numbers = range(len(self))[index] if isinstance(index, slice) else index
         photos = tuple(self.photos[number] for number in numbers) if self.photos else ()
         return Encoded(self.pixels[index], self.features[index], single, states, photos, self.made_by)
+
+
+class Ragged(tuple[Any, ...]):
+    """What was made of each image of a batch, where it differs in shape: rows are taken of it as of a tensor."""
+
+    def __getitem__(self, rows: Any) -> Any:
+        if isinstance(rows, int):
+            return super().__getitem__(rows)
+        numbers = range(len(self))[rows] if isinstance(rows, slice) else rows
+        return Ragged(super(Ragged, self).__getitem__(number) for number in numbers)
 
 
 Batch = Iterable[ImageLike] | Tensor  # a path that is a string is iterable, too: facades' overloads overlap in that
@@ -86,6 +98,19 @@ class Encoder(Protocol):
     def encode(self, images: Tensor) -> Tensor:
         """Features of images (B, 3, H, W), without a graph."""
         ...
+
+
+class PhotoReader:
+    """A model that reads each photograph as it is, at its own size, and not a tensor of all of them.
+
+    `look` gives what the model made of one (RGB); `explainable(layer)` is then a function that splits the model for
+    one photograph, given what `look` made of it.
+    """
+
+    fingerprint: str
+
+    def look(self, photograph: Image.Image) -> Any:
+        raise NotImplementedError
 
 
 class Network(Encoder, Protocol):
@@ -149,6 +174,8 @@ def encode(network: Encoder, images: Images) -> Encoded:
         _check_maker(images.made_by, own)
         return images
     batch, single = as_batch(images)
+    if isinstance(network, PhotoReader):
+        return _looked_at(network, batch, single)
     pixels = batch if isinstance(batch, Tensor) else network.preprocessing(batch)
     photos = () if isinstance(batch, Tensor) else tuple(Photo.of(each, network.preprocessing) for each in batch)
     if pixels.dim() != 4 or pixels.shape[1] != 3 or not len(pixels):
@@ -157,6 +184,21 @@ def encode(network: Encoder, images: Images) -> Encoded:
     pixels = pixels.to(like.device, like.dtype)
     with untouched(network.module), torch.no_grad():
         return Encoded(pixels, network.encode(pixels), single, photos=photos, made_by=own)
+
+
+def _looked_at(network: Any, batch: Any, single: bool) -> Encoded:
+    """Photographs as a `PhotoReader` sees them; of the pixels, only a small picture of each is kept."""
+    if isinstance(batch, Tensor) or not batch:
+        given = f"a tensor {tuple(batch.shape)}" if isinstance(batch, Tensor) else "none"
+        raise UserError(f"images are {given}; {network.name} reads photographs as they are: give files or PIL images")
+    small = Preprocessing((32, 32))
+    pixels, features = [], []
+    with untouched(network.module), torch.no_grad():
+        for image in map(as_image, batch):
+            pixels.append(small(image))
+            features.append(network.look(image))
+    photos = tuple(Photo.of(each) for each in batch)
+    return Encoded(Ragged(pixels), Ragged(features), single, photos=photos, made_by=network.fingerprint)
 
 
 def _check_maker(made_by: str, own: str) -> None:
@@ -189,13 +231,21 @@ class Request:
         """The numbers of the targets that are asked of one image."""
         return self.rows[image] if self.rows else list(range(len(self.targets)))
 
+    def of(self, image: int, images: int) -> Request:
+        """What is asked of one image of so many, as a request about it alone."""
+        rows = self.own(image)
+        query, targets = self.query, [self.targets[row] for row in rows]
+        if images > 1:
+            query, targets = (select_rows(part, [image], images, axis=1) for part in (query, targets))
+        return Request(query, list(targets), [self.names[image]])
+
     def on(self, device: torch.device, targets: list[Target] | None = None) -> Request:
         """The request with its query on a device, and its targets read otherwise."""
         return replace(self, query=_moved(self.query, device), targets=targets or self.targets)
 
 
 def explain_each(
-    explainable: Explainable,
+    explainable: Any,
     encoded: Encoded,
     request: Request,
     methods: gradcam.Methods = "gradcam",
@@ -204,6 +254,19 @@ def explain_each(
     known: gradcam.Known | None = None,
 ) -> list[Explanation]:
     """One explanation (B = 1) of each image, with the targets that are its own."""
+    if isinstance(encoded.features, Ragged):
+        return [
+            one
+            for image in range(len(encoded))
+            for one in explain_each(
+                explainable(encoded.features[image]),
+                _alone(encoded, image),
+                request.of(image, len(encoded)),
+                methods,
+                provenance,
+                occlusion_options,
+            )
+        ]
     found = gradcam.explain(
         explainable,
         encoded.pixels,
@@ -214,12 +277,18 @@ def explain_each(
         occlusion_options=occlusion_options,
         known=known,
     )
-    about = {**found.provenance, **(provenance or {})}
+    about = {**found.provenance, **explainable.about, **(provenance or {})}
     photos: Sequence[Photo | None] = encoded.photos or [None] * len(encoded)
     return [
         replace(found.image(image).select(request.own(image)), names=tuple(names), provenance=about, photo=photo)
         for image, (names, photo) in enumerate(zip(request.names, photos, strict=True))
     ]
+
+
+def _alone(encoded: Encoded, image: int) -> Encoded:
+    """One image of a batch that is `Ragged`, as a batch of one."""
+    one = encoded[[image]]
+    return replace(one, pixels=one.pixels[0], features=one.features[0].A)
 
 
 def with_visual(found: Sequence[Explanation], request: Request, visual: Tensor | None) -> list[Explanation]:

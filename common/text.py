@@ -17,7 +17,7 @@ Letters: S sequences, B images, L tokens, V vocabulary.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -64,6 +64,31 @@ class Text:
         return self
 
 
+def spelled(
+    tokens: Sequence[int],
+    decode: Callable[[Sequence[int]], str],
+    special: Collection[int] = (),
+    unknown: int | None = None,
+) -> Text:
+    """The words that tokens spell, by what `decode` writes for ever more of them: a token belongs to the word it ends.
+
+    A token that is a part of a letter belongs to the letter's word. `special` tokens are read, and belong to no word.
+    """
+    words = decode(tokens).split()
+    spans: list[list[int]] = []
+    for i, token in enumerate(tokens):
+        if token in special and token != unknown:
+            continue
+        word = min(max(len(decode(tokens[: i + 1]).split()), 1), max(len(words), 1)) - 1
+        if word < len(spans):
+            spans[-1][1] = i + 1
+        else:
+            spans.append([i, i + 1])
+    names = words[: len(spans)]
+    lost = [name for name, (a, b) in zip(names, spans, strict=False) if unknown is not None and unknown in tokens[a:b]]
+    return Text(tuple(names), tuple(tokens), tuple((a, b) for a, b in spans[: len(names)]), tuple(dict.fromkeys(lost)))
+
+
 def unknown_words(text: Text) -> str:
     """The line that names the words of a text that the model does not know."""
     words = ", ".join(f"'{word}'" for word in text.unknown)
@@ -105,6 +130,11 @@ class TextOutput:
         if self.tokens.dim() == 2:
             return self
         return replace(self, **{field.name: getattr(self, field.name)[0] for field in fields(TextOutput)})
+
+
+def joined(outputs: Sequence[TextOutput]) -> TextOutput:
+    """Outputs (S, 1, L, ...) of several images as one (S, B, L, ...)."""
+    return TextOutput(*(torch.cat([getattr(each, field.name) for each in outputs], 1) for field in fields(TextOutput)))
 
 
 @dataclass(frozen=True, eq=False)

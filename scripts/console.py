@@ -52,6 +52,18 @@ def add_model_arguments(
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:N (default: %(default)s)")
 
 
+def add_chat_arguments(parser: argparse.ArgumentParser) -> None:
+    """How a chat model of transformers is held in memory."""
+    parser.add_argument("--dtype", metavar="TYPE", help="chat models: float32, bfloat16, float16 (default: as saved)")
+    parser.add_argument("--device-map", metavar="MAP", help="chat models: 'auto' spreads one over devices (accelerate)")
+
+
+def chat_options(args: argparse.Namespace) -> dict[str, str]:
+    """The options of chat models that were given, as `load` takes them."""
+    given = {name: getattr(args, name, None) for name in ("prompt", "dtype", "device_map")}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def add_contrast_argument(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
         "--contrast", action="append", metavar="TEXT", default=[],

@@ -18,7 +18,9 @@ Read `answerer` (what a user has), `network` (the model behind it), `request` (f
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from common.errors import check_no_options
 
 if TYPE_CHECKING:
     import torch
@@ -27,20 +29,24 @@ if TYPE_CHECKING:
 
 
 def load(
-    checkpoint: str | os.PathLike[str] | None = None, device: str | torch.device = "cpu", layer: str | None = None
+    checkpoint: str | os.PathLike[str] | None = None,
+    device: str | torch.device = "cpu",
+    layer: str | None = None,
+    **options: Any,
 ) -> Answerer:
     """The VQA model of a checkpoint (default: the shipped one), ready to answer and explain.
 
     `checkpoint` is a checkpoint's stem, either of its files, a training run's folder, or `hf:PATH_OR_NAME` for
-    a ViLT or BLIP model of `transformers`; `layer` the layer to explain at (default: the map that is classified).
+    a ViLT, BLIP or chat model of `transformers`; `layer` the layer to explain at (default: the map that is
+    classified). Chat models take `options` besides: `dtype` and `device_map`, see `vqa.chat.load`.
     Raises `UserError` for files that are missing, broken, or of something else.
     """
-    from vqa.answerer import Answerer
-
     if checkpoint is not None and str(checkpoint).startswith("hf:"):
         from vqa.adapters import load as load_transformers
 
-        return load_transformers(str(checkpoint), device, layer)
+        return load_transformers(str(checkpoint), device, layer, **options)
+    check_no_options(options, str(checkpoint or "the shipped VQA model"))
+    from vqa.answerer import Answerer
     from vqa.checkpoint import SHIPPED, load_model
     from vqa.network import LstmNetwork
 

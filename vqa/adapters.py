@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.errors import UserError
+from common.chat.loading import is_chat
+from common.errors import UserError, check_no_options
 from common.explainable import Explainable, HookedModel, TokenGrid
 from common.networks import hub
 from common.request import Encoded, Request
@@ -215,12 +216,19 @@ class BlipNetwork(TransformersNetwork):
 FAMILIES: dict[str, type[TransformersNetwork]] = {"vilt": ViltNetwork, "blip": BlipNetwork}
 
 
-def load(name: str, device: str | torch.device = "cpu", layer: str | None = None) -> Answerer:
+def load(name: str, device: str | torch.device = "cpu", layer: str | None = None, **options: Any) -> Answerer:
     """The `transformers` VQA model in a folder, in the local cache or on the model hub; `name` as `hf:NAME` or `NAME`.
+
+    Chat models take further `options`, see `vqa.chat.load`.
 
     Raises `UserError` where it cannot be had, is of another kind, or has incomplete weights.
     """
     name = name.removeprefix("hf:")
+    if (kind := hub.model_type(name)) not in FAMILIES and is_chat(kind):
+        from vqa import chat
+
+        return chat.load(name, device, layer, **options)
+    check_no_options(options, f"hf:{name}")
     loaders = {kind: family.loader for kind, family in FAMILIES.items()}
     found = hub.transformers_pretrained(name, loaders, "VQA models")
     network: Any = FAMILIES[found.family](found, f"hf:{name}")

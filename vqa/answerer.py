@@ -26,6 +26,7 @@ from vqa.network import Answer, AnswerNetwork
 from vqa.request import answer_request
 
 Questions = str | Text | Iterable[str | Text]
+Answers = str | Answer | Iterable[str | Answer] | None
 
 
 class Answerer(Facade):
@@ -79,7 +80,7 @@ class Answerer(Facade):
         self,
         images: ImageLike,
         questions: str | Text,
-        answers: Texts = ...,
+        answers: Answers = ...,
         contrast: Texts = ...,
         methods: Methods = ...,
         *,
@@ -91,7 +92,7 @@ class Answerer(Facade):
         self,
         images: Images,
         questions: Questions,
-        answers: Texts = ...,
+        answers: Answers = ...,
         contrast: Texts = ...,
         methods: Methods = ...,
         *,
@@ -103,7 +104,7 @@ class Answerer(Facade):
         self,
         images: Images,
         questions: Questions,
-        answers: Texts = None,
+        answers: Answers = None,
         contrast: Texts = None,
         methods: Methods = "gradcam",
         *,
@@ -119,7 +120,13 @@ class Answerer(Facade):
         with untouched(self.network.module):
             encoded, texts = self._paired(images, questions)
             found = self._explained(
-                encoded, texts, listed(answers), listed(contrast), methods, layer, occlusion_options
+                encoded,
+                texts,
+                [answers] if isinstance(answers, Answer) else listed(answers),
+                listed(contrast),
+                methods,
+                layer,
+                occlusion_options,
             )
         return found[0] if encoded.single else found
 
@@ -127,13 +134,16 @@ class Answerer(Facade):
         self,
         encoded: Encoded,
         texts: Sequence[Text],
-        given: Sequence[str],
+        given: Sequence[str | Answer],
         others: Sequence[str],
         methods: Methods,
         layer: str | None,
         occlusion_options: OcclusionOptions | None,
     ) -> list[Explanation]:
-        own = [given] * len(texts) if given else [[answer.text] for answer in self._answers(encoded, texts, 1)]
+        said: list[Sequence[str | Answer]] = [given] * len(texts)
+        if not given:
+            said = [[answer] for answer in self._answers(encoded, texts, 1)]
+        own = [[_asked(answer) for answer in each] for each in said]
 
         def ask(questions: Sequence[Text], numbers: Sequence[int]) -> Request:
             made = answer_request(self.network, questions, [own[number] for number in numbers], others)
@@ -169,3 +179,8 @@ class Answerer(Facade):
                 f"{len(texts)} questions for {len(encoded)} images; give one for all, or one for each image"
             )
         return encoded, texts
+
+
+def _asked(answer: str | Answer) -> str | Text:
+    """An answer as a request takes it: by name, or by its tokens where the model wrote it."""
+    return answer.read or answer.text if isinstance(answer, Answer) else answer

@@ -49,9 +49,9 @@ def token_gradients(network: Any, states: Any, request: Request) -> Tensor:
     To first order, what the token adds to the score. `network.embedding` is the name of the module that embeds.
     """
     embedding = network.module.get_submodule(network.embedding)
-    with torch.enable_grad(), _leaves(embedding) as leaves:
+    with torch.enable_grad(), leaves(embedding) as found:
         scores = score_table(request.targets, network.head(states, request.query), len(request.names))
-        return (gradients(scores, leaves[0]) * leaves[0].detach()).sum(-1)
+        return (gradients(scores, found[0]) * found[0].detach()).sum(-1)
 
 
 @torch.no_grad()
@@ -69,16 +69,16 @@ def _without(question: Text, word: int) -> Text:
 
 
 @contextlib.contextmanager
-def _leaves(module: nn.Module) -> Iterator[list[Tensor]]:
+def leaves(module: nn.Module) -> Iterator[list[Tensor]]:
     """The outputs of `module` inside the block, each replaced by a leaf that gradients are taken for."""
-    leaves: list[Tensor] = []
+    found: list[Tensor] = []
 
     def swap(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        leaves.append(output.detach().clone().requires_grad_())
-        return leaves[-1].clone()  # what follows may work in place
+        found.append(output.detach().clone().requires_grad_())
+        return found[-1].clone()  # what follows may work in place
 
     handle = module.register_forward_hook(swap)
     try:
-        yield leaves
+        yield found
     finally:
         handle.remove()

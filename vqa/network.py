@@ -29,12 +29,16 @@ from vqa.request import find_answer, numbered_request
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer: its score before the softmax, its probability among all answers, and the next best ones."""
+    """An answer: its score before the softmax, its probability among all answers, and the next best ones.
+
+    `read` are its words as tokens, of models that write their answers: their score is the log-probability.
+    """
 
     text: str
     score: float
     probability: float
     runners_up: tuple[Answer, ...] = ()
+    read: Text | None = None
 
     def __str__(self) -> str:
         return self.text

@@ -21,7 +21,7 @@ class AnswerError(UserError):
 
 
 def answer_request(
-    network: Any, questions: Sequence[Any], answers: Sequence[Sequence[str]], contrasts: Sequence[str]
+    network: Any, questions: Sequence[Any], answers: Sequence[Sequence[Any]], contrasts: Sequence[str]
 ) -> Request:
     """The targets for a batch of questions, in order: the answers asked for, then 'why each rather than that'.
 

@@ -58,6 +58,25 @@ def integrated_gradients(A: Tensor, head: Head, steps: int = STEPS) -> Tensor:
     return (total * wide(A) / steps).sum(2)
 
 
+def token_occlusion(A: Tensor, head: Head) -> Tensor:
+    """y - y_p (T, B, h, w): by how much the score falls where position p holds the mean of all positions instead.
+
+    Occlusion at the feature map: exact for the head, and blind to what the trunk has mixed into other positions.
+    Signed. The head runs once for each position.
+
+    >>> token_occlusion(torch.tensor([[[[1.0, 3.0]]]]), lambda A: A[None, :, 0, 0, 1]).tolist()
+    [[[[0.0, 1.0]]]]
+    """
+    B, _, h, w = A.shape
+    with torch.no_grad():
+        base, mean, drops = wide(head(A)), A.mean((-2, -1)), []
+        for place in range(h * w):
+            covered = A.flatten(2).clone()
+            covered[:, :, place] = mean
+            drops.append(base - wide(head(covered.view_as(A))))
+    return torch.stack(drops, -1).view(-1, B, h, w)
+
+
 def _for_each(function: Callable[[Tensor], Tensor], values: Tensor, at_once: int) -> Tensor:
     """The function of each value, stacked; batched where every operation in it can be."""
     try:
@@ -71,4 +90,5 @@ def _for_each(function: Callable[[Tensor], Tensor], values: Tensor, at_once: int
 HEAD_METHODS: dict[str, Callable[[Tensor, Head], Tensor]] = {
     "ablation_cam": ablation_cam,
     "integrated_gradients": integrated_gradients,
+    "token_occlusion": token_occlusion,
 }

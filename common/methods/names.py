@@ -20,6 +20,7 @@ METHOD_NAMES: dict[str, tuple[str, str]] = {
     "gradcam_plus_plus": ("Grad-CAM++", "evidence"),
     "ablation_cam": ("Ablation-CAM", "evidence"),
     "integrated_gradients": ("Integrated gradients", "signed"),
+    "token_occlusion": ("Token occlusion", "signed"),
     # Grad-CAM with one thing changed (paper, appendix B).
     "no_relu": ("Grad-CAM before its ReLU", "signed"),
     "absolute": ("Grad-CAM, absolute gradients", "evidence"),

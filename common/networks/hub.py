@@ -62,7 +62,7 @@ def timm_file(name: str) -> Path | None:
 
 def transformers_classifier(name: str, random_weights: bool) -> tuple[nn.Module, Preprocessing, str]:
     """(model, preprocessing, source) from a folder, the local cache or the model hub."""
-    place = _located(name)
+    place = located(name)
     classifier = library("transformers").AutoModelForImageClassification
     with quiet(f"hf:{name}"):
         if random_weights:
@@ -89,7 +89,7 @@ def transformers_pretrained(name: str, loaders: dict[str, str], what: str) -> Pr
     `loaders` maps each model type that is accepted to the class that loads it; `what` names such models in
     errors. Raises `UserError` where it cannot be had, is of another kind, or has incomplete weights.
     """
-    place = _located(name)
+    place = located(name)
     with quiet(f"hf:{name}"):
         config = place.load("AutoConfig")
         family = config.model_type
@@ -101,7 +101,7 @@ def transformers_pretrained(name: str, loaders: dict[str, str], what: str) -> Pr
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """Where a `transformers` model is: a folder's path, or its name in the cache or on the hub."""
 
     name: str
@@ -117,9 +117,9 @@ class _Place:
         loader = getattr(library("transformers"), kind)
         return loader.from_pretrained(self.path, local_files_only=self.offline, trust_remote_code=False, **options)
 
-    def model(self, kind: str) -> nn.Module:
+    def model(self, kind: str, **options: Any) -> nn.Module:
         """A model with all its weights; `UserError` where some are absent."""
-        module, info = self.load(kind, output_loading_info=True)
+        module, info = self.load(kind, output_loading_info=True, **options)
         absent = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
         if absent:
             raise UserError(
@@ -129,14 +129,14 @@ class _Place:
         return module
 
 
-def _located(name: str) -> _Place:
+def located(name: str) -> Place:
     """Where the model is: `UserError`, at once, for what is neither here nor can be fetched."""
     library("transformers")
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UserError(f"hf:{name}: the folder has no config.json; give the folder that save_pretrained wrote")
-        return _Place(name, str(folder), offline=True)
+        return Place(name, str(folder), offline=True)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"hf:{name}: no such folder; give the folder that save_pretrained wrote")
     cached, offline = _cached_config(name), not _hub_reachable()
@@ -146,10 +146,16 @@ def _located(name: str) -> _Place:
             " config.json, model.safetensors, preprocessor_config.json and the tokenizer's files, if it has one,"
             " elsewhere into a folder, and give hf:FOLDER"
         )
-    return _Place(name, name, offline)
+    return Place(name, name, offline)
 
 
-def _saved_preprocessing(place: _Place, config: Any) -> Preprocessing:
+def model_type(name: str) -> str:
+    """The kind of a `transformers` model, by its configuration; `UserError` where that cannot be had."""
+    with quiet(f"hf:{name}"):
+        return str(located(name).load("AutoConfig").model_type)
+
+
+def _saved_preprocessing(place: Place, config: Any) -> Preprocessing:
     try:
         with quiet(f"hf:{place.name}"):
             processor = place.load("AutoImageProcessor")

@@ -37,7 +37,9 @@ def add_parser(subparsers: Any) -> None:
         "--alternatives", type=int, default=0, metavar="N", help="further captions to list (default: %(default)s)"
     )
     parser.add_argument("--no-explain", action="store_true", help="captions only; no files are written")
+    parser.add_argument("--prompt", metavar="TEXT", help="what a chat model is asked (default: for one sentence)")
     cli.add_model_arguments(parser)
+    cli.add_chat_arguments(parser)
     cli.add_method_arguments(parser)
     cli.add_scale_argument(parser)
     parser.set_defaults(run=run)
@@ -52,7 +54,9 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     cli.device_of(args)
     folder = None if args.no_explain else cli.output_folder(args)
-    captioner = captioning.load(args.model, device=args.device, layer=args.layer, beam=args.beam)
+    captioner = captioning.load(
+        args.model, device=args.device, layer=args.layer, beam=args.beam, **cli.chat_options(args)
+    )
     given = [] if args.caption is None else [args.caption]
     _check_texts(captioner, [*given, *args.phrases, *args.contrast])
 

@@ -7,6 +7,9 @@ from typing import Any
 from common.errors import UserError
 from scripts import console as cli
 
+MAX_SHADED = 4  # answers for which the question's words are shaded
+_ABOUT = {"score": "score: pre-softmax", "log p": "log p: log-probability given image, question and words before"}
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the subcommand and its arguments."""
@@ -22,13 +25,14 @@ def add_parser(subparsers: Any) -> None:
         help='many questions: JSONL of {"image", "question", "answers"?} or CSV; images are relative to the file',
     )  # fmt: skip
     parser.add_argument(
-        "--answer", action="append", metavar="TEXT", dest="answers",
-        help="explain this answer; repeatable (default: the model's own)",
+        "--answer", "--reply", action="append", metavar="TEXT", dest="answers",
+        help="explain this answer; repeatable (default: the model's own); a chat model's one, word by word",
     )  # fmt: skip
     cli.add_contrast_argument(parser, "each answer")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="answers to list (default: %(default)s)")
     parser.add_argument("--no-explain", action="store_true", help="answers only; no files are written")
     cli.add_model_arguments(parser)
+    cli.add_chat_arguments(parser)
     cli.add_output_arguments(parser)
     cli.add_method_arguments(parser)
     parser.set_defaults(run=run)
@@ -45,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     cli.device_of(args)
     asked = _questions(args)
     folder = None if args.no_explain else cli.output_folder(args)
-    answerer = vqa.load(args.model, device=args.device, layer=args.layer)
+    answerer = vqa.load(args.model, device=args.device, layer=args.layer, **cli.chat_options(args))
     encoded: dict[Path, Any] = {}
 
     def answer_one(file: Path, text: str, answers: list[str]) -> cli.Outcome:
@@ -55,16 +59,18 @@ def run(args: argparse.Namespace) -> int:
             encoded.clear()
             encoded[file] = answerer.encode(image)
         found = answerer.answer(encoded[file], question, top=args.top)
-        line = f"{file}: {text} {found.text} ({found.probability:.0%})"
+        line = f"{file}: {text} {found.text} ({_sure(found)})"
         said = {"task": "vqa", "image": str(file), "model": answerer.name, **_said(question, found)}
         if folder is None:
             return cli.Outcome(said, line)
         explanation = answerer.explain(
-            encoded[file], question, answers or found.text, args.contrast, methods,
+            encoded[file], question, answers or found, args.contrast, methods,
             occlusion_options=cli.occlusion_options(args),
         )  # fmt: skip
         record = {**said, **cli.explained(explanation), **_words(explanation)}
-        page = cli.page_of(args, explanation, f"{file.name}: {text} {found.text}", score_notes(explanation, "score"))
+        page = cli.page_of(
+            args, explanation, f"{file.name}: {text} {found.text}", score_notes(explanation, _unit(said))
+        )
         return cli.Outcome(record, line, explanation, draw(image, record, explanation), page)
 
     return cli.run_each(asked, answer_one, args, folder)
@@ -78,15 +84,18 @@ def draw(image: Any, record: dict[str, Any], explanation: Any) -> Any:
     from common.panels import explanation_tiles
 
     likely = "; ".join(f"{a['answer']} {a['probability']:.0%}" for a in record["predictions"][:3])
-    photograph = Tile(fitted(image), "Photograph", likely)
-    tiles, columns = explanation_tiles(photograph, explanation, "score")
+    written = record["written"]
+    photograph = Tile(fitted(image), "Photograph", "" if written else likely)
+    tiles, columns = explanation_tiles(photograph, explanation, _unit(record))
     where = f"{record['model']}, explained at layer {record['layer']}"
-    weights = explanation.word_gradients.tolist()
+    # Of a reply that is explained word by word, the question's words are shaded for the whole.
+    shaded = slice(0, 1) if written and len(explanation) > MAX_SHADED else slice(None)
+    weights = explanation.word_gradients[shaded].tolist()
     return panel(
         f"{record['question']} {record['prediction']}", tiles, columns=columns,
         legends=legends_of(list(explanation.maps)),
-        note=f"{where}; words: gradient times embedding; score: pre-softmax",
-        above=lambda width: attributed_words(explanation.words, explanation.names, weights, width),
+        note=f"{where}; words: gradient times embedding; {_ABOUT[_unit(record)]}",
+        above=lambda width: attributed_words(explanation.words, explanation.names[shaded], weights, width),
     )  # fmt: skip
 
 
@@ -127,7 +136,16 @@ def _said(question: Any, answer: Any) -> dict[str, Any]:
     """The question as it was read, and its answers, likeliest first."""
     listed = [{"answer": a.text, "score": a.score, "probability": a.probability} for a in (answer, *answer.runners_up)]
     asked = {"question": question.text, "unknown_words": list(question.unknown)}
-    return {**asked, "prediction": answer.text, "predictions": listed}
+    return {**asked, "prediction": answer.text, "predictions": listed, "written": answer.read is not None}
+
+
+def _sure(answer: Any) -> str:
+    """How sure the model is: of an answer of its list, or of words that it wrote."""
+    return f"{answer.probability:.0%}" if answer.read is None else f"log p {answer.score:.2f}"
+
+
+def _unit(said: dict[str, Any]) -> str:
+    return "log p" if said["written"] else "score"
 
 
 def _words(explanation: Any) -> dict[str, Any]:

@@ -1,0 +1,223 @@
+"""An image-text chat model of `transformers`, split where its image features enter the language model.
+
+    image -> get_image_features -> A (tokens) -> [prompt with A in its places, reply] -> logits of the reply's tokens
+
+The encoder runs once an image; what it made is handed to `generate` and to every explained pass. The photograph's
+tokens that have a place on it are the map A (1, C, 1, n): as many channels as the language model is wide (times more
+where features enter further blocks), and one row of positions, which `ChatSplit.on_image` puts on the photograph.
+
+Letters: R rows (sequences) about one image, L reply tokens, P prompt tokens, W both, V vocabulary, C channels,
+N image tokens, n of them with a place, T targets.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from common.chat.families import FAMILIES, Seen, layout_of
+from common.chat.features import Form, table
+from common.chat.prompt import Prompts, Splice
+from common.chat.views import Layout
+from common.errors import MethodError, UserError
+from common.explainable import SplitModel
+from common.networks import hub
+from common.text import Text, padded
+
+MAX_REPLY = 64  # tokens of a reply, unless somebody says otherwise
+_BESIDE = ("image_grid_thw",)  # what the language model itself reads of an image
+
+
+@dataclass(frozen=True)
+class Sight:
+    """A photograph as the model has seen it: what every pass of the language model is given of it.
+
+    `tokens` (N, C) are its image features, of which those at `layout.places` are A; `form` is how they go back into
+    the model, `beside` what goes with them, `splice` their place in a prompt.
+    """
+
+    tokens: Tensor
+    form: Form
+    layout: Layout
+    splice: Splice
+    beside: Mapping[str, Tensor]
+
+    @property
+    def A(self) -> Tensor:
+        """(1, C, 1, n): the tokens that have a place on the photograph."""
+        return self.tokens[list(self.layout.places)].T[None, :, None]
+
+    def with_map(self, A: Tensor) -> Tensor:
+        """(N, C): the tokens, those with a place taken from A (1, C, 1, n)."""
+        placed = A[0, :, 0].T
+        if len(placed) == len(self.tokens):
+            return placed
+        index = torch.tensor(self.layout.places, device=placed.device)
+        return self.tokens.detach().index_copy(0, index, placed)
+
+
+class ChatModel:
+    """A chat model with its processor: prompts, replies, and how likely given replies are."""
+
+    def __init__(self, module: Any, processor: Any, name: str, source: str) -> None:
+        self.module, self.processor, self.name, self.source = module, processor, name, source
+        module.requires_grad_(False)
+        self.kind = str(module.config.model_type)
+        self.family = FAMILIES[self.kind]
+        self.prompts = Prompts(processor, self.family, name)
+        text = module.config.get_text_config()
+        self.vocabulary_size = int(text.vocab_size)
+        self.longest = int(getattr(text, "max_position_embeddings", None) or 2**31)
+        self.image_token = int(module.config.image_token_id)
+        self.ends = self._end_tokens(text)
+        self.pad = next(token for token in (*self.ends, 0, 1) if token != self.image_token)
+
+    @property
+    def end(self) -> int:
+        """The token that ends a reply."""
+        return self.ends[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.module.get_input_embeddings().weight.device
+
+    def _end_tokens(self, text: Any) -> tuple[int, ...]:
+        named = self.module.generation_config.eos_token_id
+        named = text.eos_token_id if named is None else named
+        listed = [] if named is None else [named] if isinstance(named, int) else list(named)
+        own = self.processor.tokenizer.eos_token_id
+        found = dict.fromkeys([*([own] if own in listed else []), *listed, *([own] if own is not None else [])])
+        if not found:
+            raise UserError(f"{self.name}: neither its configuration nor its tokenizer names a token that ends replies")
+        return tuple(int(token) for token in found)
+
+    @torch.no_grad()
+    def look(self, image: Image.Image) -> Sight:
+        """The one pass of the image encoder over a photograph (RGB)."""
+        with hub.quiet(self.name):
+            inputs = self.prompts.inputs(image)
+            encoder = self.module.base_model.get_image_features
+            names = inspect.signature(encoder).parameters
+            given = {name: self._moved(value) for name, value in inputs.items() if name in names}
+            tokens, form = table(encoder(**given, return_dict=True))
+        seen = Seen(self.module.config, self.processor, inputs, image.size, len(tokens))
+        splice = self.prompts.splice(inputs)
+        if (places := int((inputs["input_ids"] == self.image_token).sum())) != len(tokens):
+            raise UserError(
+                f"{self.name}: {len(tokens)} image features for {places} places in the prompt; its processor's settings"
+                " don't fit its weights: get both from the same folder"
+            )
+        beside = {name: self._moved(inputs[name]) for name in _BESIDE if name in inputs}
+        return Sight(tokens, form, layout_of(self.kind, seen), splice, beside)
+
+    def _moved(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return value.to(self.device, self.module.dtype if value.is_floating_point() else value.dtype)
+
+    @torch.no_grad()
+    def replies(
+        self, sight: Sight, prompt: Sequence[int], beam: int = 1, count: int = 1, length: int = MAX_REPLY
+    ) -> list[Text]:
+        """What the model says to a prompt's tokens, best first: greedy, or by beam search; `count` replies."""
+        row = self._checked(sight.splice(prompt), length)
+        tokens = torch.tensor([row], device=self.device)
+        with hub.quiet(self.name):
+            rows = self.module.generate(
+                input_ids=tokens,
+                attention_mask=torch.ones_like(tokens),
+                **self._read(sight, sight.tokens, tokens, len(row)),
+                max_new_tokens=length,
+                num_beams=max(beam, count),
+                num_return_sequences=count,
+                do_sample=False,
+                pad_token_id=self.pad,
+                suppress_tokens=[self.image_token],  # it stands for an image that isn't there
+            )
+        return [self._reply(found[len(row) :], length) for found in rows.tolist()]
+
+    def _reply(self, tokens: list[int], length: int) -> Text:
+        stop = next((i for i, token in enumerate(tokens) if token in self.ends), len(tokens))
+        found = self.prompts.spelled(tokens[:stop])
+        if not found.words:
+            raise UserError(f"{self.name} wrote an empty reply; give one of your own to explain")
+        return self.checked_reply(found)
+
+    def checked_reply(self, reply: Text) -> Text:
+        """A reply, or a `UserError` for one that has the image's placeholder in it."""
+        if self.image_token in reply.tokens:
+            raise UserError(f"the reply '{reply.text[:60]}' has the image's token in it; leave it out")
+        return reply
+
+    def logits(
+        self, sight: Sight | None, tokens: Tensor | None, prompts: Sequence[Sequence[int]], replies: Tensor
+    ) -> Tensor:
+        """(R, L, V): of what follows at each place of R replies (R, L) to as many prompts, given image tokens (N, C).
+
+        Prompts are as they are read, with the image's placeholder; replies are padded with -1. Without a `sight`
+        there is no image, nor a placeholder for one.
+        """
+        L = replies.shape[1]
+        rows = [self._checked(tuple(row) if sight is None else sight.splice(row), L) for row in prompts]
+        mask = padded([[1] * (len(row) + L) for row in rows], self.device)
+        starts = torch.tensor([len(row) for row in rows], device=self.device)
+        places = starts[:, None] + torch.arange(L, device=self.device)
+        ids = padded([[*row, *[self.pad] * L] for row in rows], self.device, self.pad)
+        ids = ids.scatter(1, places, torch.where(replies < 0, self.pad, replies))
+        read = self._types(ids, starts) if sight is None or tokens is None else self._read(sight, tokens, ids, starts)
+        return self.module(
+            input_ids=ids, attention_mask=mask, **read, logits_to_keep=places - 1, use_cache=False
+        ).logits
+
+    def _read(self, sight: Sight, tokens: Tensor, ids: Tensor, starts: Any) -> dict[str, Any]:
+        """What the language model reads besides the rows (R, W): the image's features, and which tokens are its."""
+        R = len(ids)
+        beside = {name: value.repeat(R, *[1] * (value.dim() - 1)) for name, value in sight.beside.items()}
+        return {"mm_encoder_outputs": {"image": sight.form.output(tokens, R)}, **beside, **self._types(ids, starts)}
+
+    def _types(self, ids: Tensor, starts: Any) -> dict[str, Tensor]:
+        if self.family.types is None:
+            return {}
+        types = (ids == self.image_token).long() * self.family.image_type
+        replied = torch.arange(ids.shape[1], device=ids.device) >= torch.as_tensor(starts, device=ids.device)[..., None]
+        return {self.family.types: torch.where(replied, self.family.reply_type, types)}
+
+    def _checked(self, row: tuple[int, ...], length: int) -> tuple[int, ...]:
+        if len(row) + length > self.longest:
+            raise UserError(
+                f"a prompt of {len(row)} tokens (the image's among them) and a reply of {length}: {self.name} reads"
+                f" {self.longest}; ask a shorter question, or give a smaller photograph"
+            )
+        return row
+
+
+class ChatSplit(SplitModel):
+    """A chat model about one photograph, split where its image features enter the language model.
+
+    `run(sight, tokens (N, C), query)` is the head as a function, as the task's network reads its queries.
+    """
+
+    def __init__(self, model: ChatModel, sight: Sight, run: Callable[[Sight, Tensor, Any], Any]) -> None:
+        self.network, self.sight, self._run = model.module, sight, run
+        self.layer = f"image tokens ({sight.layout.about})"
+        self.about = {"chat": {"family": model.kind, **sight.layout.to_dict()}}
+
+    def forward(self, images: Tensor, query: Any = None, relu_rule: str | None = None) -> Any:
+        raise MethodError(
+            "a chat model's photograph goes through its processor, so pixels are neither covered nor differentiated;"
+            " choose a method at the image tokens: hirescam, gradcam, layercam, token-occlusion"
+        )
+
+    def features(self, images: Tensor, query: Any = None) -> Tensor:
+        return self.sight.A
+
+    def head(self, features: Tensor, query: Any = None) -> Any:
+        return self._run(self.sight, self.sight.with_map(features), query)
+
+    def on_image(self, maps: Tensor) -> Tensor:
+        """Maps (T, 1, 1, n) of the tokens on the photograph: (T, 1, h, w)."""
+        return self.sight.layout.place(maps[:, 0, 0])[:, None]
