@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from common.errors import UserError
 from scripts.saywhy import main
 from scripts.study.answers import read_results
 from scripts.study.receiver import Receiver
-from scripts.study.serve import MOST_BYTES, Server, trial_options
+from scripts.study.serve import MOST_BYTES, Server, address, trial_options, unedited
 from tests.studies import answer_to, asked, body_of, made_up, served, session_of
 
 ROOT = Path(__file__).parent.parent
@@ -202,6 +203,18 @@ def test_a_full_disk_confirms_nothing_and_leaves_no_half_line(study, monkeypatch
     assert receiver.receive(body_of(study, "one", answers)) == {"kept": 9, "known": 1}
     receiver.close()
     assert [line["number"] for line in lines_of(study)] == list(range(10))
+
+
+def test_texts_that_nobody_has_edited_are_named(study) -> None:
+    assert unedited(study) == ["consent.txt", "debriefing.txt"]
+    (study.folder / "public" / "texts" / "consent.txt").write_text("# Ours")
+    assert unedited(study) == ["debriefing.txt"]
+
+
+def test_the_address_is_one_that_others_can_open(study) -> None:
+    with served(study) as server:
+        assert address(server, "lab.example") == f"http://lab.example:{server.server_port}/"
+        assert re.fullmatch(r"http://\d+\.\d+\.\d+\.\d+:\d+/", address(server, "0.0.0.0"))
 
 
 def test_a_port_in_use_and_a_study_that_is_served_already_are_one_line(study, tmp_path, capsys) -> None:

@@ -71,6 +71,8 @@ def _add_material(parser: Any, kind: str, methods: str) -> None:
     if not words:
         train = "photographs to fine-tune on; 0: ImageNet's classes, in groups (default: %(default)s)"
         add("--train", type=int, default=6000, metavar="N", help=train)
+        networks = "where fine-tuned networks are kept (default: networks, in the folder of the study)"
+        add("--networks", metavar="DIR", help=networks)
     add("--seed", type=int, default=0, metavar="N", help="of photographs, lists and names (default: %(default)s)")
     add("--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:N (default: %(default)s)")
 
@@ -144,9 +146,8 @@ def build_one(args: argparse.Namespace) -> int:
     cli.output_folder(args)
     models = (args.strong, args.weak) if args.kind == "trust" else (args.model,)
     train = getattr(args, "train", 0)
-    asked = Asked(
-        Path(args.photos), methods, models, out / "networks", args.count, args.split, train, args.seed, args.device
-    )
+    networks = Path(getattr(args, "networks", None) or out / "networks")
+    asked = Asked(Path(args.photos), methods, models, networks, args.count, args.split, train, args.seed, args.device)
     study = build_study(args.kind, asked, out, options)
     print(f"{out}: {study.plan['count']} photographs, {len(study.lists)} lists; {out / 'plan.json'} is to preregister")
     print(f"  edit {out / 'public' / 'texts'}/consent.txt and debriefing.txt; then")
@@ -157,11 +158,13 @@ def build_one(args: argparse.Namespace) -> int:
 def serve_one(args: argparse.Namespace) -> int:
     """Serve a study until the command is stopped."""
     from scripts.study.plan import open_study
-    from scripts.study.serve import Server
+    from scripts.study.serve import Server, address, unedited
 
     study = open_study(args.study)
     server = Server(study, args.host, args.port)
-    print(f"serving '{study.plan['title']}' at http://{args.host}:{server.server_port}/ (Ctrl-C stops it)", flush=True)
+    for name in unedited(study):
+        cli.report(f"{name} is still the template: edit it in {study.folder / 'public' / 'texts'}")
+    print(f"serving '{study.plan['title']}' at {address(server, args.host)} (Ctrl-C stops it)", flush=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

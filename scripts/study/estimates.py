@@ -77,9 +77,11 @@ class Estimates:
 def estimated(scores: Scores, draws: int = DRAWS, seed: int = 0) -> Estimates:
     """The methods' means with their errors."""
     rng = np.random.default_rng(seed)
-    groups = {"people": scores.people, "photographs": scores.photographs, "answers": np.arange(len(scores.values))}
+    groups = {"people": scores.people, "photographs": scores.photographs}
     spreads = {name: _spread(scores, each, draws, rng) for name, each in groups.items()}
-    means = np.array([scores.of(method).mean() for method in range(len(scores.names))])
+    each = [scores.of(method) for method in range(len(scores.names))]
+    spreads["answers"] = np.diag([values.var(ddof=min(1, len(values) - 1)) / len(values) for values in each])
+    means = np.array([values.mean() for values in each])
     freedom = max(1, min(len(np.unique(scores.people)), len(np.unique(scores.photographs))) - 1)
     return Estimates(scores, means, spreads, freedom)
 

@@ -41,7 +41,7 @@ class Asked:
         return max(2, len(self.methods))
 
     @property
-    def pages(self) -> int:
+    def needed(self) -> int:
         """How many photographs are needed at all."""
         return self.count + self.practice
 

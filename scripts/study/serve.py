@@ -6,8 +6,10 @@ dropped, and nothing of a visitor (address, browser) is kept.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mimetypes
+import socket
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -109,6 +111,21 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing of a visitor is written down."""
+
+
+def address(server: Server, host: str) -> str:
+    """Where people open the study; of a server for the whole room, this computer's own address in it."""
+    if host in ("0.0.0.0", "::", ""):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+            probe.connect(("192.0.2.1", 9))  # nothing is sent: it only says which way things would go
+            host = probe.getsockname()[0]
+    return f"http://{host}:{server.server_port}/"
+
+
+def unedited(study: Study) -> list[str]:
+    """The texts in which the researcher's own words are still missing."""
+    files = sorted((study.folder / PUBLIC / "texts").glob("*.txt"))
+    return [file.name for file in files if "RESEARCHER:" in file.read_text(encoding="utf-8", errors="replace")]
 
 
 def public_files(study: Study) -> dict[str, Path]:

@@ -12,7 +12,7 @@ from common.draw import draw_map
 from common.errors import UserError
 from scripts import console as cli
 from scripts.experiments.annotated import Annotated
-from scripts.study.kinds.networks import Network, photograph
+from scripts.study.kinds.networks import Network, photograph, spoken
 from scripts.study.material import Asked, Cell, Material, Pictures, Shown, balanced, drawn
 
 TITLE = "What does the picture show?"
@@ -61,7 +61,7 @@ def shown(network: Network, item: Annotated, asked: Asked, pictures: Pictures) -
 
 def _cell(method: str, names: tuple[str, ...], right: int, picture: str, feedback: str = "") -> Cell:
     truth: dict[str, Any] = {"target": names[right], "right": right}
-    return Cell(method, (picture,), names, truth, feedback=feedback)
+    return Cell(method, (picture,), tuple(map(spoken, names)), truth, feedback=feedback)
 
 
 def _practised(network: Network, item: Annotated, number: int, asked: Asked, pictures: Pictures) -> Shown:
@@ -69,5 +69,5 @@ def _practised(network: Network, item: Annotated, number: int, asked: Asked, pic
     names, method, right = tuple(item.boxes), asked.methods[number % len(asked.methods)], number % 2
     values = network.maps(item, names, [method])[method][right]
     picture = pictures.add(draw_map(method, photograph(item), values))
-    told = f"The network was asked for: {names[right]}."
+    told = f"The network was asked for: {spoken(names[right])}."
     return Shown(item.path.name, (_cell(method, names, right, picture, told),))

@@ -27,6 +27,8 @@ BLIND = (
     "{model} has no max-pooling: its Deconvolution is the same picture for any photograph, so that people can but guess"
     " what it shows"
 )
+# What people call VOC's categories, where that is not their name.
+_SPOKEN = {"aeroplane": "airplane", "diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "TV"}
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,11 @@ class Network:
         targets = [int(outputs[list(self.asker.names).index(name)]) for name in names]
         found = explain(classifier.explainable, pixels, targets, methods=",".join(methods))
         return {method: found.maps[method][:, 0] for method in methods}
+
+
+def spoken(name: str) -> str:
+    """A category as people call it."""
+    return _SPOKEN.get(name, name)
 
 
 def photograph(item: Any) -> Image.Image:

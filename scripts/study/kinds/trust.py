@@ -18,7 +18,7 @@ from common.metrics.grounding import box_mask
 from scripts import console as cli
 from scripts.experiments.annotated import Annotated
 from scripts.experiments.lab import spread
-from scripts.study.kinds.networks import Network, photograph
+from scripts.study.kinds.networks import Network, photograph, spoken
 from scripts.study.material import Asked, Cell, Material, Pictures, Shown, balanced, drawn
 
 TITLE = "Which robot is more reasonable?"
@@ -87,7 +87,7 @@ def _shown(networks: tuple[Network, Network], agreed: Agreed, asked: Asked, pict
 
 
 def _cell(method: str, name: str, images: tuple[str, str], strong: str, feedback: str = "") -> Cell:
-    about = f"Both robots said, rightly: {name}"
+    about = f"Both robots said, rightly: {spoken(name)}"
     return Cell(method, images, SCALE, {"target": name, "strong": strong}, about, feedback)
 
 
@@ -100,7 +100,7 @@ def _practised(network: Network, agreed: Agreed, number: int, asked: Asked, pict
     names = [pictures.add(draw_map(method, photo, each)) for each in (within, without)]
     better = "AB"[number % 2]
     images = (names[0], names[1]) if better == "A" else (names[1], names[0])
-    told = f"Most would say {better}: its picture lies on the {agreed.name}, the other's beside it."
+    told = f"Most would say {better}: its picture lies on the {spoken(agreed.name)}, the other's beside it."
     return Shown(agreed.item.path.name, (_cell(method, agreed.name, images, better, told),))
 
 

@@ -88,7 +88,7 @@ def _explained(captioner: Any, files: list[Path], asked: Asked, pictures: Pictur
     """So many photographs as are asked for, in all their cells; those of too short captions are passed over."""
     found: list[Shown] = []
     for file in files:
-        if len(found) == asked.pages:
+        if len(found) == asked.needed:
             break
         try:
             shown = _shown(captioner, file, asked, pictures)
