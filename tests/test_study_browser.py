@@ -99,7 +99,7 @@ def test_a_session_is_clicked_through_kept_and_analysed(study, visit, capsys) ->
 
     with served(study) as server:
         tab = visit(f"http://127.0.0.1:{server.server_port}/")
-        assert "voluntary" in tab.locator(".text").inner_text()
+        assert "voluntary" in tab.locator(".text").inner_text() and "Loading" not in tab.locator("main").inner_text()
         begin(tab)
         told = practise(tab, "A, slightly" if rates else "cat")
         assert told[0] == ("Yes. Most would say A." if rates else "Yes. cat") and len(told) == 2

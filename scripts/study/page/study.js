@@ -28,6 +28,7 @@ async function read(address) {
 // Runs screens in a jsPsych of their own.
 function run(timeline) {
   return new Promise((resolve, reject) => {
+    show("");
     const jsPsych = initJsPsych({ display_element: STAGE, on_finish: resolve });
     jsPsych.run(timeline).catch(reject);
   });
