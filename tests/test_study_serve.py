@@ -18,8 +18,9 @@ import pytest
 from common.errors import UserError
 from scripts.saywhy import main
 from scripts.study.answers import read_results
+from scripts.study.plan import trial_options
 from scripts.study.receiver import Receiver
-from scripts.study.serve import MOST_BYTES, Server, address, trial_options, unedited
+from scripts.study.serve import MOST_BYTES, Server, address, unedited
 from tests.studies import answer_to, asked, body_of, made_up, served, session_of
 
 ROOT = Path(__file__).parent.parent

@@ -111,6 +111,20 @@ def open_study(folder: str | Path) -> Study:
     return Study(place, plan, key)
 
 
+def trial_options(study: Study) -> dict[str, int]:
+    """How many answers each trial and attention check has; practice is not sent."""
+    path = study.folder / PUBLIC / DESIGN
+    try:
+        design = json.loads(path.read_text(encoding="utf-8"))
+        if design["id"] != study.id:
+            raise UserError(f"'{path}' is of another study than the plan beside it; build the study again")
+        return {name: len(design["trials"][name]["options"]) for name in study.key}
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        if isinstance(problem, UserError):
+            raise
+        raise UserError(f"'{path}' is not as it was built ({problem}); build the study again") from problem
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

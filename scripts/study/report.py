@@ -19,8 +19,8 @@ _SIMULATED = "These answers were written by `saywhy study rehearse`: nobody took
 _HOW = (
     "Means are over all answers that count. Intervals are of 95 %: people are drawn anew with replacement, and, apart"
     " from that, photographs, {draws} times each; the two variances are added, less that of single answers, which both"
-    " hold (Cameron, Gelbach and Miller 2011), and multiplied by Student's t with {freedom} degrees of freedom or more,"
-    " one less than the smaller of the two samples. Planned comparisons are those of plan.json; their p values are"
+    " hold (Cameron, Gelbach and Miller 2011), and Student's t has {freedom} degrees of freedom, one less than the"
+    " smaller of the two samples. Planned comparisons are those of plan.json; their p values are"
     " corrected by Holm's method. The second opinion is a linear mixed-effects model of the same answers with random"
     " intercepts of people and photographs (statsmodels, restricted maximum likelihood)."
 )

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from common.errors import UserError
-from scripts.study.plan import DESIGN, PUBLIC, Study
+from scripts.study.plan import DESIGN, PUBLIC, Study, trial_options
 from scripts.study.receiver import Receiver, Refused
 
 MOST_BYTES = 64 * 1024  # of a request's body
@@ -141,17 +141,3 @@ def public_files(study: Study) -> dict[str, Path]:
         if name not in files:
             raise UserError(f"'{public / name}' is missing; build the study again in another folder")
     return files
-
-
-def trial_options(study: Study) -> dict[str, int]:
-    """How many answers each trial and attention check has; practice is not sent."""
-    path = study.folder / PUBLIC / DESIGN
-    try:
-        design = json.loads(path.read_text(encoding="utf-8"))
-        if design["id"] != study.id:
-            raise UserError(f"'{path}' is of another study than the plan beside it; build the study again")
-        return {name: len(design["trials"][name]["options"]) for name in study.key}
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        if isinstance(problem, UserError):
-            raise
-        raise UserError(f"'{path}' is not as it was built ({problem}); build the study again") from problem

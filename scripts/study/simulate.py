@@ -19,7 +19,7 @@ from scipy.special import expit
 from common.files import write_text
 from scripts.study.answers import Scores
 from scripts.study.estimates import estimated
-from scripts.study.plan import ANSWERS, Study
+from scripts.study.plan import ANSWERS, Study, trial_options
 
 
 @dataclass(frozen=True)
@@ -76,16 +76,16 @@ def simulated_scores(shown: np.ndarray, world: World, names: Sequence[str], rng:
     return Scores(values.ravel(), shown.ravel(), people.ravel(), photographs.ravel(), names)
 
 
+def trials_shown(study: Study, people: int, rng: np.random.Generator) -> np.ndarray:
+    """(P, I): the trial by which each of so many people sees each photograph, lists given out evenly."""
+    by_photo = [{study.key[trial]["photograph"]: trial for trial in trials} for trials in study.lists]
+    names = sorted(by_photo[0])
+    return np.array([[by_photo[number][name] for name in names] for number in _lists(study, people, rng)])
+
+
 def methods_shown(study: Study, people: int, rng: np.random.Generator) -> np.ndarray:
-    """(P, I): the method by which each of so many people sees each photograph, lists given out evenly."""
-    names = sorted({each["photograph"] for each in study.key.values() if "photograph" in each})
-    table = np.zeros((len(study.lists), len(names)), int)
-    for number, trials in enumerate(study.lists):
-        for trial in trials:
-            known = study.key[trial]
-            table[number, names.index(known["photograph"])] = study.methods.index(known["method"])
-    lists = np.arange(people) % len(table)
-    return table[rng.permutation(lists)]
+    """(P, I): the methods of `trials_shown`."""
+    return _methods(study, trials_shown(study, people, rng))
 
 
 @dataclass(frozen=True)
@@ -116,35 +116,39 @@ def power(study: Study, people: Sequence[int], difference: float, studies: int, 
 
 def rehearse(study: Study, people: int, difference: float, folder: Path, seed: int = 0) -> Path:
     """Write the answers of simulated people, as the receiver would; marked, so that a report says so."""
-    rng, world = np.random.default_rng(seed), world_of(study, difference)
-    names = sorted({each["photograph"] for each in study.key.values() if "photograph" in each})
-    lists = rng.permutation(np.arange(people) % len(study.lists))
-    by_photo = [{study.key[trial]["photograph"]: trial for trial in trials} for trials in study.lists]
-    trials = [[by_photo[number][name] for name in names] for number in lists]
-    shown = np.array([[study.methods.index(study.key[trial]["method"]) for trial in row] for row in trials])
-    scores = world.answers(shown, rng)
-    lines = [
-        json.dumps(record)
-        for person, row in enumerate(trials)
-        for record in _session(study, person, int(lists[person]), row, scores[person], rng)
-    ]
+    lines = [json.dumps({**each, "simulated": True}) for each in simulated_answers(study, people, difference, seed)]
     write_text(folder / ANSWERS, "\n".join(lines) + "\n")
     return folder / ANSWERS
 
 
-def _session(
-    study: Study, person: int, number: int, trials: list[str], scores: np.ndarray, rng: np.random.Generator
-) -> list[dict[str, Any]]:
-    """One simulated person's lines."""
-    who = {"study": study.id, "participant": f"simulated-{person + 1}", "session": f"simulated-{person + 1}"}
-    asked = [(trial, _response(study, trial, score, rng)) for trial, score in zip(trials, scores, strict=True)]
-    asked = [asked[place] for place in rng.permutation(len(asked))]
-    asked += [(check, study.key[check]["right"]) for check in study.plan["checks"]]
-    return [
-        {**who, "list": number, "number": n, "trial": trial, "response": response, "ms": int(rng.lognormal(7.9, 0.5)),
-         "order": [], "simulated": True}
-        for n, (trial, response) in enumerate(asked)
-    ]  # fmt: skip
+def simulated_answers(study: Study, people: int, difference: float, seed: int = 0) -> list[dict[str, Any]]:
+    """The answers of so many people, one after the other, as lines of a results file."""
+    rng, options = np.random.default_rng(seed), trial_options(study)
+    trials = trials_shown(study, people, rng)
+    scores = world_of(study, difference).answers(_methods(study, trials), rng)
+    found = []
+    for person in range(people):
+        name = f"simulated-{person + 1}"
+        who = {"study": study.id, "participant": name, "session": name}
+        for number, (trial, response) in enumerate(_session(study, trials[person], scores[person], rng)):
+            order, taken = rng.permutation(options[trial]).tolist(), int(rng.lognormal(7.9, 0.5))
+            found.append({**who, "number": number, "trial": trial, "response": response, "ms": taken, "order": order})
+    return found
+
+
+def _session(study: Study, trials: np.ndarray, scores: np.ndarray, rng: np.random.Generator) -> list[tuple[str, int]]:
+    """One person's trials in a random order, each with the answer, and the attention checks, which are passed."""
+    asked = [(str(trial), _response(study, trial, score, rng)) for trial, score in zip(trials, scores, strict=True)]
+    checks = [(check, int(study.key[check]["right"])) for check in study.plan["checks"]]
+    return [asked[place] for place in rng.permutation(len(asked))] + checks
+
+
+def _lists(study: Study, people: int, rng: np.random.Generator) -> np.ndarray:
+    return rng.permutation(np.arange(people) % len(study.lists))
+
+
+def _methods(study: Study, trials: np.ndarray) -> np.ndarray:
+    return np.vectorize(lambda trial: study.methods.index(study.key[trial]["method"]), otypes=[int])(trials)
 
 
 def _response(study: Study, trial: str, score: float, rng: np.random.Generator) -> int:
