@@ -90,16 +90,20 @@ def verdicts(analysis: Analysis) -> list[str]:
 
 
 def shown(value: float, rates: bool, sign: str = "") -> str:
-    """A share in per cent, or a rating."""
-    return f"{value:{sign}.2f}" if rates else f"{100 * value:{sign}.1f} %"
+    """A share in per cent, a difference of shares (with its sign) in percentage points, or a rating."""
+    return f"{value:{sign}.2f}" if rates else f"{100 * value:{sign}.1f} {'points' if sign else '%'}"
+
+
+def shown_range(found: Estimate, rates: bool, sign: str = "") -> str:
+    """A 95 % interval."""
+    if rates:
+        return f"{found.low:{sign}.2f} to {found.high:{sign}.2f}"
+    return f"{100 * found.low:{sign}.1f} to {shown(found.high, rates, sign)}"
 
 
 def shown_interval(found: Estimate, rates: bool, sign: str = "") -> str:
     """A mean with its 95 % interval."""
-    if rates:
-        return f"{found.mean:{sign}.2f}, 95 % interval {found.low:{sign}.2f} to {found.high:{sign}.2f}"
-    low, high = (f"{100 * each:{sign}.1f}" for each in (found.low, found.high))
-    return f"{100 * found.mean:{sign}.1f} %, 95 % interval {low} to {high} %"
+    return f"{shown(found.mean, rates, sign)}, 95 % interval {shown_range(found, rates, sign)}"
 
 
 def record(analysis: Analysis) -> dict[str, Any]:

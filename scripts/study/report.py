@@ -8,12 +8,13 @@ from pathlib import Path
 
 from common.files import write_json, write_text
 from scripts.experiments.page import STYLE, html_table
-from scripts.study.analyse import Analysis, Pair, csv_text, record, shown, shown_interval, verdicts
+from scripts.study.analyse import Analysis, Pair, csv_text, record, shown, shown_range, verdicts
 from scripts.study.answers import tidy
 from scripts.study.estimates import DRAWS, Estimate
 
 _MORE = """
 svg { max-width: 100%; height: auto; font: 14px system-ui, sans-serif } .caption { color: #62666f; font-size: .9rem }
+@media screen and (max-width: 45rem) { table { display: block; overflow-x: auto } body { overflow-wrap: anywhere } }
 """
 _SIMULATED = "These answers were written by `saywhy study rehearse`: nobody took part. The numbers say nothing."
 _HOW = (
@@ -75,7 +76,7 @@ def forest(analysis: Analysis) -> str:
 def _x(value: float, rates: bool) -> float:
     """Where a value stands in the plot, in pixels; what is beyond the scale stands at its end."""
     share = (value + 2) / 4 if rates else value
-    return round(_LEFT + min(max(share, 0.0), 1.0) * (_WIDTH - _LEFT - 20), 1)
+    return round(_LEFT + min(max(share, 0.0), 1.0) * (_WIDTH - _LEFT - 30), 1)
 
 
 def _tick(value: float, height: int, rates: bool) -> str:
@@ -113,13 +114,13 @@ def _facts(analysis: Analysis) -> str:
 
 def _means(analysis: Analysis) -> str:
     plan, rates = analysis.study.plan, analysis.study.rates
-    published = plan["published"]["values"]
+    published, sign = plan["published"]["values"], "+" if rates else ""
     what = "mean rating" if rates else "share right"
     heads = ["", what, "95 % interval", f"p, against {shown(analysis.study.guess, rates)}", "answers", "published"]
     rows = [
         [
-            plan["labels"][name], shown(e.mean, rates, "+" if rates else ""), _interval(e, rates), _p(e.p), str(e.n),
-            shown(published[name], rates, "+" if rates else "") if name in published else "-",
+            plan["labels"][name], shown(e.mean, rates, sign), shown_range(e, rates, sign), _p(e.p), str(e.n),
+            shown(published[name], rates, sign) if name in published else "-",
         ]
         for name, e in analysis.means.items()
     ]  # fmt: skip
@@ -155,23 +156,25 @@ def _pair(analysis: Analysis, pair: Pair) -> list[str]:
     name = f"{labels[pair.one]} less {labels[pair.other]}{' *' if pair.planned else ''}"
     corrected = "" if pair.p_holm is None else _p(pair.p_holm)
     mixed = "" if pair.mixed is None else f"{shown(pair.mixed[0], rates, '+')} ± {shown(pair.mixed[1], rates)}"
-    return [name, shown(found.mean, rates, "+"), _interval(found, rates, "+"), _p(found.p), corrected, mixed]
+    return [name, shown(found.mean, rates, "+"), shown_range(found, rates, "+"), _p(found.p), corrected, mixed]
 
 
 def _left_out(analysis: Analysis) -> str:
     """Who and what does not count, and the rules for it."""
     rules, judged = analysis.study.plan["exclusions"], analysis.judged
+    most = rules["most_checks_wrong"]
+    wrong = f"more than {most:g} attention checks wrong" if most else "an attention check wrong"
     told = (
-        f"Planned before the study: left out are people with more than {rules['most_checks_wrong']:g} attention checks"
-        f" wrong, with less than {rules['least_share_answered']:.0%} of their trials answered, or with half of their"
-        f" answers within {rules['least_median_seconds']:g} s; single answers within {rules['least_seconds']:g} s;"
-        " and all but a person's first session."
+        f"Planned before the study: left out are people with {wrong}, with less than"
+        f" {rules['least_share_answered']:.0%} of their trials answered, or with half of their answers within"
+        f" {rules['least_median_seconds']:g} s; single answers within {rules['least_seconds']:g} s; and all but a"
+        " person's first session."
     )
     sessions = len(analysis.results.by_session())
     reasons = Counter(judged.sessions.values())
     rows = [[html.escape(why), str(count)] for why, count in sorted(reasons.items())]
     rows += [["single answers that came too fast", str(judged.hasty)]] if judged.hasty else []
-    table = html_table("", ["left out because", "n"], rows) if rows else "<p>Nobody and nothing was left out.</p>"
+    table = html_table("", ["left out because", "n"], rows) if rows else ""
     return f"<h2>Who counts</h2><p>{len(judged.sessions)} of {sessions} sessions left out.</p>{table}<p>{told}</p>"
 
 
@@ -196,10 +199,6 @@ def _each_person(analysis: Analysis) -> str:
 def _how(analysis: Analysis) -> str:
     photographs = {analysis.study.key[answer.trial]["photograph"] for answer in analysis.judged.counted}
     return _HOW.format(draws=DRAWS, freedom=min(analysis.people, len(photographs)) - 1)
-
-
-def _interval(found: Estimate, rates: bool, sign: str = "") -> str:
-    return shown_interval(found, rates, sign).partition("interval ")[2]
 
 
 def _p(value: float) -> str:
