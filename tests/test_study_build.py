@@ -8,9 +8,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from common.errors import UserError
+from data.records import Box
+from scripts.experiments.annotated import Annotated
 from scripts.saywhy import main
 from scripts.study.kinds import discriminate, trust, words
 from scripts.study.kinds.networks import Network
@@ -175,6 +178,18 @@ def test_5_2_shows_both_networks_as_a_and_as_b(voc_folder, tmp_path, monkeypatch
             assert known["target"] == said and design["trials"][trial]["about"].endswith(said)
     assert all(len(both) == 1 for both in pairs.values()) and len(pairs) == 2
     assert study.score(study.lists[0][0], 4) == (2 if study.key[study.lists[0][0]]["strong"] == "B" else -2)
+
+
+def test_practice_for_trust_lies_on_the_object_or_beside_it() -> None:
+    item = Annotated(Path("x.jpg"), dict, {"cat": [Box(0.0, 0.0, 0.5, 0.5)]})
+    agreed = trust.Agreed(item, "cat")
+    assert agreed.share == pytest.approx(0.25, abs=0.01)
+    for size in ((7, 7), (224, 224)):
+        within, without = trust._parted(torch.ones(size), agreed)
+        h, w = size[0] // 2 - 1, size[1] // 2 - 1
+        assert torch.allclose(within + without, torch.ones(size))
+        assert within[: h // 2, : w // 2].min() == 1 and within[h + h // 2 + 2 :].max() == 0
+    assert {0.0, 1.0} == set(trust._parted(torch.ones(7, 7), agreed)[0].flatten().tolist())
 
 
 def test_networks_that_never_agree_and_photographs_without_two_categories_are_one_line(

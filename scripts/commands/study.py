@@ -199,7 +199,7 @@ def analyse_one(args: argparse.Namespace) -> int:
 
 def power_one(args: argparse.Namespace) -> int:
     """Print how often a true difference is found."""
-    from scripts.study.analyse import shown
+    from scripts.study.analyse import shown, spread_shown
     from scripts.study.plan import open_study
     from scripts.study.simulate import power
 
@@ -213,7 +213,7 @@ def power_one(args: argparse.Namespace) -> int:
     one, other = (study.plan["labels"][name] for name in study.plan["comparisons"][0])
     print(f"{one} less {other}, truly {shown(difference, study.rates, '+')}, in {args.studies} simulated studies:")
     for found in power(study, people, difference, args.studies, args.seed):
-        reach = shown(found.reach, study.rates)
+        reach = spread_shown(found.reach, study.rates)
         print(f"  {found.people} people: found in {found.share:.0%}, 95 % interval ± {reach}", flush=True)
     return cli.OK
 

@@ -94,6 +94,11 @@ def shown(value: float, rates: bool, sign: str = "") -> str:
     return f"{value:{sign}.2f}" if rates else f"{100 * value:{sign}.1f} {'points' if sign else '%'}"
 
 
+def spread_shown(value: float, rates: bool) -> str:
+    """A standard error or deviation, in the units of a difference."""
+    return shown(value, rates, " ").strip()
+
+
 def shown_range(found: Estimate, rates: bool, sign: str = "") -> str:
     """A 95 % interval."""
     if rates:

@@ -8,13 +8,15 @@ from pathlib import Path
 
 from common.files import write_json, write_text
 from scripts.experiments.page import STYLE, html_table
-from scripts.study.analyse import Analysis, Pair, csv_text, record, shown, shown_range, verdicts
+from scripts.study.analyse import Analysis, Pair, csv_text, record, shown, shown_range, spread_shown, verdicts
 from scripts.study.answers import tidy
 from scripts.study.estimates import DRAWS, Estimate
+from scripts.study.mixed import Mixed
 
 _MORE = """
 svg { max-width: 100%; height: auto; font: 14px system-ui, sans-serif } .caption { color: #62666f; font-size: .9rem }
-@media screen and (max-width: 45rem) { table { display: block; overflow-x: auto } body { overflow-wrap: anywhere } }
+@media screen and (max-width: 45rem) { table { display: block; overflow-x: auto }
+  td, th { white-space: nowrap } }
 """
 _SIMULATED = "These answers were written by `saywhy study rehearse`: nobody took part. The numbers say nothing."
 _HOW = (
@@ -143,19 +145,23 @@ def _pairs(analysis: Analysis) -> str:
     kept = len(heads) if analysis.mixed else len(heads) - 1
     caption = "Differences<span>; * planned before the study</span>"
     mixed, rates = analysis.mixed, analysis.study.rates
-    note = "" if mixed is None else (
-        f'<p class="note">The mixed-effects model: people differ by {shown(mixed.people, rates)}, photographs by'
-        f" {shown(mixed.photographs, rates)}, single answers by {shown(mixed.rest, rates)} (standard deviations)."
-        " ± is a standard error.</p>"
-    )  # fmt: skip
+    note = "" if mixed is None else _deviations(mixed, rates)
     return html_table(caption, heads[:kept], [list(map(html.escape, row[:kept])) for row in rows]) + note
+
+
+def _deviations(mixed: Mixed, rates: bool) -> str:
+    people, photographs, rest = (spread_shown(each, rates) for each in (mixed.people, mixed.photographs, mixed.rest))
+    return (
+        f'<p class="note">The mixed-effects model: people differ by {people}, photographs by {photographs}, single'
+        f" answers by {rest} (standard deviations). ± is a standard error.</p>"
+    )
 
 
 def _pair(analysis: Analysis, pair: Pair) -> list[str]:
     labels, rates, found = analysis.study.plan["labels"], analysis.study.rates, pair.found
     name = f"{labels[pair.one]} less {labels[pair.other]}{' *' if pair.planned else ''}"
     corrected = "" if pair.p_holm is None else _p(pair.p_holm)
-    mixed = "" if pair.mixed is None else f"{shown(pair.mixed[0], rates, '+')} ± {shown(pair.mixed[1], rates)}"
+    mixed = "" if pair.mixed is None else f"{shown(pair.mixed[0], rates, '+')} ± {spread_shown(pair.mixed[1], rates)}"
     return [name, shown(found.mean, rates, "+"), shown_range(found, rates, "+"), _p(found.p), corrected, mixed]
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from common.draw import draw_map
 from common.errors import UserError
@@ -25,6 +26,7 @@ TITLE = "Which robot is more reasonable?"
 QUESTION = "Which robot's picture is the more reasonable ground for its answer?"
 MEASURE, OPTIONS = "rating", 5
 SCALE = ("A, clearly", "A, slightly", "both alike", "B, slightly", "B, clearly")
+HALF = 0.5  # of a photograph, that an object covers at most where there is practice with it
 MOST = 1000  # photographs that both networks are asked about
 PUBLISHED = {"guided_gradcam": 1.27, "guided": 1.00}
 PUBLISHED_ABOUT = (
@@ -38,6 +40,20 @@ class Agreed:
 
     item: Annotated
     name: str
+
+    @property
+    def share(self) -> float:
+        """The share of the photograph that the object's boxes cover."""
+        return float(self.mask((64, 64)).mean())
+
+    def mask(self, size: tuple[int, int]) -> Tensor:
+        """1 within the object's boxes, 0 without, at a map's size (h, w); of fine maps with soft edges."""
+        sides = torch.tensor([list(box) for box in self.item.boxes[self.name]])
+        inside = box_mask(sides, size).float()[None, None]
+        width = 2 * (min(size) // 16) + 1
+        for _ in range(2):
+            inside = avg_pool2d(inside, width, 1, width // 2, count_include_pad=False)
+        return inside[0, 0]
 
 
 def material(asked: Asked, pictures: Pictures) -> Material:
@@ -53,7 +69,9 @@ def material(asked: Asked, pictures: Pictures) -> Material:
         )
     count = balanced(asked, len(agreed), 2 * len(asked.methods), "have both networks say the same category, rightly")
     chosen = drawn(agreed, asked.seed)
-    practice, used = chosen[: asked.practice], chosen[asked.practice : asked.practice + count]
+    # Practice needs something beside the object.
+    practice = sorted(chosen, key=lambda each: each.share > HALF)[: asked.practice]
+    used = [each for each in chosen if each not in practice][:count]
     notes = [_accuracy(strong, weak, items, said), *strong.notes(asked.methods), *weak.notes(asked.methods)]
     for note in notes:
         cli.report(note)
@@ -106,5 +124,5 @@ def _practised(network: Network, agreed: Agreed, number: int, asked: Asked, pict
 
 def _parted(values: Tensor, agreed: Agreed) -> tuple[Tensor, Tensor]:
     """A map within the boxes of a category, and without them."""
-    inside = box_mask([tuple(box) for box in agreed.item.boxes[agreed.name]], tuple(values.shape[-2:]))  # type: ignore
-    return torch.where(inside, values, 0.0), torch.where(inside, 0.0, values)
+    inside = agreed.mask((values.shape[-2], values.shape[-1]))
+    return values * inside, values * (1 - inside)
