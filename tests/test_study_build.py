@@ -92,12 +92,20 @@ def test_a_study_is_never_written_over(tmp_path, capsys) -> None:
     assert "no study's" in capsys.readouterr().err and (tmp_path / "mine" / "public" / "thesis.html").exists()
 
 
+def exclude(folder: Path, rules: dict) -> None:
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["exclusions"] |= rules
+    (folder / "plan.json").write_text(json.dumps(plan))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (lambda folder: (folder / "plan.json").unlink(), "holds no study"),
         (lambda folder: (folder / "plan.json").write_text("{"), "cannot read"),
-        (lambda folder: (folder / "plan.json").write_text("{}"), "it has no 'exclusions'"),
+        (lambda folder: (folder / "plan.json").write_text("{}"), "it has no 'checks'"),
+        (lambda folder: exclude(folder, {"most_checks_wrong": "0"}), "'most_checks_wrong' is amiss"),
+        (lambda folder: exclude(folder, {"too_clever": 1}), "'too_clever' is amiss"),
         (lambda folder: (folder / "key.json").write_text("{}"), "is not this plan's"),
         (lambda folder: (folder / "key.json").unlink(), "cannot read"),
     ],

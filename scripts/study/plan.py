@@ -33,6 +33,11 @@ EXCLUSIONS: dict[str, float] = {
 """People are left out who fail more checks, answer a smaller share of their trials, or answer half of them
 faster; and of the others the single answers that came faster than the last."""
 
+_NEEDED = frozenset(
+    "id kind title question measure options methods labels comparisons exclusions networks photographs count notes"
+    " published seed versions lists checks sha256".split()
+)
+
 
 @dataclass(frozen=True)
 class Study:
@@ -99,15 +104,17 @@ def open_study(folder: str | Path) -> Study:
     if not (place / PLAN).is_file():
         raise UserError(f"'{folder}' holds no study: it has no {PLAN}; make one with `saywhy study build`")
     plan, key = _read(place / PLAN), _read(place / KEY)
-    lacking = {"id", "kind", "lists", "methods", "measure", "exclusions", "sha256"} - plan.keys()
+    lacking = _NEEDED - plan.keys()
     if lacking:
         raise UserError(f"'{place / PLAN}' is not a study's plan: it has no '{sorted(lacking)[0]}'")
     trials = {trial for each in plan["lists"] for trial in each}
     if trials - key.keys():
         raise UserError(f"'{place / KEY}' is not this plan's: trial {sorted(trials - key.keys())[0]} is not in it")
     unknown = plan["exclusions"].keys() ^ EXCLUSIONS.keys()
-    if unknown:
-        raise UserError(f"'{place / PLAN}': exclusions are {', '.join(EXCLUSIONS)}; '{sorted(unknown)[0]}' is amiss")
+    odd = [name for name, value in plan["exclusions"].items() if not isinstance(value, (int, float))]
+    if unknown or odd:
+        amiss = sorted([*unknown, *odd])[0]
+        raise UserError(f"'{place / PLAN}': exclusions are numbers, {', '.join(EXCLUSIONS)}; '{amiss}' is amiss")
     return Study(place, plan, key)
 
 
