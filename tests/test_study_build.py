@@ -163,6 +163,24 @@ def test_5_1_is_built_of_maps_of_both_categories(voc_folder, tmp_path, capsys) -
     assert "4 photographs, 4 lists" in capsys.readouterr().out
 
 
+def test_pictures_that_show_nothing_are_counted_and_not_practised(tmp_path) -> None:
+    class Half:
+        """A network without evidence for the first category."""
+
+        def maps(self, item, names, methods):
+            return {method: torch.stack([torch.zeros(7, 7), torch.ones(7, 7)]) for method in methods}
+
+    asked = Asked(tmp_path, ("gradcam", "hirescam"), ("a",), tmp_path)
+    item = Annotated(SAMPLES / "cat.jpg", dict, {"cat": [], "dog": []})
+    found = discriminate.shown(Half(), item, asked, Pictures(tmp_path, 0))
+    assert [cell.truth.get("empty", False) for cell in found.cells] == [True, False, True, False]
+    assert discriminate._empty([found]) == ["2 of 4 pictures are empty: nothing raises the category's score there"]
+    assert not discriminate._empty([])
+    practised = [discriminate._practised(Half(), item, n, asked, Pictures(tmp_path, 0)).cells[0] for n in (0, 1)]
+    assert [(cell.method, cell.truth["target"]) for cell in practised] == [("gradcam", "dog"), ("hirescam", "dog")]
+    assert practised[0].feedback == "The network was asked for: dog."
+
+
 def test_deconvolution_that_sees_no_photograph_is_told(voc_folder, tmp_path, capsys) -> None:
     assert main(built("discriminate", voc_folder, tmp_path / "s", "--methods", "deconv", "--count", "2")) == 0
     assert "people can but guess" in capsys.readouterr().err

@@ -1,8 +1,8 @@
 """A second opinion: a mixed-effects model of the same answers, by statsmodels.
 
 Fixed effects of the methods, random intercepts of people and of photographs, fitted by restricted maximum likelihood.
-Of right and wrong answers it is a linear probability model: its differences are shares, as the table's. A method is taken
-to be as much better on each photograph and for each person, which the intervals of estimates.py don't ask for.
+Of right and wrong answers it is a linear probability model: its differences are shares, as the table's. A method is
+taken to be as much better on each photograph and for each person, which the intervals of estimates.py don't ask for.
 """
 
 from __future__ import annotations

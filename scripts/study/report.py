@@ -25,8 +25,8 @@ _HOW = (
     " hold (Cameron, Gelbach and Miller 2011), and Student's t has {freedom} degrees of freedom, one less than the"
     " smaller of the two samples. Planned comparisons are those of plan.json; their p values are"
     " corrected by Holm's method. The second opinion is a linear mixed-effects model of the same answers with random"
-    " intercepts of people and photographs (statsmodels, restricted maximum likelihood). It takes a method to be as much"
-    " better on each photograph and for each person, so that its errors can be smaller."
+    " intercepts of people and photographs (statsmodels, restricted maximum likelihood). It takes a method to be as"
+    " much better on each photograph and for each person, so that its errors can be smaller."
 )
 _WIDTH, _LEFT, _ROW = 760, 210, 34  # of the plot, in pixels
 

@@ -36,15 +36,24 @@ def material(asked: Asked, pictures: Pictures) -> Material:
     what = f"of {network.data.title} show exactly two categories that {network.model} can be asked about"
     count = balanced(asked, len(pairs), 2 * len(asked.methods), what)
     practice, used = pairs[: asked.practice], pairs[asked.practice : asked.practice + count]
-    for note in network.notes(asked.methods):
+    found = [shown(network, item, asked, pictures) for item in used]
+    notes = [*network.notes(asked.methods), *_empty(found)]
+    for note in notes:
         cli.report(note)
     return Material(
-        [shown(network, item, asked, pictures) for item in used],
+        found,
         [_practised(network, item, number, asked, pictures) for number, item in enumerate(practice)],
         [network.about],
         f"{network.data.title}, photographs with exactly two categories",
-        network.notes(asked.methods),
+        notes,
     )
+
+
+def _empty(found: list[Shown]) -> list[str]:
+    """How many pictures show nothing, where any do: people can but guess what of."""
+    cells = [cell for each in found for cell in each.cells]
+    empty = sum(bool(cell.truth.get("empty")) for cell in cells)
+    return [f"{empty} of {len(cells)} pictures are empty: nothing raises the category's score there"] if empty else []
 
 
 def shown(network: Network, item: Annotated, asked: Asked, pictures: Pictures) -> Shown:
@@ -52,22 +61,25 @@ def shown(network: Network, item: Annotated, asked: Asked, pictures: Pictures) -
     names, photo = tuple(item.boxes), photograph(item)
     maps = network.maps(item, names, asked.methods)
     cells = [
-        _cell(method, names, right, pictures.add(draw_map(method, photo, values[right])))
+        _cell(method, names, right, pictures.add(draw_map(method, photo, values[right])), empty=not values[right].any())
         for method, values in maps.items()
         for right in range(len(names))
     ]
     return Shown(item.path.name, tuple(cells))
 
 
-def _cell(method: str, names: tuple[str, ...], right: int, picture: str, feedback: str = "") -> Cell:
-    truth: dict[str, Any] = {"target": names[right], "right": right}
+def _cell(
+    method: str, names: tuple[str, ...], right: int, picture: str, feedback: str = "", empty: bool = False
+) -> Cell:
+    truth: dict[str, Any] = {"target": names[right], "right": right, **({"empty": True} if empty else {})}
     return Cell(method, (picture,), tuple(map(spoken, names)), truth, feedback=feedback)
 
 
 def _practised(network: Network, item: Annotated, number: int, asked: Asked, pictures: Pictures) -> Shown:
     """One picture to practise on; over all of them each method is met, and either object is the right one."""
-    names, method, right = tuple(item.boxes), asked.methods[number % len(asked.methods)], number % 2
-    values = network.maps(item, names, [method])[method][right]
-    picture = pictures.add(draw_map(method, photograph(item), values))
+    names, method = tuple(item.boxes), asked.methods[number % len(asked.methods)]
+    both = network.maps(item, names, [method])[method]
+    right = number % 2 if both[number % 2].any() else 1 - number % 2  # an empty picture teaches nothing
+    picture = pictures.add(draw_map(method, photograph(item), both[right]))
     told = f"The network was asked for: {spoken(names[right])}."
     return Shown(item.path.name, (_cell(method, names, right, picture, told),))
