@@ -32,6 +32,7 @@ from scripts.experiments import (
     manifest,
     maps,
     paper,
+    rows,
     run,
     sanity,
     section_of,
@@ -662,3 +663,23 @@ def test_a_widget_is_made_once_and_stands_in_the_report_as_it_is(tmp_path):
     assert record["widgets"] == [{"file": "cells/w.html", "caption": "to <click>"}]
     lab.widget("w", "to <click>", explained, mark="b")
     assert len(made) == 2
+
+
+def test_the_readmes_rows_are_those_of_the_report(tmp_path, monkeypatch, capsys):
+    gradcam = {"mean": 87.5, "error": 0.8, "n": 9, "by_item": {"0": [80.0], "1": [95.0]}}
+    reject = {"mean": 78.5, "error": 0.4, "n": 9, "by_item": {"0": [70.0], "1": [87.0]}}
+    known = row_of("Grad-CAM", gradcam, "70.58 %")
+    less = against(row_of("reject everything", reject), paired(reject, gradcam))
+    shown = Table("4.3, pointing game with reject option", "COCO val2014", "accuracy (%)", [known, less], False, 1)
+    other = Table("4.3, pointing game, all", "COCO val2014", "accuracy (%)", [row_of("Grad-CAM", gradcam)], False, 1)
+    write_report(tmp_path, {"pointing": Section("4.3", [other, shown]), "unknown": Section("X", [shown])}, {})
+    monkeypatch.setattr("sys.argv", ["rows", str(tmp_path / "results.json")])
+    rows.main()
+    first, second = capsys.readouterr().out.splitlines()[2:]
+    assert first == (
+        "| 4.3, pointing game with reject option; COCO val2014 | Grad-CAM | 70.58 % | 87.5 ± 0.8 % |  | 9 |"
+    )
+    assert second.startswith("|  | reject everything |  | 78.5 ± 0.4 % | -9.0 ± ") and second.endswith(" | 9 |")
+    (tmp_path / "results.json").write_text("[]")
+    with pytest.raises(UserError, match="is no report; give the results.json"):
+        rows.main()

@@ -10,6 +10,7 @@ from PIL import Image
 from common.errors import UserError
 from common.methods.occlusion import OcclusionOptions
 from common.metrics.faithfulness import rank_correlation
+from data.readers.salicon import find_salicon
 from scripts.experiments import figure12, table_vqa
 from scripts.experiments.lab import Lab
 from tests.test_vqa_explain import answerer  # noqa: F401
@@ -135,6 +136,25 @@ def test_attention_is_compared_at_14_by_14_with_the_mean_of_its_annotators(lab, 
     assert math.isclose(found["mean"], np.nanmean(expected), abs_tol=1e-5)
     with pytest.raises(UserError, match="none of the 2 attention maps"):
         table_vqa.attention_pairs(folder / "hat", questions[1:2])
+
+
+def test_where_people_look_freely_is_compared_with_one_question_of_each_photograph(lab, folder):
+    (folder / "salicon" / "maps" / "train").mkdir(parents=True)
+    rng, files = np.random.default_rng(1), folder / "salicon" / "maps" / "train"
+    for number in (25, 77):
+        grey = Image.fromarray(rng.integers(0, 255, (48, 64), dtype=np.uint8))
+        grey.save(files / f"COCO_train2014_{number:012d}.png")
+    lab.data["salicon"] = folder / "salicon"
+    table = table_vqa.section(lab).tables[-1]
+    assert table.title == "8.2, VQA maps and where people look freely" and table.heading.endswith("a question of each")
+    rows = {row.what: row for row in table.rows}
+    assert rows["Grad-CAM"].n == 1 and not any(row.published for row in table.rows)
+    assert rows["centre of the photograph"].difference is not None
+    (files / "COCO_train2014_000000000025.png").unlink()
+    with pytest.raises(UserError, match="no photograph of SALICON is among the 2 of VQA v2's questions"):
+        table_vqa.attended(lab.on("salicon"), 5)
+    with pytest.raises(UserError, match="no map named as COCO's photographs"):
+        find_salicon(folder / "hat")
 
 
 def test_human_attention_goes_with_the_questions_of_vqa_v1_only(lab, folder, capsys):

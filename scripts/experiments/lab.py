@@ -23,7 +23,19 @@ from scripts import console as cli
 from scripts.experiments.report import Picture, Widget
 
 Item = TypeVar("Item")
-KINDS = ("imagenet", "voc", "coco", "flickr8k", "vqa2", "vqa", "vqahat", "densecap", "visualgenome", "samples")
+KINDS = (
+    "imagenet",
+    "voc",
+    "coco",
+    "flickr8k",
+    "vqa2",
+    "vqa",
+    "vqahat",
+    "salicon",
+    "densecap",
+    "visualgenome",
+    "samples",
+)
 # The models of other tasks: the package that loads them, and what trains them.
 _PACKAGES = {"captioner": ("captioning", "captioner"), "VQA model": ("vqa", "vqa")}
 # Where each kind of data lies in a folder of data sets.

@@ -22,6 +22,7 @@ _DATA = {
     "vqa2": "VQA v2 questions, annotations and photographs",
     "vqa": "VQA v1 questions, whose ids VQA-HAT bears (default: where VQA v2's are)",
     "vqahat": "VQA-HAT: PNGs of human attention by question id",
+    "salicon": "SALICON: PNGs of where people look freely, named as COCO's photographs",
     "densecap": "region captions: DenseCap's results.json, beside its photographs",
     "visualgenome": "region captions: Visual Genome's region_descriptions.json, photographs in VG_100K",
     "samples": "photographs named n01440764_tench.JPEG",

@@ -20,6 +20,7 @@ from common.errors import UserError
 from common.files import write_json
 from common.methods.names import label
 from data.derived.question_sets import QuestionSet
+from data.readers.salicon import find_salicon
 from data.readers.vqahat import check_ids, find_vqahat, read_attention
 from data.records import Question
 from scripts.experiments.compared import compared
@@ -55,6 +56,7 @@ PUBLISHED = {
     "human attention": {"gradcam": "0.136 (1374 pairs)"},
 }
 SETS = {"vqa2": "VQA v2, questions people asked about COCO", "cocoqa": "COCO-QA, questions made of captions"}
+GRID = (14, 14)  # VQA-HAT and SALICON are compared at
 NEEDED, BLIND = "the photograph decides", "the same answer to a grey picture"
 MODEL = "VQA model"
 
@@ -116,9 +118,8 @@ def _part(answerer: Any, question: Question) -> str:
 
 
 def attended(lab: Lab, count: int) -> dict[str, Any]:
-    """Method -> correlation with human attention, of questions of VQA v1 that have it, paired by photograph."""
-    questions = QuestionSet("vqa", lab.data.get("vqa", lab.need("vqa2"))).read("val")
-    pairs = attention_pairs(lab.need("vqahat"), questions)[:count]
+    """Map -> correlation with human attention, of the questions that have it, paired by photograph."""
+    pairs = (_looked_freely if lab.source == "salicon" else _looked_to_answer)(lab)[:count]
     maps = {question.id: attention for question, attention in pairs}
     answerer = lab.facade(MODEL)
 
@@ -132,6 +133,21 @@ def attended(lab: Lab, count: int) -> dict[str, Any]:
     return _quietly(lambda: measured(by_photograph([question for question, _ in pairs]), correlations))
 
 
+def _looked_to_answer(lab: Lab) -> list[tuple[Any, Any]]:
+    questions = QuestionSet("vqa", lab.data.get("vqa", lab.need("vqa2"))).read("val")
+    return attention_pairs(lab.need("vqahat"), questions)
+
+
+def _looked_freely(lab: Lab) -> list[tuple[Any, Any]]:
+    """Questions of VQA v2 about photographs of SALICON, one of each, and where people looked without a question."""
+    files, folder = find_salicon(lab.need("salicon")), lab.need("vqa2")
+    first = {question.image_id: question for question in reversed(QuestionSet("vqa2", folder).read("val"))}
+    pairs = [(q, read_attention([files[image]], GRID)) for image, q in first.items() if image in files]
+    if not pairs:
+        raise UserError(f"no photograph of SALICON is among the {len(first)} of VQA v2's questions in '{folder}'")
+    return pairs
+
+
 def attention_pairs(folder: str | Path, questions: list[Any]) -> list[tuple[Any, Any]]:
     """Questions with the attention map (14, 14) of each, of those that have one in a VQA-HAT folder.
 
@@ -139,7 +155,7 @@ def attention_pairs(folder: str | Path, questions: list[Any]) -> list[tuple[Any,
     """
     files = find_vqahat(folder)
     check_ids(questions)
-    pairs = [(q, read_attention(files[q.id], (14, 14))) for q in questions if q.id in files]
+    pairs = [(q, read_attention(files[q.id], GRID)) for q in questions if q.id in files]
     if not pairs:
         raise UserError(
             f"none of the {len(files)} attention maps in {folder} belongs to one of the {len(questions)} questions"
@@ -162,9 +178,8 @@ def section(lab: Lab) -> Section:
             less = lab.count(60, 2)
             cell = lab.cell("vqa-references", partial(by_reference, lab, kind, less), count=less, mark=mark)
             tables += _reference_tables(name, cell)
-    if "vqahat" in lab.data:
-        tables.append(_attention_table(lab.on("vqahat"), mark))
-    else:
+    tables += [_attention_table(lab.on(kind), mark) for kind in ATTENTION if kind in lab.data]
+    if "vqahat" not in lab.data:
         notes.append(
             "Human attention (VQA-HAT; published 0.136) left out: give its folder with --vqahat PATH, and that of VQA"
             " v1's questions, whose ids it bears, with --vqa PATH."
@@ -211,17 +226,24 @@ def _reference_tables(name: str, cell: dict[str, Any]) -> list[Table]:
     return tables
 
 
+# Where people looked, by kind of data: what a table is called, what it is of, and how they came to look there.
+ATTENTION = {
+    "vqahat": ("human attention", "VQA-HAT, questions of VQA v1 whose photographs are at hand", "to answer"),
+    "salicon": ("where people look freely", "SALICON, photographs of VQA v2, a question of each", "without a question"),
+}
+
+
 def _attention_table(lab: Lab, mark: str) -> Table:
-    """8.2, rank correlation with where people looked (VQA-HAT)."""
-    count = lab.count(1374, 10)
-    cell = lab.cell("vqa-attention", partial(attended, lab, count), count=count, mark=mark)
-    published = PUBLISHED["human attention"]
+    """8.2, rank correlation with where people looked (VQA-HAT), and what the paper has not, looked freely (SALICON)."""
+    (title, data, how), count = ATTENTION[lab.source], lab.count(1374, 10)
+    name = "vqa-attention" if lab.source == "vqahat" else f"vqa-{lab.source}"
+    cell = lab.cell(name, partial(attended, lab, count), count=count, mark=mark)
+    published = PUBLISHED["human attention"] if lab.source == "vqahat" else {}
     names = {key: {**ROWS, "centre": "centre of the photograph"}[key] for key in cell}
-    rows = [Row("random", 0.0, None, 0, "about 0"), *compared(names, cell, "gradcam", MODEL, published)]
-    data = "VQA-HAT, questions of VQA v1 whose photographs are at hand"
-    note = f"Spearman's correlation, at 14 x 14, with where people looked to answer, the mean of them. {ZERO}"
-    title = "8.2, VQA maps and human attention"
-    return Table(title, data, "rank correlation", rows, False, 3, note, ROWS["gradcam"])
+    rows = [Row("random", 0.0, None, 0, "about 0" if published else "")]
+    rows += compared(names, cell, "gradcam", MODEL, published)
+    note = f"Spearman's correlation, at {GRID[0]} x {GRID[1]}, with where people looked {how}, the mean of them. {ZERO}"
+    return Table(f"8.2, VQA maps and {title}", data, "rank correlation", rows, False, 3, note, ROWS["gradcam"])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
