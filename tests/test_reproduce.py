@@ -579,7 +579,7 @@ def test_the_papers_rows_say_how_the_protocol_differs(tmp_path):
         lab.device = "cpu"  # where what takes hours is cut, and said
         cut = {row["paper"]: row["protocol"] for row in paper.reported(lab)}
         assert "last layer alone" in cut["5.3"] and "last layers alone" in cut["Figure 4"]
-        assert told["5.1"].endswith("; ".join(["a rule in the place of people", *differs]))
+        assert told["5.1"].endswith("; ".join(["a rule in the place of people, whom `saywhy study` asks", *differs]))
         assert told["Figure 10b"] == "differs in network (our captioner, not neuraltalk2)"
 
 

@@ -55,7 +55,7 @@ def _table(lab: Lab, cell: dict[str, Any], title: str, measure: str, rows: dict[
     (key, (first, published)), *others = rows.items()
     made = [row_of(first, cell[key], published, lab.model)]
     made += [against(row_of(name, cell[n], shown), paired(cell[n], cell[key])) for n, (name, shown) in others]
-    digits = 4 if measure == "probability" else 2
+    digits = 5 if measure == "probability" else 2
     return Table(f"Figure 7, {title}", NAME, measure, made, True, digits, reference=first if others else "")
 
 

@@ -115,6 +115,11 @@ def _pointing(lab: Any) -> list[str]:
     return ["data (nouns and boxes of Flickr8k)", "classes are ImageNet's, in groups"]
 
 
+def _shown(lab: Any) -> str:
+    """What units are named by in figure 9."""
+    return " and ".join(["Flickr8k", *(kind.upper() for kind in ("voc", "coco") if kind in lab.data)])
+
+
 def _words(lab: Any) -> list[str]:
     """What differs of figure 11."""
     if "coco" not in lab.data or not coco.has_instances(lab.data["coco"]):
@@ -156,11 +161,12 @@ ROWS = (
     Reported(
         "5.1", "class discrimination, 43 people, VOC 2007 val",
         "Guided Grad-CAM 61.23 %, Guided Backprop 44.44 %, Deconv Grad-CAM 60.37 %, Deconv 53.33 %", "discrimination",
-        "5.1", "VGG-16 and AlexNet", lambda lab: ["a rule in the place of people", *_voc(lab)],
+        "5.1", "VGG-16 and AlexNet",
+        lambda lab: ["a rule in the place of people, whom `saywhy study` asks", *_voc(lab)],
     ),
     Reported(
         "5.2", "trust, 54 people: VGG-16 against AlexNet", "Guided Grad-CAM +1.27, Guided Backprop +1.00", "", "-", "",
-        lambda lab: ["not done: it needs people, and nothing measured stands for trust"],
+        lambda lab: ["not done: it needs people; `saywhy study` builds it, serves it and analyses the answers"],
     ),
     Reported(
         "5.3", "rank correlation with occlusion, VOC 2007 val, 2,510 images",
@@ -180,7 +186,7 @@ ROWS = (
     ),
     Reported(
         "Figure 9", "textual explanations by neurons, Places365", "a picture", "fig9", "Figure 9", "VGG-16",
-        lambda lab: ["data (Flickr8k)", "names of our own" if lab.neuron_names is None else "names of the file given"],
+        lambda lab: [f"data ({_shown(lab)})", f"names of {'our own' if lab.neuron_names is None else 'the file given'}"],
     ),
     Reported(
         "Figure 10a", "captions", "a picture", "fig10", "-", "neuraltalk2", lambda lab: ["photographs"], _SPEAKERS[0]
