@@ -186,7 +186,7 @@ ROWS = (
     ),
     Reported(
         "Figure 9", "textual explanations by neurons, Places365", "a picture", "fig9", "Figure 9", "VGG-16",
-        lambda lab: [f"data ({_shown(lab)})", f"names of {'our own' if lab.neuron_names is None else 'the file given'}"],
+        lambda lab: [f"data ({_shown(lab)})", f"names {'of our own' if lab.neuron_names is None else 'given'}"],
     ),
     Reported(
         "Figure 10a", "captions", "a picture", "fig10", "-", "neuraltalk2", lambda lab: ["photographs"], _SPEAKERS[0]
