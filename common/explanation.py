@@ -106,15 +106,17 @@ class Explanation:
         known = self.provenance.get("preprocessing")
         return replace(self, photo=Photo.of(photo, Preprocessing.from_dict(known) if known else None))
 
-    def html(self, notes: Sequence[str] = ()) -> str:
+    def html(self, notes: Sequence[str] = (), scale: str = "visual") -> str:
         """The photograph, and the targets to click, which paints their maps over it: HTML that needs nothing else.
 
-        `notes` say of each target what is to be known, by default its score. Raises `UserError` for an explanation of
+        `notes` say of each target what is to be known, by default its score. `scale` 'visual' draws each map as strong
+        as its evidence, 'own' all alike, until the reader chooses otherwise. Raises `UserError` for an explanation of
         several images or without a map, and for a photograph that cannot be read any more.
         """
         from common.widget.fragment import fragment
 
-        return fragment(self._view(notes or [f"score {score:.2f}" for score in self.scores[:, 0].tolist()]))
+        view = self._view(notes or [f"score {score:.2f}" for score in self.scores[:, 0].tolist()])
+        return fragment(replace(view, scale=scale))
 
     def _view(self, notes: Sequence[str]) -> Any:
         from common.widget.fragment import View

@@ -201,7 +201,7 @@ def page_of(args: argparse.Namespace, explanation: Any, title: str, notes: Seque
     """The explanation as a page to click, where `--html` asks for one."""
     from common.widget.fragment import page
 
-    return page(explanation.html(notes), title) if args.html else None
+    return page(explanation.html(notes, getattr(args, "scale", "visual")), title) if args.html else None
 
 
 def explained(explanation: Any) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from typing import Any
 from common.errors import UserError
 from scripts import console as cli
 
-COMMANDS = ("classify", "caption", "vqa", "batch", "show", "models", "train", "evaluate", "reproduce", "score", "study")
+COMMANDS = (
+    "classify", "caption", "vqa", "batch", "show", "models", "train", "evaluate", "reproduce", "score", "study", "demo",
+)  # fmt: skip
 
 
 class _Help(argparse.HelpFormatter):

@@ -20,11 +20,11 @@ def chromium() -> str:
 
 
 @contextmanager
-def opened() -> Iterator[Any]:
-    """A browser; skips where there is none, or nothing to drive it."""
+def opened(*arguments: str) -> Iterator[Any]:
+    """A browser, with more arguments; skips where there is none, or nothing to drive it."""
     playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright drives the browser")
     path = chromium()
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox", *arguments])
         yield browser
         browser.close()

@@ -37,3 +37,23 @@ def jspsych() -> Path:
     if not all((folder / name).is_dir() for name, _, _ in PINNED):
         pytest.skip(f"no jsPsych: npm install --no-save {INSTALL}, or set SAYWHY_JSPSYCH to a node_modules")
     return folder
+
+
+@pytest.fixture(scope="session")
+def demo_models():
+    """The shipped models, as the demo has them."""
+    from scripts.demo.answers import load
+
+    return load({})
+
+
+@pytest.fixture(scope="session")
+def demo_server(demo_models):
+    """A visitor at the door of the demo's server, one for all tests; they are skipped where Gradio is missing."""
+    pytest.importorskip("gradio", reason="pip install 'saywhy[demo]' brings the demo's server")
+    from scripts.demo.limits import Limits
+    from tests.demo_visitor import Watched, served
+
+    watched = Watched(demo_models.classifier, demo_models.captioner, demo_models.answerer)
+    with served(watched, Limits(waiting=10)) as visitor:
+        yield visitor

@@ -32,3 +32,12 @@ def test_a_page_is_written_where_it_is_asked_for(task, tmp_path, capsys) -> None
 def test_captions_only_have_no_page(capsys) -> None:
     assert main(["caption", CAT, "--no-explain", "--html"]) == 2
     assert "--html" in capsys.readouterr().err
+
+
+def test_the_scale_of_the_pictures_is_the_page_s(tmp_path) -> None:
+    for scale, alike in [("own", True), ("visual", False)]:
+        arguments = ["caption", CAT, "--caption", "a cat", "--html", "--scale", scale]
+        assert main([*arguments, "--out", str(tmp_path / scale)]) == 0
+        page = Parsed((tmp_path / scale / "cat.caption.html").read_text(encoding="utf-8"))
+        (switch,) = [each for each in page.all("input") if each.get("class") == "sw-alike"]
+        assert ("checked" in switch) == alike

@@ -147,6 +147,9 @@ def test_the_keyboard_alone_reaches_everything(show) -> None:
     assert painted(tab)[..., 3].max() < stronger
     tab.keyboard.press("Tab")
     tab.keyboard.press("Space")
+    assert tab.locator(".sw-alike").is_checked()
+    tab.keyboard.press("Tab")
+    tab.keyboard.press("Space")
     assert tab.locator(".sw-common").is_checked()
     tab.keyboard.press("Tab")
     tab.keyboard.press("ArrowDown")
@@ -195,6 +198,34 @@ def test_on_the_common_scale_a_weak_word_is_drawn_weaker(show) -> None:
     assert corner[:3].tolist() != own[2, 2, :3].tolist()
     expected = _colours("viridis", np.array(0.3))
     np.testing.assert_allclose(corner[:3], expected, atol=9)
+
+
+def test_all_are_drawn_at_full_strength_where_that_is_asked_for(show) -> None:
+    tab = show(caption().html())
+    strong = painted(tab)[..., 3].max()
+    word(tab, "on").click()
+    tab.locator(".sw-alike").check()
+    assert painted(tab)[..., 3].max() == strong
+    assert "next to no evidence" in tab.locator(".sw-status").inner_text()
+    assert "own scale" in tab.locator(".sw-legend").inner_text()
+    tab = show(caption().html(scale="own"))
+    word(tab, "on").click()
+    assert tab.locator(".sw-alike").is_checked() and painted(tab)[..., 3].max() == strong
+
+
+def test_a_page_is_dark_where_the_system_is_and_a_fragment_is_not(show) -> None:
+    dark = {**DESKTOP, "color_scheme": "dark"}
+    ink = "e => { const {color, backgroundColor} = getComputedStyle(e); return [color, backgroundColor]; }"
+    colours = {
+        name: show(text, options).locator(".saywhy").evaluate(ink)
+        for name, text, options in [
+            ("page", page(caption().html(), "x"), DESKTOP),
+            ("dark page", page(caption().html(), "x"), dark),
+            ("fragment", caption().html(), dark),
+        ]
+    }
+    assert colours["page"] == colours["fragment"]
+    assert colours["page"][1] == "rgb(255, 255, 255)" and colours["dark page"][1] == "rgb(20, 22, 26)"
 
 
 def test_methods_are_tabs_and_one_method_needs_none(show) -> None:
@@ -308,3 +339,18 @@ def test_in_a_frame_without_rights_of_its_own_it_works(show) -> None:
     frame = tab.frame_locator("iframe")
     frame.locator('button[data-name="grass"]').click()
     assert "grass" in frame.locator(".sw-status").inner_text()
+
+
+def test_a_framed_page_says_how_high_it_is(show) -> None:
+    import html
+
+    document = html.escape(page(caption().html(), "a dog", framed=True), quote=True)
+    told = "<script>addEventListener('message', ({data}) => { window.told = data.saywhyHeight; });</script>"
+    tab = show(f'{told}<iframe sandbox="allow-scripts" width="300" height="900" srcdoc="{document}"></iframe>')
+    tab.wait_for_function("window.told > 200")
+    high = tab.evaluate("window.told")
+    tab.locator("iframe").evaluate("each => { each.width = 900; }")
+    tab.wait_for_function(f"window.told < {high}")
+    tab.locator("iframe").evaluate("each => { each.height = window.told; }")
+    inside = tab.frames[1]
+    assert inside.evaluate("document.documentElement.scrollHeight <= innerHeight")

@@ -24,7 +24,8 @@ from matplotlib.colors import to_hex
 from PIL import Image
 from torch import Tensor
 
-from common.draw import strengths
+from common.draw import SCALES, strengths
+from common.errors import UserError
 from common.methods.names import kind, label
 from common.widget.values import encoded, photograph, shares
 
@@ -47,7 +48,8 @@ class View:
 
     `alt` names the photograph. `visual` (T) is how much of each target comes from the picture, in nats: it stands below
     the words and says how strongly each is drawn; without it each map's share of the strongest one's evidence does.
-    `read` are L words that the model read, `weights` (T, L) what each adds to a score. A first name that is made of the
+    `read` are L words that the model read, `weights` (T, L) what each adds to a score. `scale` 'own'
+    draws all maps at full strength until the reader chooses otherwise. A first name that is made of the
     names behind it (a caption and its words) is shown as running text.
     """
 
@@ -59,10 +61,13 @@ class View:
     visual: Sequence[float] | None = None
     read: Sequence[str] = ()
     weights: Sequence[Sequence[float]] = ()
+    scale: str = SCALES[0]
 
 
 def fragment(view: View) -> str:
     """The HTML of a view."""
+    if view.scale not in SCALES:
+        raise UserError(f"no scale '{view.scale}'; choose from {', '.join(SCALES)}")
     return Template(_asset("widget.html")).substitute(
         label=_escaped(f"Why {view.names[0]}"),
         alt=_escaped(f"Photograph {view.alt}".strip() if view.photo else "No photograph: the map alone"),
@@ -72,20 +77,25 @@ def fragment(view: View) -> str:
         script=_asset("widget.js"),
         read=_read(view.read),
         choices=_choices(view),
+        alike=" checked" if view.scale == "own" else "",
         tabs="".join(map(_tab, view.maps)),
         colours="".join(f"<option>{name}</option>" for name in COLOURS),
     )
 
 
-def page(fragment: str, title: str) -> str:
-    """A document with one fragment, whose policy lets nothing be loaded, and nothing run but the fragment's script."""
+def page(fragment: str, title: str, framed: bool = False) -> str:
+    """A document with one fragment, whose policy lets nothing be loaded, and nothing run but the fragment's script.
+
+    Dark where the reader's system is. One that is `framed` stands in a frame of another page, and posts that page a
+    message {saywhyHeight: pixels} whenever its height changes.
+    """
     style, script = map(_digest, ("widget.css", "widget.js"))
     policy = f"default-src 'none'; img-src data:; style-src {style}; script-src {script}; base-uri 'none'"
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_escaped(title)}</title>\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}; form-action \'none\'">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1"></head>\n'
-        f"<body>\n{fragment}</body></html>\n"
+        f'<body class="sw-page{" sw-framed" if framed else ""}">\n{fragment}</body></html>\n'
     )
 
 

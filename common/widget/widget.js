@@ -97,7 +97,7 @@
     }
 
     listen(root) {
-      const {choices, tabs, stage, photo, opacity, common, colours} = this.part;
+      const {choices, tabs, stage, photo, opacity, alike, common, colours} = this.part;
       choosing(choices, this.words, word => this.choose(word));
       choosing(tabs, this.tabs, tab => this.turn(tab));
       stage.addEventListener("click", () => this.choose(this.chosen ? null : this.last));
@@ -106,7 +106,7 @@
         word.addEventListener("pointerenter", event => event.pointerType === "mouse" && this.hover(word));
         word.addEventListener("pointerleave", () => this.hover(null));
       }
-      for (const control of [opacity, common, colours]) control.addEventListener("input", () => this.paint());
+      for (const control of [opacity, alike, common, colours]) control.addEventListener("input", () => this.paint());
       if (!photo.complete) photo.addEventListener("load", () => this.paint());
     }
 
@@ -165,10 +165,11 @@
       this.shade(word);
     }
 
-    // On its own scale a word with little evidence would look as sure as any other: its whole map is fainter.
+    // On its own scale a word with little evidence would look as sure as any other: unless all are wanted alike, its
+    // whole map is fainter.
     heat(word, map) {
-      const canvas = this.part.map, pen = canvas.getContext("2d"), common = this.part.common.checked;
-      const most = 255 * this.part.opacity.value / 100 * (common ? 1 : 0.25 + 0.75 * this.share(word));
+      const canvas = this.part.map, pen = canvas.getContext("2d"), full = this.part.alike.checked || this.part.common.checked;
+      const most = 255 * this.part.opacity.value / 100 * (full ? 1 : 0.25 + 0.75 * this.share(word));
       const look = {scale: map.peak / this.peak(word), signed: this.tab.dataset.kind === "signed", most};
       pen.putImageData(fill(pen.createImageData(canvas.width, canvas.height), map, {...look, colours: this.table()}), 0, 0);
     }
@@ -188,7 +189,8 @@
       if (map.peak === 0) return "; nothing in the picture raises this score";
       const share = this.share(word);
       if (word.dataset.strength) return share < LITTLE ? "; it owes next to nothing to the picture" : "";
-      return share < LITTLE ? "; next to no evidence beside the strongest here, so the map is faint" : "";
+      if (share >= LITTLE) return "";
+      return `; next to no evidence beside the strongest here${this.part.alike.checked ? "" : ", so the map is faint"}`;
     }
 
     legend(word, map) {
@@ -215,5 +217,11 @@
   for (const root of document.querySelectorAll(".saywhy:not([data-ready])")) {
     root.dataset.ready = "";
     new Widget(root);
+  }
+
+  // In a frame that was made for the page, which is as high as what stands in it: whoever made it is told how high.
+  if (document.body.classList.contains("sw-framed") && parent !== window) {
+    const told = () => parent.postMessage({saywhyHeight: document.documentElement.offsetHeight}, "*");
+    new ResizeObserver(told).observe(document.documentElement);
   }
 })();
