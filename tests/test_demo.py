@@ -2,6 +2,8 @@
 
 import asyncio
 import io
+import json
+import re
 import threading
 import time
 import warnings
@@ -15,7 +17,7 @@ from scripts.commands.demo import models_of
 from scripts.demo.answers import EXPLAINED, LISTED, TASKS, Asked, Models, Shown, answers
 from scripts.demo.limits import Limits, checked, chosen, lines_of, photograph
 from scripts.demo.worker import Worker
-from scripts.saywhy import main
+from scripts.saywhy import build_parser, main
 from tests.test_widget import HOSTILE, Parsed
 
 ROOT = Path(__file__).parent.parent
@@ -249,3 +251,19 @@ def test_models_are_chosen_by_who_serves_task_by_task() -> None:
     for text in ("resnet50", "segment=x", "vqa="):
         with pytest.raises(UserError, match="TASK=NAME"):
             models_of([text])
+
+
+def test_the_space_has_what_the_project_has() -> None:
+    """Its packages are the project's dependencies, its Gradio the tested one, its command one that exists."""
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML")
+    space = ROOT / "scripts" / "demo" / "space"
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert (space / "requirements.txt").read_text().splitlines()[1:] == wanted
+    head = dict(line.split(": ", 1) for line in (space / "README.md").read_text().split("---")[1].strip().splitlines())
+    assert f"gradio=={head['sdk_version']}" in (ROOT / "constraints.txt").read_text().splitlines()
+    assert (space / head["app_file"]).is_file()
+    arguments = re.search(r"main\((\[.*\])\)", (space / "app.py").read_text())
+    command = re.search(r'CMD \["saywhy", (.*)\]', (space / "Dockerfile").read_text())
+    for given in (arguments.group(1), f"[{command.group(1)}]"):
+        args = build_parser().parse_args(json.loads(given))
+        assert (args.host, args.port, args.share) == ("0.0.0.0", 7860, False)

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         }  # fmt: skip
         whose = "the model's own caption" if args.caption is None else "a given caption"
         picture = draw(image, record, explanation, whose, args.scale)
-        page = cli.page_of(args, explanation, f"{file.name}: {explained.text}", word_notes(record, explanation))
+        page = cli.page_of(args, explanation, f"{file.name}: {explained.text}", _notes(record, explanation))
         return cli.Outcome(record, line, explanation, picture, page)
 
     return cli.run_each([(file,) for file in image_files(args.images)], caption_one, args, folder)
@@ -122,7 +122,7 @@ def draw(image: Any, record: dict[str, Any], explanation: Any, whose: str, scale
     shown, small, count = fitted(image), fitted(image, 2 * WIDTH), len(record["tokens"])
     maps = {method: values[:, 0] for method, values in explanation.maps.items()}
     strong = drawn_strengths(explanation, scale, slice(1, 1 + count))[1:]
-    notes = word_notes(record, explanation)
+    notes = _notes(record, explanation)
     top, tiles = [Tile(shown, "Photograph", whose)], list[Any]()
     for method, values in maps.items():
         label = METHOD_LABELS[method]
@@ -160,7 +160,7 @@ def _unit(record: dict[str, Any]) -> str:
     return "log p" if record["score"] == "log_probability" else record["score"]
 
 
-def word_notes(record: dict[str, Any], explanation: Any) -> list[str]:
+def _notes(record: dict[str, Any], explanation: Any) -> list[str]:
     """A note for each target: the caption, its words, and what else was asked for."""
     from common.panels import score_notes, visual_note
 

@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
             "prediction": listed[0], "predictions": listed, **cli.explained(explanation),
         }  # fmt: skip
         line = f"{file}: {predictions[0].label} ({predictions[0].probability:.1%})"
-        shown = replace(explanation, names=short_names(explanation))
+        shown = replace(explanation, names=_short(explanation))
         title = f"{file.name}: {predictions[0].label.split(',')[0]}"
         page = cli.page_of(args, shown, title, score_notes(shown, "logit"))
         likely = [(prediction.label, prediction.probability) for prediction in predictions]
@@ -101,7 +101,7 @@ def draw(image: Any, model: str, preprocessing: Any, predictions: Sequence[tuple
     likely = [(label.split(",")[0], probability) for label, probability in predictions]
     photograph = Tile(fitted(seen), "Photograph", "; ".join(f"{label} {share:.0%}" for label, share in likely[:3]))
     unit = UNITS[explanation.provenance.get("score", "logit")]
-    tiles, columns = explanation_tiles(photograph, explanation, unit, short_names(explanation))
+    tiles, columns = explanation_tiles(photograph, explanation, unit, _short(explanation))
     return panel(
         f"{likely[0][0]}: {likely[0][1]:.0%}",
         tiles,
@@ -111,6 +111,6 @@ def draw(image: Any, model: str, preprocessing: Any, predictions: Sequence[tuple
     )
 
 
-def short_names(explanation: Any) -> tuple[str, ...]:
+def _short(explanation: Any) -> tuple[str, ...]:
     """The names of the targets with at most two of the synonyms of each."""
     return tuple(", ".join(name.split(", ")[:2]) for name in explanation.names)

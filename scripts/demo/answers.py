@@ -17,8 +17,6 @@ from common.panels import score_notes
 from common.request import Encoded
 from common.text import unknown_words
 from common.widget.fragment import page
-from scripts.commands.caption import word_notes
-from scripts.commands.classify import short_names
 from scripts.demo.limits import Limits, Photograph, checked, chosen, lines_of, photograph
 
 METHODS = ("gradcam", "guided_gradcam", "counterfactual", "occlusion")  # that visitors can choose from
@@ -130,9 +128,9 @@ def _classified(models: Models, photo: Photograph, asked: Asked) -> Iterator[str
     explanation = model.explain(
         encoded, targets or [each.index for each in found[:EXPLAINED]], contrast, methods=asked.methods
     )
-    explanation = replace(explanation, names=short_names(explanation))
+    explanation = replace(explanation, names=tuple(map(_short, explanation.names)))
     yield "Drawing"
-    likely = [(", ".join(each.label.split(", ")[:2]), each.probability) for each in found]
+    likely = [(_short(each.label), each.probability) for each in found]
     yield Shown(likely[0][0], likely, [], _page(explanation, likely[0][0], score_notes(explanation, "logit")))
 
 
@@ -146,13 +144,9 @@ def _captioned(models: Models, photo: Photograph, asked: Asked) -> Iterator[str 
     yield from _explaining(asked)
     explanation = model.explain(encoded, written, phrases, asked.contrast or None, asked.methods)
     yield "Drawing"
-    record = {
-        "tokens": written.words, "log_probabilities": written.log_probabilities, "unknown": written.read.unknown,
-        "score": explanation.provenance["score"],
-    }  # fmt: skip
     remarks += ["Explained is the caption you gave, not the model's own."] if asked.text else []
     said = written.text
-    yield Shown(f"“{said}”", [], remarks, _page(explanation, said, word_notes(record, explanation)))
+    yield Shown(f"“{said}”", [], remarks, _page(explanation, said, score_notes(explanation, "log p")))
 
 
 def _answered(models: Models, photo: Photograph, asked: Asked) -> Iterator[str | Shown]:
@@ -176,6 +170,11 @@ _ANSWERS: dict[str, Callable[[Models, Photograph, Asked], Iterator[str | Shown]]
     "caption": _captioned,
     "vqa": _answered,
 }
+
+
+def _short(name: str) -> str:
+    """The name of a class with at most two of its synonyms."""
+    return ", ".join(name.split(", ")[:2])
 
 
 def _explaining(asked: Asked) -> Iterator[str]:

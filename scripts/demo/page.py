@@ -21,7 +21,7 @@ from scripts.demo.worker import Worker
 
 SAMPLES = ("dog", "cat", "cows", "giraffes", "duck", "temple", "mariachi", "drums_and_guitar", "espresso", "flower")
 QUESTIONS = ("what animal is this?", "where is it?", "what color is it?", "how many are there?")
-_FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # the visitor's own
+_FONTS = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # the visitor's own
 _STEPS = 4
 _PROGRESS = gr.Progress()
 _BROKEN = "Something went wrong here, and it was noted. It is nothing you did; another photograph may work."
@@ -29,7 +29,8 @@ _BROKEN = "Something went wrong here, and it was noted. It is nothing you did; a
 
 def theme() -> Any:
     """Colours and fonts; nothing is loaded from elsewhere."""
-    return gr.themes.Default(primary_hue="indigo", neutral_hue="slate", **_FONTS).set(
+    font, mono = _FONTS
+    return gr.themes.Default(primary_hue="indigo", neutral_hue="slate", font=font, font_mono=mono).set(
         body_background_fill="#fff",
         body_background_fill_dark="#14161a",
         body_text_color_subdued="*neutral_600",
