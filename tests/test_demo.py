@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import math
 import re
 import threading
 import time
@@ -102,6 +103,11 @@ def test_a_class_a_caption_and_an_answer_are_given_with_a_page_to_click(models) 
     expected = models.captioner.caption(photograph(CAT, Limits()).image)
     assert found.said == f"“{expected.text}”"
     assert names(found) == [*expected.words, expected.text]
+    notes = [word["data-note"] for word in Parsed(found.page).words()]
+    shares = [float(note.split("probability ")[1].split(" %")[0]) for note in notes[1:-1] if "under" not in note]
+    expected_shares = [100 * math.exp(value) for value in expected.log_probabilities[1:]]
+    assert shares == pytest.approx([share for share in expected_shares if share >= 1], abs=0.51)
+    assert notes[-1].startswith(f"log-probability {expected.total:.2f}") and "picture +" in notes[1]
     found = shown("vqa", models, text="what animal is this?")
     assert found.said == "cat" and names(found)[0] == "cat" and len(names(found)) == EXPLAINED
 

@@ -11,6 +11,7 @@ from tests.test_demo import CAT, SVG
 DESKTOP = {"viewport": {"width": 1280, "height": 900}}
 PHONE = {"viewport": {"width": 390, "height": 780}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
 CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+COWS = (Path(__file__).parent.parent / "data" / "samples" / "cows.jpg").read_bytes()
 TABS = {"classify": "Classify", "caption": "Caption", "vqa": "Ask"}
 
 
@@ -78,9 +79,9 @@ def painted(frame) -> np.ndarray:
 
 def test_upload_ask_and_click(visit) -> None:
     tab = visit()
-    upload(tab, CAT, "my cat.jpg")
+    upload(tab, COWS, "my cows.jpg")
     frame = go(tab, "vqa")
-    assert tab.locator("#sd-shown-vqa .sd-said").inner_text() == "cat"
+    assert tab.locator("#sd-shown-vqa .sd-said").inner_text() == "cow"
     before = painted(frame)
     frame.locator(".sw-rest button").nth(1).click()
     after = painted(frame)
@@ -92,7 +93,7 @@ def test_each_tab_explains_and_another_photograph_begins_anew(visit) -> None:
     for task in TABS:
         frame = go(tab, task)
         assert painted(frame)[..., 3].any()
-    assert "dog" in tab.locator("#sd-shown-vqa .sd-said").inner_text()
+    assert tab.locator("#sd-shown-vqa .sd-said").inner_text() == "cat"
     tab.get_by_role("button", name="Example: espresso").click()
     tab.locator("#sd-shown-vqa .sd-empty").wait_for()
     assert tab.locator("iframe.sd-why").count() == 0
@@ -113,11 +114,11 @@ def test_phrases_contrasts_and_what_is_wrong_with_them(visit) -> None:
     tab.get_by_role("tab", name="Caption").click()
     tab.get_by_role("button", name="Explain phrases").click()
     tab.get_by_label("Phrases").fill("a dog\nthe grass")
-    tab.get_by_label("Rather than").locator("visible=true").fill("a cat")
+    tab.get_by_label("Rather than").locator("visible=true").fill("a horse")
     frame = go(tab, "caption")
     names = frame.locator(".sw-rest button").evaluate_all("all => all.map(each => each.dataset.name)")
     assert [name.replace(" (not in the caption)", "") for name in names[1:]] == [
-        "a dog", "the grass", "a dog rather than a cat", "the grass rather than a cat"
+        "a dog", "the grass", "a dog rather than a horse", "the grass rather than a horse"
     ]  # fmt: skip
     tab.get_by_label("Phrases").fill("<b>xyzzy</b>")
     tab.locator("#sd-go-caption").click()

@@ -7,13 +7,14 @@
 """
 
 import html
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from common.errors import UserError
-from common.panels import score_notes
+from common.panels import score_notes, visual_note
 from common.request import Encoded
 from common.text import unknown_words
 from common.widget.fragment import page
@@ -146,7 +147,18 @@ def _captioned(models: Models, photo: Photograph, asked: Asked) -> Iterator[str 
     yield "Drawing"
     remarks += ["Explained is the caption you gave, not the model's own."] if asked.text else []
     said = written.text
-    yield Shown(f"“{said}”", [], remarks, _page(explanation, said, score_notes(explanation, "log p")))
+    yield Shown(f"“{said}”", [], remarks, _page(explanation, said, _word_notes(written, explanation)))
+
+
+def _word_notes(written: Any, explanation: Any) -> list[str]:
+    """A note for the caption, each of its words, and what else was asked for."""
+    score = explanation.provenance["score"]
+    notes = [f"log-probability {written.total:.2f}, the sum of its words'"]
+    notes += [f"probability {_percent(math.exp(value))}" for value in written.log_probabilities]
+    if explanation.visual is not None:
+        visual = explanation.visual[: len(notes), 0].tolist()
+        notes = [f"{note}; {visual_note(value)}" for note, value in zip(notes, visual, strict=True)]
+    return notes + score_notes(explanation, {"log_probability": "log p"}.get(score, score))[len(notes) :]
 
 
 def _answered(models: Models, photo: Photograph, asked: Asked) -> Iterator[str | Shown]:

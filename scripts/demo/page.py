@@ -19,7 +19,7 @@ from scripts.demo.answers import METHODS, Asked, Models, Shown, answers
 from scripts.demo.limits import Limits
 from scripts.demo.worker import Worker
 
-SAMPLES = ("dog", "cat", "cows", "giraffes", "duck", "temple", "mariachi", "drums_and_guitar", "espresso", "flower")
+SAMPLES = ("cat", "dog", "cows", "giraffes", "duck", "temple", "mariachi", "drums_and_guitar", "espresso", "flower")
 QUESTIONS = ("what animal is this?", "where is it?", "what color is it?", "how many are there?")
 _FONTS = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # the visitor's own
 _STEPS = 4
