@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -69,6 +70,19 @@ class Encoded:
         numbers = range(len(self))[index] if isinstance(index, slice) else index
         photos = tuple(self.photos[number] for number in numbers) if self.photos else ()
         return Encoded(self.pixels[index], self.features[index], single, states, photos, self.made_by)
+
+
+def joined(parts: Sequence[Encoded]) -> Encoded:
+    """Images that one network has encoded in several parts."""
+    if len(parts) == 1:
+        return replace(parts[0], single=False)
+    fields = {}
+    for name in ("pixels", "features", "states"):
+        values = [getattr(part, name) for part in parts]
+        whole = values[0] is None or not isinstance(values[0], Tensor)
+        fields[name] = (None if values[0] is None else Ragged(chain(*values))) if whole else torch.cat(values)
+    photos = tuple(chain.from_iterable(part.photos for part in parts))
+    return Encoded(**fields, single=False, photos=photos, made_by=parts[0].made_by)
 
 
 class Ragged(tuple[Any, ...]):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from common.explanation import Explanation
 from common.images import Preprocessing, decoded_image, open_image
+from common.request import Encoded
 from scripts.saywhy import main
 from tests.nets import Plain, seeded
 
@@ -18,6 +19,7 @@ pytest.importorskip("fsspec")
 
 import classification  # noqa: E402
 from scripts.batch import find, store, tasks  # noqa: E402
+from scripts.batch.records import Item  # noqa: E402
 
 LABELS = ["cat", "dog", "bird", "car", "cup"]
 
@@ -232,8 +234,10 @@ def test_the_questions_of_a_row_are_explained_each_with_its_answers(tmp_path, mo
     """Those of whom the same is asked go through the model together; each row has its own."""
 
     class Fake:
+        device = torch.device("cpu")
+
         def encode(self, pixels):
-            return pixels
+            return Encoded(pixels, pixels, single=False)
 
         def answer(self, encoded, texts, top):
             from vqa.network import Answer
@@ -243,7 +247,9 @@ def test_the_questions_of_a_row_are_explained_each_with_its_answers(tmp_path, mo
         def explain(self, encoded, texts, answers, methods):
             names = tuple(answers or ["yes"])
             maps = torch.zeros(len(names), 1, 1, 1)
-            return [Explanation(names, e.reshape(1, 1).expand(len(names), 1), {"gradcam": maps}) for e in encoded]
+            return [
+                Explanation(names, e.reshape(1, 1).expand(len(names), 1), {"gradcam": maps}) for e in encoded.features
+            ]
 
     class Network:
         def read(self, text):
@@ -263,3 +269,21 @@ def test_the_questions_of_a_row_are_explained_each_with_its_answers(tmp_path, mo
     assert [row["names"] for row in rows] == [["yes"], ["red", "blue"]] * 2 + [["yes"]]
     assert rows[0]["text"] == "yes" and rows[0]["choices"][1] == {"text": "no", "probability": 0.25}
     assert Path(tmp_path).is_dir()
+
+
+def test_photographs_take_the_trunk_a_few_at_a_time_and_are_explained_together(sample_images, monkeypatch):
+    """Whatever the sizes, a row is that of the photograph alone, with the captioner's own caption and `visual`."""
+    asked = {"model": None, "layer": None, "beam": 2, "phrases": [], "score": "logit", "methods": ["gradcam"]}
+    task = tasks.Captions(asked, "cpu")
+    samples = [task.prepare(path.read_bytes(), Item(path.name, bytes)) for path in sample_images[:3]]
+    monkeypatch.setattr(tasks, "TRUNK", 2)
+    together, alone = task.explain(samples), [task.explain([sample])[0] for sample in samples]
+    for row, single, sample in zip(together, alone, samples, strict=True):
+        caption = task.captioner.caption(sample.pixels)[0]
+        assert row["text"] == single["text"] == caption.text and row["names"] == single["names"]
+        words = slice(1, 1 + len(row["words"]))
+        np.testing.assert_allclose(row["visual"][words], caption.visual, rtol=1e-3, atol=1e-3)
+        found, wanted = Explanation.from_row(row), Explanation.from_row(single)
+        torch.testing.assert_close(found.scores, wanted.scores, rtol=1e-3, atol=1e-3)
+        scale = float(wanted.heatmaps.abs().max())
+        torch.testing.assert_close(found.heatmaps, wanted.heatmaps, rtol=2e-3, atol=2e-3 * scale)

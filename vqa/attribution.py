@@ -17,6 +17,7 @@ from common.request import Encoded, Request
 from common.targets import score_table
 from common.text import Text
 
+ROWS = 64  # questions that a head is asked together
 Ask = Callable[[Sequence[Text], Sequence[int]], Request]  # questions, and the number of the image of each
 
 
@@ -34,11 +35,11 @@ def with_words(
     `request` is for the whole questions, `slopes` (T, B, M) what their tokens add to first order, `found` are the
     explanations; `ask` makes the request for any questions about the images.
     """
-    explained = []
-    for b, (question, explanation) in enumerate(zip(questions, found, strict=True)):
+    explained, without = [], scores_without(network, encoded.states, questions, ask)
+    for b, (question, explanation, shorter) in enumerate(zip(questions, found, without, strict=True)):
         own = slopes[request.own(b), b]
         gradients = torch.stack([own[:, start:stop].sum(1) for start, stop in question.spans], 1)
-        drops = explanation.scores - scores_without(network, encoded.states, b, question, ask)
+        drops = explanation.scores - shorter
         explained.append(replace(explanation, words=question.words, word_gradients=gradients, word_drops=drops))
     return explained
 
@@ -55,12 +56,30 @@ def token_gradients(network: Any, states: Any, request: Request) -> Tensor:
 
 
 @torch.no_grad()
-def scores_without(network: Any, states: Any, image: int, question: Text, ask: Ask) -> Tensor:
-    """(T, L): the scores of an image's targets when its question is asked without each word."""
-    shorter = [_without(question, word) for word in range(len(question.words))]
-    request = ask(shorter, [image] * len(shorter))
-    output = network.head(states[image : image + 1], request.query)
-    return score_table(request.targets, output, len(shorter))[request.own(0)]
+def scores_without(network: Any, states: Any, questions: Sequence[Text], ask: Ask) -> list[Tensor]:
+    """(T, L) for each image: the scores of its targets when its question is asked without each word."""
+    found: list[Tensor] = []
+    for images in _together([len(question.words) for question in questions]):
+        rows = [image for image in images for _ in questions[image].words]
+        shorter = [_without(questions[image], word) for image in images for word in range(len(questions[image].words))]
+        request = ask(shorter, rows)
+        seen = states[images[0] : images[0] + 1] if len(images) == 1 else states[rows]
+        table = score_table(request.targets, network.head(seen, request.query), len(rows))
+        for image in images:
+            own = slice(rows.index(image), rows.index(image) + rows.count(image))
+            found.append(table[request.own(own.start), own])
+    return found
+
+
+def _together(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Images whose shortened questions are asked together: so many that there are `ROWS` of them, and at least one."""
+    images: list[int] = []
+    for image, length in enumerate(lengths):
+        if images and sum(lengths[other] for other in images) + length > ROWS:
+            yield images
+            images = []
+        images.append(image)
+    yield images
 
 
 def _without(question: Text, word: int) -> Text:

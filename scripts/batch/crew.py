@@ -21,7 +21,7 @@ from scripts.batch.shard import explain_one, explain_shard, explainer_of, item_o
 
 KILLED = "explaining it took the process down (out of memory?)"
 LOST = 3  # machines that may be lost under a shard, or workers while they load the model, before it counts as its fault
-PATIENCE = 30.0  # seconds without any worker until that is said
+PATIENCE = 60.0  # seconds without any worker until that is said
 
 
 class Died(Exception):

@@ -16,6 +16,8 @@ from common.errors import UserError
 from common.explanation import Explanation, versions
 from common.images import Preprocessing, decoded_image
 from common.networks.trunk import fingerprint
+from common.request import Encoded, joined
+from common.state import untouched
 from common.targets import Target, Undecided, decided, logits
 from scripts.batch.records import Item
 
@@ -55,9 +57,12 @@ def load(task: str, asked: dict[str, Any], how: dict[str, Any]) -> Explainer:
     return tasks[task](asked, str(how.get("device", "cpu")))
 
 
+TRUNK = 4  # photographs that go through a trunk together on a CPU: few, so that their maps stay in its caches
+
+
 def batch_size(device: str) -> int:
-    """Photographs explained together, by default: on a CPU few, whose maps stay in its caches; on a GPU many."""
-    return 4 if device == "cpu" else 64
+    """Photographs explained together, by default: their captions and answers share the steps of what reads the maps."""
+    return 16 if device == "cpu" else 64
 
 
 class _Photographs:
@@ -88,8 +93,8 @@ class Captions(_Photographs):
         super().__init__(self.captioner.network, self.captioner.layer)
 
     def explain(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
-        encoded = self.captioner.encode(_stacked(samples))
-        captions = self.captioner.caption(encoded)
+        encoded = _encoded(self.captioner, samples)
+        captions = self._captions(encoded)
         rows = [
             {
                 **_size(sample), "text": each.text, "probability": math.exp(each.total), "words": each.words,
@@ -103,6 +108,15 @@ class Captions(_Photographs):
             encoded, captions, self.phrases, methods=self.asked["methods"], score=self.asked["score"]
         )
         return [{**row, **each.to_row()} for row, each in zip(rows, found, strict=True)]
+
+    def _captions(self, encoded: Encoded) -> list[Any]:
+        """The likeliest caption of each; what its words owe to the picture is left to the explanation."""
+        from captioning.decoding import MAX_LENGTH
+
+        network = self.captioner.network
+        with untouched(network.module), torch.no_grad():
+            found = network.decode(encoded.features, self.captioner.beam, 1, MAX_LENGTH)
+        return [best for best, *_ in found]
 
 
 class Answers(_Photographs):
@@ -121,7 +135,7 @@ class Answers(_Photographs):
         return super().prepare(data, item)
 
     def explain(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
-        encoded = self.answerer.encode(_stacked(samples))
+        encoded = _encoded(self.answerer, samples)
         texts = [self.answerer.network.read(str(sample.question)) for sample in samples]
         answers = self.answerer.answer(encoded, texts, top=self.asked["top"])
         rows = [
@@ -233,6 +247,13 @@ def threads_of(workers: int) -> int:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _encoded(facade: Any, samples: Sequence[Sample]) -> Encoded:
+    """The photographs after the trunk, which on a CPU takes a few at a time."""
+    size = TRUNK if facade.device.type == "cpu" else len(samples)
+    parts = [facade.encode(_stacked(samples[start : start + size])) for start in range(0, len(samples), size)]
+    return joined(parts)
 
 
 def _stacked(samples: Sequence[Sample]) -> Tensor:
