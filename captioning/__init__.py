@@ -38,7 +38,7 @@ def load(
     `checkpoint` is a checkpoint's stem, either of its files, or a training run's folder, or
     `hf:PATH_OR_NAME` for a captioner of `transformers` (see `captioning.adapters`); `layer` the layer to
     explain at (default: the map that the decoder reads of); `beam` the beam width (default: the checkpoint's).
-    Chat models take `options` besides: `prompt`, `dtype` and `device_map`, see `captioning.chat.load`.
+    Chat models take `options` besides: `prompt`, `dtype`, `device_map`, `max_tokens`, see `captioning.chat.load`.
     Raises `UserError` for files that are missing, broken, or of something else.
     """
     if str(checkpoint).startswith("hf:"):

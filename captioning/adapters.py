@@ -95,7 +95,7 @@ def load(
     Raises `UserError` where it cannot be had, is of another kind, or has incomplete weights.
     """
     name = name.removeprefix("hf:")
-    if (kind := hub.model_type(name)) not in FAMILIES and is_chat(kind):
+    if is_chat(name, FAMILIES, "captioners"):
         from captioning import chat
 
         return chat.load(name, device, layer, beam, **options)

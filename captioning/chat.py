@@ -13,7 +13,7 @@ from captioning.captioner import Captioner
 from captioning.decoding import MAX_LENGTH
 from captioning.network import Caption
 from common.chat import loading
-from common.chat.model import MAX_REPLY, ChatModel, ChatSplit, Sight
+from common.chat.model import ChatModel, ChatSplit, Sight
 from common.errors import UserError
 from common.request import PhotoReader
 from common.text import Text, TextOutput, joined, padded
@@ -27,11 +27,13 @@ def load(
     layer: str | None = None,
     beam: int | None = None,
     prompt: str | None = None,
-    dtype: str = "auto",
-    device_map: str | None = None,
+    **held: Any,
 ) -> Captioner:
-    """The chat model in a folder, in the local cache or on the model hub, as a captioner that asks `prompt`."""
-    network: Any = ChatNetwork(loading.load(name, device, dtype, device_map), prompt or PROMPT)
+    """The chat model in a folder, in the local cache or on the model hub, as a captioner that asks `prompt`.
+
+    `held`: `dtype`, `device_map` and `max_tokens`, see `common.chat.loading.load`.
+    """
+    network: Any = ChatNetwork(loading.load(name, device, **held), prompt or PROMPT)
     return Captioner(network, layer, beam or 1)
 
 
@@ -60,10 +62,10 @@ class ChatNetwork(PhotoReader):
         return self.model.look(photograph)
 
     def decode(self, features: Any, beam: int, count: int, max_length: int) -> list[list[Caption]]:
-        length = MAX_REPLY if max_length == MAX_LENGTH else max_length
+        length = None if max_length == MAX_LENGTH else max_length
         return [self._decoded(sight, beam, count, length) for sight in features]
 
-    def _decoded(self, sight: Sight, beam: int, count: int, length: int) -> list[Caption]:
+    def _decoded(self, sight: Sight, beam: int, count: int, length: int | None) -> list[Caption]:
         found = self.model.replies(sight, self.asked, beam, count, length)
         query = padded([(*text.tokens, self.end) for text in found], self.model.device, fill=-1)
         output = self._run(sight, sight.tokens, query[:, None])

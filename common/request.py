@@ -121,7 +121,15 @@ class PhotoReader:
     one photograph, given what `look` made of it.
     """
 
+    name: str
     fingerprint: str
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        raise UserError(
+            f"{self.name} reads each photograph at its own size, so this command, which makes one tensor of many, can't"
+            " run it: use 'saywhy caption' or 'saywhy vqa --questions FILE', or Python"
+        )
 
     def look(self, photograph: Image.Image) -> Any:
         raise NotImplementedError

@@ -55,12 +55,13 @@ def add_model_arguments(
 def add_chat_arguments(parser: argparse.ArgumentParser) -> None:
     """How a chat model of transformers is held in memory."""
     parser.add_argument("--dtype", metavar="TYPE", help="chat models: float32, bfloat16, float16 (default: as saved)")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="chat models: cut replies there (default: 64)")
     parser.add_argument("--device-map", metavar="MAP", help="chat models: 'auto' spreads one over devices (accelerate)")
 
 
-def chat_options(args: argparse.Namespace) -> dict[str, str]:
+def chat_options(args: argparse.Namespace) -> dict[str, Any]:
     """The options of chat models that were given, as `load` takes them."""
-    given = {name: getattr(args, name, None) for name in ("prompt", "dtype", "device_map")}
+    given = {name: getattr(args, name, None) for name in ("prompt", "dtype", "device_map", "max_tokens")}
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -55,6 +55,13 @@ def test_a_square_in_a_tokens_box_changes_that_token_most(model, size):
     assert not wrong, (layout, wrong)
 
 
+def test_pixels_beyond_the_last_whole_patch_belong_to_no_token(tmp_path):
+    chat = load(str(saved("llava", tmp_path)))
+    chat.module.config.vision_config.image_size = 30  # patches of 7: 4 of them, and 2 pixels
+    (view,) = chat.look(Image.new("RGB", (60, 60))).layout.views
+    assert view.box == pytest.approx((0, 0, 28 / 30, 28 / 30))
+
+
 def test_all_tokens_of_a_photograph_are_laid_out(model):
     for width, height in ((50, 50), (300, 40), (33, 190), (200, 133)):
         sight = model.look(Image.new("RGB", (width, height), (90, 120, 30)))

@@ -38,7 +38,7 @@ def load(
 
     `checkpoint` is a checkpoint's stem, either of its files, a training run's folder, or `hf:PATH_OR_NAME` for
     a ViLT, BLIP or chat model of `transformers`; `layer` the layer to explain at (default: the map that is
-    classified). Chat models take `options` besides: `dtype` and `device_map`, see `vqa.chat.load`.
+    classified). Chat models take `options` besides: `dtype`, `device_map`, `max_tokens`, see `vqa.chat.load`.
     Raises `UserError` for files that are missing, broken, or of something else.
     """
     if checkpoint is not None and str(checkpoint).startswith("hf:"):

@@ -224,7 +224,7 @@ def load(name: str, device: str | torch.device = "cpu", layer: str | None = None
     Raises `UserError` where it cannot be had, is of another kind, or has incomplete weights.
     """
     name = name.removeprefix("hf:")
-    if (kind := hub.model_type(name)) not in FAMILIES and is_chat(kind):
+    if is_chat(name, FAMILIES, "VQA models"):
         from vqa import chat
 
         return chat.load(name, device, layer, **options)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from common.chat import loading
-from common.chat.model import MAX_REPLY, ChatModel, ChatSplit, Sight
+from common.chat.model import ChatModel, ChatSplit, Sight
 from common.errors import UserError
 from common.formulas import gradients
 from common.request import Encoded, PhotoReader, Request
@@ -25,15 +25,12 @@ from vqa.question import question_words
 MAX_WORDS = 100  # of a reply, each explained
 
 
-def load(
-    name: str,
-    device: str | torch.device = "cpu",
-    layer: str | None = None,
-    dtype: str = "auto",
-    device_map: str | None = None,
-) -> Answerer:
-    """The chat model in a folder, in the local cache or on the model hub, as a model that answers questions."""
-    network: Any = ChatNetwork(loading.load(name, device, dtype, device_map))
+def load(name: str, device: str | torch.device = "cpu", layer: str | None = None, **held: Any) -> Answerer:
+    """The chat model in a folder, in the local cache or on the model hub, as a model that answers questions.
+
+    `held`: `dtype`, `device_map` and `max_tokens`, see `common.chat.loading.load`.
+    """
+    network: Any = ChatNetwork(loading.load(name, device, **held))
     return Answerer(network, layer)
 
 
@@ -67,7 +64,7 @@ class ChatNetwork(PhotoReader):
         return [[self._answer(sight, asked)] for sight, asked in zip(encoded.features, questions, strict=True)]
 
     def _answer(self, sight: Sight, question: Text) -> Answer:
-        (reply,) = self.model.replies(sight, question.tokens, length=MAX_REPLY)
+        (reply,) = self.model.replies(sight, question.tokens)
         query = padded([question.tokens]), padded([reply.tokens])[None]
         score = float(self._run(sight, sight.tokens, query).log_probs.sum())
         return Answer(reply.text, score, float(torch.tensor(score).exp()), read=reply)

@@ -58,6 +58,14 @@ def _side(config: Any) -> int:
     return vision.image_size // vision.patch_size
 
 
+def _of_patches(config: Any, box: Box = WHOLE) -> Box:
+    """The part of a tower's square image that its patches cover: what is left of a patch at the end belongs to none."""
+    vision = config.vision_config
+    share = _side(config) * vision.patch_size / vision.image_size
+    left, top, right, bottom = box
+    return left, top, left + share * (right - left), top + share * (bottom - top)
+
+
 def _llava(seen: Seen) -> Layout:
     if seen.config.vision_config.model_type == "pixtral":
         raise UserError("LLaVA on a Pixtral tower is not covered: its tokens have no tested place")
@@ -65,7 +73,7 @@ def _llava(seen: Seen) -> Layout:
     about = "the whole photograph" if box == WHOLE else "the middle of the photograph alone: the rest is cropped"
     if min(box[:2]) < 0:
         about = "the whole photograph, padded to a square"
-    return _grid(seen, _side(seen.config), _side(seen.config), box, about)
+    return _grid(seen, _side(seen.config), _side(seen.config), _of_patches(seen.config, box), about)
 
 
 def _cropped(processor: Any, size: Size) -> Box:
@@ -120,7 +128,7 @@ def _anyres(seen: Seen) -> Layout:
     cut_y = (rows - int(round(height * (columns / width), 7))) // 2 if across else 0
     cut_x = 0 if across else (columns - int(round(width * (rows / height), 7))) // 2
     kept_rows, kept_columns = rows - 2 * cut_y, columns - 2 * cut_x
-    x0, y0, patch = (wide - new_w) // 2, (tall - new_h) // 2, tile // side
+    x0, y0, patch = (wide - new_w) // 2, (tall - new_h) // 2, tile / side
     box = (
         (cut_x * patch - x0) / new_w,
         (cut_y * patch - y0) / new_h,
@@ -129,7 +137,7 @@ def _anyres(seen: Seen) -> Layout:
     )
     kept_rows, kept_columns = _pooled(seen, kept_rows, kept_columns, side)
     fine = View(kept_rows, kept_columns, box, after_row=1)
-    base = View(side, side, before=seen.count - side * side - len(fine))
+    base = View(side, side, _of_patches(seen.config), before=seen.count - side * side - len(fine))
     return Layout((base, fine), "the whole photograph, squashed to a square, then in tiles")
 
 

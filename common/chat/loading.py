@@ -2,14 +2,14 @@
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from common.chat.families import FAMILIES
-from common.chat.model import ChatModel
+from common.chat.model import MAX_REPLY, ChatModel
 from common.errors import UserError
 from common.networks import hub
 
@@ -19,44 +19,54 @@ _ROOM = 1.2  # of a model's size: weights, and what its passes need besides
 
 
 def load(
-    name: str, device: str | torch.device = "cpu", dtype: str = "auto", device_map: str | None = None
+    name: str,
+    device: str | torch.device = "cpu",
+    dtype: str = "auto",
+    device_map: str | None = None,
+    max_tokens: int = MAX_REPLY,
 ) -> ChatModel:
     """The chat model `name` (`hf:NAME` or `NAME`), ready to be asked.
 
     `dtype` is what its weights are held in, 'auto' as they were saved; `device_map` spreads them over devices, as
-    `accelerate` does. Raises `UserError` where it cannot be had, is of another kind or doesn't fit into memory.
+    `accelerate` does; `max_tokens` is the length at which a reply is cut.
+    Raises `UserError` where it cannot be had, is of another kind or doesn't fit into memory.
     """
     name = name.removeprefix("hf:")
     if dtype not in DTYPES:
         raise UserError(f"no dtype '{dtype}'; choose from {', '.join(DTYPES)}")
+    if max_tokens < 1:
+        raise UserError(f"a reply has at least one token; received a maximum of {max_tokens}")
     if device_map is not None:
         hub.library("accelerate")
+    is_chat(name)
     place = hub.located(name)
     with hub.quiet(f"hf:{name}"):
-        kind = str(place.load("AutoConfig").model_type)
-        check_family(kind, f"hf:{name}")
         _check_weights(place)
         _check_memory(place, device, dtype, device_map)
         processor = place.load("AutoProcessor")
         spread = {} if device_map is None else {"device_map": device_map}
         module = place.model("AutoModelForImageTextToText", dtype=dtype, use_safetensors=True, **spread).eval()
-    hub.check_module(module, place.source)
-    if device_map is None:
+    if device_map is None:  # parts that are spread may lie on a disk
+        hub.check_module(module, place.source)
         module = module.to(device)
-    return ChatModel(module, processor, f"hf:{name}", place.source)
+    return ChatModel(module, processor, f"hf:{name}", place.source, max_tokens)
 
 
-def check_family(kind: str, name: str) -> None:
-    """Raises `UserError` for a model that is no chat model of a covered family."""
-    if kind in FAMILIES:
-        return
-    covered = f"covered: {', '.join(FAMILIES)}"
-    if is_chat(kind):
-        raise UserError(f"{name}: no test says where the image tokens of a '{kind}' model lie; {covered}")
-    raise UserError(f"{name}: is a '{kind}' model, which doesn't answer in words about an image; {covered}")
+def is_chat(name: str, others: Iterable[str] = (), what: str = "models") -> bool:
+    """Whether `name` is a chat model of a covered family; False for one of the kinds of `others`, `what` in errors.
+
+    Raises `UserError` for a model of neither, and for one that cannot be had.
+    """
+    name = name.removeprefix("hf:")
+    kind, listed = hub.model_type(name), list(others)
+    if kind in FAMILIES or kind in listed:
+        return kind in FAMILIES
+    explained = f"{what} that can be explained: {', '.join(listed)}, and" if listed else "those that can be explained:"
+    why = "no test says where its image tokens lie" if _describes(kind) else "it doesn't write about images"
+    raise UserError(f"hf:{name}: is a '{kind}' model: {why}; {explained} chat models: {', '.join(FAMILIES)}")
 
 
-def is_chat(kind: str) -> bool:
+def _describes(kind: str) -> bool:
     """Whether `transformers` has models of this kind that read images and text and write text."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as names
 

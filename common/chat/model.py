@@ -63,9 +63,10 @@ class Sight:
 class ChatModel:
     """A chat model with its processor: prompts, replies, and how likely given replies are."""
 
-    def __init__(self, module: Any, processor: Any, name: str, source: str) -> None:
+    def __init__(self, module: Any, processor: Any, name: str, source: str, max_tokens: int = MAX_REPLY) -> None:
         self.module, self.processor, self.name, self.source = module, processor, name, source
         module.requires_grad_(False)
+        self.max_tokens = max_tokens
         self.kind = str(module.config.model_type)
         self.family = FAMILIES[self.kind]
         self.prompts = Prompts(processor, self.family, name)
@@ -121,9 +122,13 @@ class ChatModel:
 
     @torch.no_grad()
     def replies(
-        self, sight: Sight, prompt: Sequence[int], beam: int = 1, count: int = 1, length: int = MAX_REPLY
+        self, sight: Sight, prompt: Sequence[int], beam: int = 1, count: int = 1, length: int | None = None
     ) -> list[Text]:
-        """What the model says to a prompt's tokens, best first: greedy, or by beam search; `count` replies."""
+        """What the model says to a prompt's tokens, best first: greedy, or by beam search; `count` replies.
+
+        A reply is cut at `length` tokens, by default the model's `max_tokens`.
+        """
+        length = length or self.max_tokens
         row = self._checked(sight.splice(prompt), length)
         tokens = torch.tensor([row], device=self.device)
         with hub.quiet(self.name):
@@ -138,9 +143,9 @@ class ChatModel:
                 pad_token_id=self.pad,
                 suppress_tokens=[self.image_token],  # it stands for an image that isn't there
             )
-        return [self._reply(found[len(row) :], length) for found in rows.tolist()]
+        return [self._reply(found[len(row) :]) for found in rows.tolist()]
 
-    def _reply(self, tokens: list[int], length: int) -> Text:
+    def _reply(self, tokens: list[int]) -> Text:
         stop = next((i for i, token in enumerate(tokens) if token in self.ends), len(tokens))
         found = self.prompts.spelled(tokens[:stop])
         if not found.words:
@@ -169,9 +174,8 @@ class ChatModel:
         ids = padded([[*row, *[self.pad] * L] for row in rows], self.device, self.pad)
         ids = ids.scatter(1, places, torch.where(replies < 0, self.pad, replies))
         read = self._types(ids, starts) if sight is None or tokens is None else self._read(sight, tokens, ids, starts)
-        return self.module(
-            input_ids=ids, attention_mask=mask, **read, logits_to_keep=places - 1, use_cache=False
-        ).logits
+        found = self.module(input_ids=ids, attention_mask=mask, **read, logits_to_keep=places - 1, use_cache=False)
+        return found.logits.to(self.device)
 
     def _read(self, sight: Sight, tokens: Tensor, ids: Tensor, starts: Any) -> dict[str, Any]:
         """What the language model reads besides the rows (R, W): the image's features, and which tokens are its."""

@@ -151,8 +151,9 @@ def located(name: str) -> Place:
 
 def model_type(name: str) -> str:
     """The kind of a `transformers` model, by its configuration; `UserError` where that cannot be had."""
+    place = located(name)
     with quiet(f"hf:{name}"):
-        return str(located(name).load("AutoConfig").model_type)
+        return str(place.load("AutoConfig").model_type)
 
 
 def _saved_preprocessing(place: Place, config: Any) -> Preprocessing:
@@ -279,6 +280,10 @@ def quiet(name: str) -> Iterator[None]:
     except UserError:
         raise
     except OSError as error:
+        if "gated" in str(error).lower():
+            raise UserError(
+                f"{name}: is gated: accept its terms on its page on the hub, then log in with 'hf auth login'"
+            ) from error
         raise UserError(f"{name}: could not be loaded ({_line(error)}); get its files again") from error
     except Exception as error:
         raise UserError(f"{name}: transformers or timm failed ({_line(error)})") from error

@@ -84,15 +84,18 @@ def draw(image: Any, record: dict[str, Any], explanation: Any) -> Any:
     from common.panels import explanation_tiles
 
     likely = "; ".join(f"{a['answer']} {a['probability']:.0%}" for a in record["predictions"][:3])
-    written = record["written"]
-    photograph = Tile(fitted(image), "Photograph", "" if written else likely)
+    written, said = record["written"], record["prediction"]
+    if written:  # one reply, and no list of others: what is explained stands above, the model's own beside it
+        own = explanation.names[0] == said
+        said, likely = explanation.names[0], "the model's own reply" if own else f"its own reply: {_short(said)}"
+    photograph = Tile(fitted(image), "Photograph", likely)
     tiles, columns = explanation_tiles(photograph, explanation, _unit(record))
     where = f"{record['model']}, explained at layer {record['layer']}"
     # Of a reply that is explained word by word, the question's words are shaded for the whole.
     shaded = slice(0, 1) if written and len(explanation) > MAX_SHADED else slice(None)
     weights = explanation.word_gradients[shaded].tolist()
     return panel(
-        f"{record['question']} {record['prediction']}", tiles, columns=columns,
+        f"{record['question']} {said}", tiles, columns=columns,
         legends=legends_of(list(explanation.maps)),
         note=f"{where}; words: gradient times embedding; {_ABOUT[_unit(record)]}",
         above=lambda width: attributed_words(explanation.words, explanation.names[shaded], weights, width),
@@ -142,6 +145,10 @@ def _said(question: Any, answer: Any) -> dict[str, Any]:
 def _sure(answer: Any) -> str:
     """How sure the model is: of an answer of its list, or of words that it wrote."""
     return f"{answer.probability:.0%}" if answer.read is None else f"log p {answer.score:.2f}"
+
+
+def _short(text: str, letters: int = 60) -> str:
+    return text if len(text) <= letters else f"{text[:letters]}..."
 
 
 def _unit(said: dict[str, Any]) -> str:
