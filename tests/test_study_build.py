@@ -17,7 +17,7 @@ from scripts.experiments.annotated import Annotated
 from scripts.saywhy import main
 from scripts.study.kinds import discriminate, trust, words
 from scripts.study.kinds.networks import Network
-from scripts.study.material import Asked, Pictures, balanced, latin_lists
+from scripts.study.material import Asked, Pictures, balanced, latin_lists, practised
 from scripts.study.pages import CDN, FILE, PINNED, page_options
 from scripts.study.plan import open_study
 from tests.studies import METHODS, made_up
@@ -150,6 +150,10 @@ def built(kind: str, voc: Path, out: Path, *more: str) -> list[str]:
 
 def test_5_1_is_built_of_maps_of_both_categories(voc_folder, tmp_path, capsys) -> None:
     out = tmp_path / "study"
+    broken = voc_folder / "JPEGImages" / "broken.jpg"
+    broken.write_bytes((SAMPLES / "cat.jpg").read_bytes()[:2000])
+    shutil.copy(voc_folder / "Annotations" / "cat.xml", voc_folder / "Annotations" / "broken.xml")
+    (voc_folder / "ImageSets" / "Main" / "val.txt").write_text("\n".join(("broken", *SIX)))
     assert main(built("discriminate", voc_folder, out, "--methods", "gradcam,deconv-gradcam", "--count", "4")) == 0
     study = open_study(out)
     assert study.plan["count"] == 4 and len(study.lists) == 4 and study.guess == 0.5
@@ -176,9 +180,9 @@ def test_pictures_that_show_nothing_are_counted_and_not_practised(tmp_path) -> N
     assert [cell.truth.get("empty", False) for cell in found.cells] == [True, False, True, False]
     assert discriminate._empty([found]) == ["2 of 4 pictures are empty: nothing raises the category's score there"]
     assert not discriminate._empty([])
-    practised = [discriminate._practised(Half(), item, n, asked, Pictures(tmp_path, 0)).cells[0] for n in (0, 1)]
-    assert [(cell.method, cell.truth["target"]) for cell in practised] == [("gradcam", "dog"), ("hirescam", "dog")]
-    assert practised[0].feedback == "The network was asked for: dog."
+    cells = [practised(found, n, asked.methods).cells[0] for n in (0, 1)]
+    assert [(cell.method, cell.truth["target"]) for cell in cells] == [("gradcam", "dog"), ("hirescam", "dog")]
+    assert cells[0].feedback == "The network was asked for: dog."
 
 
 def test_deconvolution_that_sees_no_photograph_is_told(voc_folder, tmp_path, capsys) -> None:

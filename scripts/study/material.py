@@ -7,18 +7,20 @@ square: over C lists each photograph is seen in every cell, and each list has ev
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from PIL import Image
 
-from common.errors import UserError
+from common.errors import MethodError, UserError
 from common.files import atomic_path
+from scripts import console as cli
 
 SIDE = 480  # pixels of a picture's longer side
 Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,27 @@ class Material:
     notes: list[str] = field(default_factory=list)
 
 
+def readable(items: Iterable[Item], make: Callable[[Item], Made]) -> Iterator[Made]:
+    """What `make` makes of each item, as long as more is asked for; of a photograph that can't be read is told."""
+    for item in items:
+        try:
+            yield make(item)
+        except MethodError:  # of the network, not of the photograph
+            raise
+        except UserError as problem:
+            cli.report(f"left out: {problem}")
+
+
+def practised(shown: Shown, number: int, methods: Sequence[str]) -> Shown:
+    """The cell of a photograph that is practised on: over all numbers each method is met, and each answer is right.
+
+    An empty picture teaches nothing; another one of the method is taken, where there is one.
+    """
+    cells = [cell for cell in shown.cells if cell.method == methods[number % len(methods)]]
+    turned = cells[number % len(cells) :] + cells[: number % len(cells)]
+    return Shown(shown.name, (next((cell for cell in turned if not cell.truth.get("empty")), turned[0]),))
+
+
 class Pictures:
     """The folder of a study's pictures. Their names are drawn at random, and the files say nothing but pixels."""
 
@@ -125,6 +148,7 @@ def balanced(asked: Asked, known: int, cells: int, what: str) -> int:
         needed = cells + asked.practice
         raise UserError(
             f"{known} photographs {what}; {needed} are needed at least ({asked.practice} to practise on, {cells} for"
-            f" lists that are balanced; --count is {asked.count}); give more photographs or fewer --methods"
+            f" lists that are balanced; --count is {asked.count}); give more photographs, a larger --count or fewer"
+            " --methods"
         )
     return most

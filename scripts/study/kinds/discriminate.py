@@ -6,6 +6,7 @@ one of these pictures, not the photograph itself.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 from common.draw import draw_map
@@ -13,7 +14,7 @@ from common.errors import UserError
 from scripts import console as cli
 from scripts.experiments.annotated import Annotated
 from scripts.study.kinds.networks import Network, photograph, spoken
-from scripts.study.material import Asked, Cell, Material, Pictures, Shown, balanced, drawn
+from scripts.study.material import Asked, Cell, Material, Pictures, Shown, balanced, drawn, practised, readable
 
 TITLE = "What does the picture show?"
 QUESTION = "Which of the two objects is shown?"
@@ -33,16 +34,16 @@ def material(asked: Asked, pictures: Pictures) -> Material:
             f"no photograph of {network.data.title} shows exactly two categories that {network.model} can be asked"
             " about; give photographs with boxes of more categories"
         )
+    found = list(islice(readable(pairs, lambda item: shown(network, item, asked, pictures)), asked.needed))
     what = f"of {network.data.title} show exactly two categories that {network.model} can be asked about"
-    count = balanced(asked, len(pairs), 2 * len(asked.methods), what)
-    practice, used = pairs[: asked.practice], pairs[asked.practice : asked.practice + count]
-    found = [shown(network, item, asked, pictures) for item in used]
-    notes = [*network.notes(asked.methods), *_empty(found)]
+    count = balanced(asked, len(found), 2 * len(asked.methods), what)
+    practice, used = found[: asked.practice], found[asked.practice : asked.practice + count]
+    notes = [*network.notes(asked.methods), *_empty(used)]
     for note in notes:
         cli.report(note)
     return Material(
-        found,
-        [_practised(network, item, number, asked, pictures) for number, item in enumerate(practice)],
+        used,
+        [practised(each, number, asked.methods) for number, each in enumerate(practice)],
         [network.about],
         f"{network.data.title}, photographs with exactly two categories",
         notes,
@@ -61,25 +62,14 @@ def shown(network: Network, item: Annotated, asked: Asked, pictures: Pictures) -
     names, photo = tuple(item.boxes), photograph(item)
     maps = network.maps(item, names, asked.methods)
     cells = [
-        _cell(method, names, right, pictures.add(draw_map(method, photo, values[right])), empty=not values[right].any())
+        _cell(method, names, right, pictures.add(draw_map(method, photo, values[right])), not values[right].any())
         for method, values in maps.items()
         for right in range(len(names))
     ]
     return Shown(item.path.name, tuple(cells))
 
 
-def _cell(
-    method: str, names: tuple[str, ...], right: int, picture: str, feedback: str = "", empty: bool = False
-) -> Cell:
+def _cell(method: str, names: tuple[str, ...], right: int, picture: str, empty: bool) -> Cell:
     truth: dict[str, Any] = {"target": names[right], "right": right, **({"empty": True} if empty else {})}
-    return Cell(method, (picture,), tuple(map(spoken, names)), truth, feedback=feedback)
-
-
-def _practised(network: Network, item: Annotated, number: int, asked: Asked, pictures: Pictures) -> Shown:
-    """One picture to practise on; over all of them each method is met, and either object is the right one."""
-    names, method = tuple(item.boxes), asked.methods[number % len(asked.methods)]
-    both = network.maps(item, names, [method])[method]
-    right = number % 2 if both[number % 2].any() else 1 - number % 2  # an empty picture teaches nothing
-    picture = pictures.add(draw_map(method, photograph(item), both[right]))
-    told = f"The network was asked for: {spoken(names[right])}."
-    return Shown(item.path.name, (_cell(method, names, right, picture, told),))
+    options = tuple(map(spoken, names))
+    return Cell(method, (picture,), options, truth, feedback=f"The network was asked for: {options[right]}.")

@@ -7,6 +7,7 @@ The strong network is A as often as B.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,7 @@ from scripts import console as cli
 from scripts.experiments.annotated import Annotated
 from scripts.experiments.lab import spread
 from scripts.study.kinds.networks import Network, photograph, spoken
-from scripts.study.material import Asked, Cell, Material, Pictures, Shown, balanced, drawn
+from scripts.study.material import Asked, Cell, Material, Pictures, Shown, balanced, drawn, readable
 
 TITLE = "Which robot is more reasonable?"
 QUESTION = "Which robot's picture is the more reasonable ground for its answer?"
@@ -59,12 +60,12 @@ class Agreed:
 def material(asked: Asked, pictures: Pictures) -> Material:
     """Both networks' pictures of what both rightly say, by each method."""
     strong, weak = (Network.of(asked, model) for model in asked.models)
-    items = spread(strong.data.items, MOST)
-    said = [(strong.said(item), weak.said(item)) for item in items]
-    agreed = [Agreed(item, a) for item, (a, b) in zip(items, said, strict=True) if a == b and a in item.boxes]
+    every = spread(strong.data.items, MOST)
+    said = list(readable(every, lambda item: (item, strong.said(item), weak.said(item))))
+    agreed = [Agreed(item, one) for item, one, other in said if one == other and one in item.boxes]
     if not agreed:
         raise UserError(
-            f"{strong.model} and {weak.model} never agree on a category that is there, in {len(items)} photographs of"
+            f"{strong.model} and {weak.model} never agree on a category that is there, in {len(said)} photographs of"
             f" {strong.data.title}; give other networks or photographs of classes that they know"
         )
     count = balanced(asked, len(agreed), 2 * len(asked.methods), "have both networks say the same category, rightly")
@@ -72,7 +73,7 @@ def material(asked: Asked, pictures: Pictures) -> Material:
     # Practice needs something beside the object.
     practice = sorted(chosen, key=lambda each: each.share > HALF)[: asked.practice]
     used = [each for each in chosen if each not in practice][:count]
-    notes = [_accuracy(strong, weak, items, said), *strong.notes(asked.methods), *weak.notes(asked.methods)]
+    notes = [_accuracy(strong, weak, said), *strong.notes(asked.methods), *weak.notes(asked.methods)]
     for note in notes:
         cli.report(note)
     return Material(
@@ -84,14 +85,12 @@ def material(asked: Asked, pictures: Pictures) -> Material:
     )
 
 
-def _accuracy(strong: Network, weak: Network, items: list[Annotated], said: list[tuple[str, str]]) -> str:
+def _accuracy(strong: Network, weak: Network, said: Sequence[tuple[Annotated, str, str]]) -> str:
     """Who is right how often, and whether the strong one is the stronger."""
-    shares = [
-        sum(each[place] in item.boxes for item, each in zip(items, said, strict=True)) / len(items) for place in (0, 1)
-    ]
+    shares = [sum(each[place] in each[0].boxes for each in said) / len(said) for place in (1, 2)]
     told = f"{strong.model} names a category that is there on {shares[0]:.1%}, {weak.model} on {shares[1]:.1%}"
     doubt = "" if shares[0] > shares[1] else "; the one that was called strong is not the better one"
-    return f"{told} of {len(items)} photographs{doubt}"
+    return f"{told} of {len(said)} photographs{doubt}"
 
 
 def _shown(networks: tuple[Network, Network], agreed: Agreed, asked: Asked, pictures: Pictures) -> Shown:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,8 @@ from common.draw import draw_map
 from common.errors import UserError
 from common.images import open_image
 from common.networks.trunk import fingerprint
-from scripts import console as cli
 from scripts.study.kinds.networks import photograph
-from scripts.study.material import Asked, Cell, Material, Pictures, Shown, balanced, drawn
+from scripts.study.material import Asked, Cell, Material, Pictures, Shown, balanced, drawn, practised, readable
 
 TITLE = "Which word does the picture explain?"
 QUESTION = "Which word does the coloured map explain?"
@@ -44,9 +44,10 @@ def material(asked: Asked, pictures: Pictures) -> Material:
 
     captioner = captioning.load(asked.models[0] or None, device=asked.device)
     files = drawn(photographs(asked), asked.seed)
-    found = _explained(captioner, files, asked, pictures)
+    each = readable(files, lambda file: _shown(captioner, file, asked, pictures))
+    found = list(islice(filter(None, each), asked.needed))  # too short captions are passed over
     count = balanced(asked, len(found), SHOWN * len(asked.methods), f"have captions of at least {OPTIONS} such words")
-    practice = [_practised(each, number, asked) for number, each in enumerate(found[: asked.practice])]
+    practice = [practised(each, number, asked.methods) for number, each in enumerate(found[: asked.practice])]
     weights = fingerprint(captioner.network.module)
     about = {"name": captioner.name, "weights": weights, "layer": captioner.layer or captioner.network.layer}
     return Material(
@@ -84,21 +85,6 @@ def chosen_words(words: Iterable[str], visual: Iterable[float]) -> list[int]:
     return [place for _, place in sorted(first.values())[:OPTIONS]]
 
 
-def _explained(captioner: Any, files: list[Path], asked: Asked, pictures: Pictures) -> list[Shown]:
-    """So many photographs as are asked for, in all their cells; those of too short captions are passed over."""
-    found: list[Shown] = []
-    for file in files:
-        if len(found) == asked.needed:
-            break
-        try:
-            shown = _shown(captioner, file, asked, pictures)
-        except UserError as problem:
-            cli.report(f"left out: {problem}")
-            continue
-        found += [shown] if shown else []
-    return found
-
-
 def _shown(captioner: Any, file: Path, asked: Asked, pictures: Pictures) -> Shown | None:
     """A photograph's cells: method by word. None where the caption has too few words that can be told apart."""
     image = open_image(file)
@@ -119,9 +105,3 @@ def _shown(captioner: Any, file: Path, asked: Asked, pictures: Pictures) -> Show
             truth = {"target": words[place], "right": options.index(words[place])}
             cells.append(Cell(method, (picture,), options, truth, said, f"It was the map of '{words[place]}'."))
     return Shown(file.name, tuple(cells))
-
-
-def _practised(shown: Shown, number: int, asked: Asked) -> Shown:
-    """One cell to practise on; over all of them each method is met."""
-    of_method = [cell for cell in shown.cells if cell.method == asked.methods[number % len(asked.methods)]]
-    return Shown(shown.name, (of_method[number % SHOWN],))
