@@ -13,7 +13,8 @@ from captioning.captioner import Captioner
 from captioning.decoding import MAX_LENGTH
 from captioning.network import Caption
 from common.chat import loading
-from common.chat.model import ChatModel, ChatSplit, Sight
+from common.chat.model import ChatModel, Sight
+from common.chat.split import ENTRANCE, ChatSplit, split_at
 from common.errors import UserError
 from common.request import PhotoReader
 from common.text import Text, TextOutput, joined, padded
@@ -43,7 +44,7 @@ class ChatNetwork(PhotoReader):
     Features are what the model has seen of each photograph; a query is (S, B, L), the replies' tokens.
     """
 
-    layer = "image tokens"
+    layer = ENTRANCE
 
     def __init__(self, model: ChatModel, prompt: str = PROMPT) -> None:
         if not prompt.strip():
@@ -95,6 +96,4 @@ class ChatNetwork(PhotoReader):
         return joined([self._run(None, None, query[:, [b]]) for b in range(query.shape[1])])
 
     def explainable(self, layer: str | None) -> Callable[[Sight], ChatSplit]:
-        if layer not in (None, self.layer):
-            raise UserError(f"no layer '{layer}': chat models are explained at '{self.layer}', the one split so far")
-        return lambda sight: ChatSplit(self.model, sight, self._run)
+        return split_at(self.model, layer, self._run)

@@ -310,7 +310,7 @@ def explain_each(
 def _alone(encoded: Encoded, image: int) -> Encoded:
     """One image of a batch that is `Ragged`, as a batch of one."""
     one = encoded[[image]]
-    return replace(one, pixels=one.pixels[0], features=one.features[0].A)
+    return replace(one, pixels=one.pixels[0], features=None)
 
 
 def with_visual(found: Sequence[Explanation], request: Request, visual: Tensor | None) -> list[Explanation]:

@@ -134,7 +134,7 @@ def test_maps_are_those_of_a_slow_twin_with_hooks_in_float64(folder, photo):
         tokens = torch.cat([torch.cat([leaf.detach().flatten(0, -2) for leaf in table]) for table in kept], 1)
         places = list(layout.places)
         gradient, tokens = gradient[places], tokens[places]
-        assert float(found.scores[number, 0]) == pytest.approx(float(score), abs=1e-9)
+        assert float(found.scores[number, 0]) == pytest.approx(score.item(), abs=1e-9)
         maps = {
             "gradcam": (gradient.mean(0) * tokens).sum(1),
             "hirescam": (gradient * tokens).sum(1),
@@ -144,6 +144,37 @@ def test_maps_are_those_of_a_slow_twin_with_hooks_in_float64(folder, photo):
             expected = layout.place(values.clamp(min=0)[None])[0]
             torch.testing.assert_close(found.maps[method][number, 0].double(), expected, rtol=1e-6, atol=1e-9)
         assert float(gradient.abs().max()) > 0
+
+
+def test_behind_a_block_maps_are_those_of_a_hook_on_it_in_float64(folder, photo):
+    answerer = vqa.load(f"hf:{folder}", layer="llm.0")
+    model = answerer.network.model
+    model.module.double()
+    found = answerer.explain(photo, QUESTION, answers="a dog", methods="hirescam")
+    reply, layout = model.prompts.reply("a dog").tokens, model.look(photo).layout
+    inputs, start = _plain(model, photo, QUESTION, list(reply))
+    inputs = {k: v.double() if v.is_floating_point() else v for k, v in inputs.items()}
+    kept = []
+
+    def keep(module, given, output):
+        states = output if isinstance(output, torch.Tensor) else output[0]
+        kept.append(states.detach().requires_grad_())
+        return kept[0] if isinstance(output, torch.Tensor) else (kept[0], *output[1:])
+
+    ends = ("language_model.layers.0", "text_model.layers.0")
+    (first,) = [part for name, part in model.module.named_modules() if name.endswith(ends) and "vision" not in name]
+    handle = first.register_forward_hook(keep)
+    with torch.enable_grad():
+        logits = model.module(**inputs, use_cache=False).logits[0].log_softmax(-1)
+    handle.remove()
+    score = sum(logits[start + place - 1, token] for place, token in enumerate(reply))
+    (gradient,) = torch.autograd.grad(score, kept[0])
+    places = (inputs["input_ids"][0] == model.image_token).nonzero()[:, 0][list(layout.places)]
+    values = (gradient * kept[0]).detach()[0, places].sum(1)
+    expected = layout.place(values.clamp(min=0)[None])[0]
+    assert float(found.scores[0, 0]) == pytest.approx(score.item(), abs=1e-9)
+    torch.testing.assert_close(found.maps["hirescam"][0, 0].double(), expected, rtol=1e-6, atol=1e-9)
+    assert gradient.abs().max() > 0 and found.provenance["layer"].startswith("llm.0")
 
 
 def test_a_batch_of_unlike_photographs_is_explained_as_one_by_one(folder, photo):

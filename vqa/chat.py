@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from common.chat import loading
-from common.chat.model import ChatModel, ChatSplit, Sight
+from common.chat.model import ChatModel, Sight
+from common.chat.split import ENTRANCE, ChatSplit, split_at
 from common.errors import UserError
 from common.formulas import gradients
 from common.request import Encoded, PhotoReader, Request
@@ -42,7 +43,7 @@ class ChatNetwork(PhotoReader):
     tokens' log-probabilities, without its end.
     """
 
-    layer = "image tokens"
+    layer = ENTRANCE
 
     def __init__(self, model: ChatModel) -> None:
         self.model = model
@@ -128,9 +129,7 @@ class ChatNetwork(PhotoReader):
         return torch.cat([slopes[:, :start], inside, slopes[:, stop:]], 1)[:, : request.query[0].shape[1]]
 
     def explainable(self, layer: str | None) -> Callable[[Sight], ChatSplit]:
-        if layer not in (None, self.layer):
-            raise UserError(f"no layer '{layer}': chat models are explained at '{self.layer}', the one split so far")
-        return lambda sight: ChatSplit(self.model, sight, self._run)
+        return split_at(self.model, layer, self._run)
 
 
 def _word(reply: Text, number: int) -> Place | None:

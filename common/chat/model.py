@@ -4,14 +4,14 @@
 
 The encoder runs once an image; what it made is handed to `generate` and to every explained pass. The photograph's
 tokens that have a place on it are the map A (1, C, 1, n): as many channels as the language model is wide (times more
-where features enter further blocks), and one row of positions, which `ChatSplit.on_image` puts on the photograph.
+where features enter further blocks), and one row of positions, see `common.chat.split`.
 
 Letters: R rows (sequences) about one image, L reply tokens, P prompt tokens, W both, V vocabulary, C channels,
 N image tokens, n of them with a place, T targets.
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,7 @@ from common.chat.families import FAMILIES, Seen, layout_of
 from common.chat.features import Form, table
 from common.chat.prompt import Prompts, Splice
 from common.chat.views import Layout
-from common.errors import MethodError, UserError
-from common.explainable import SplitModel
+from common.errors import UserError
 from common.networks import hub
 from common.text import Text, padded
 
@@ -58,6 +57,12 @@ class Sight:
             return placed
         index = torch.tensor(self.layout.places, device=placed.device)
         return self.tokens.detach().index_copy(0, index, placed)
+
+    def positions(self, image_token: int) -> list[int]:
+        """Where in a prompt's row the n tokens stand that have a place."""
+        row = [*self.splice.before, *self.splice.image]
+        found = [number for number, token in enumerate(row) if token == image_token]
+        return [found[place] for place in self.layout.places]
 
 
 class ChatModel:
@@ -197,31 +202,3 @@ class ChatModel:
                 f" {self.longest}; ask a shorter question, or give a smaller photograph"
             )
         return row
-
-
-class ChatSplit(SplitModel):
-    """A chat model about one photograph, split where its image features enter the language model.
-
-    `run(sight, tokens (N, C), query)` is the head as a function, as the task's network reads its queries.
-    """
-
-    def __init__(self, model: ChatModel, sight: Sight, run: Callable[[Sight, Tensor, Any], Any]) -> None:
-        self.network, self.sight, self._run = model.module, sight, run
-        self.layer = f"image tokens ({sight.layout.about})"
-        self.about = {"chat": {"family": model.kind, **sight.layout.to_dict()}}
-
-    def forward(self, images: Tensor, query: Any = None, relu_rule: str | None = None) -> Any:
-        raise MethodError(
-            "a chat model's photograph goes through its processor, so pixels are neither covered nor differentiated;"
-            " choose a method at the image tokens: hirescam, gradcam, layercam, token-occlusion"
-        )
-
-    def features(self, images: Tensor, query: Any = None) -> Tensor:
-        return self.sight.A
-
-    def head(self, features: Tensor, query: Any = None) -> Any:
-        return self._run(self.sight, self.sight.with_map(features), query)
-
-    def on_image(self, maps: Tensor) -> Tensor:
-        """Maps (T, 1, 1, n) of the tokens on the photograph: (T, 1, h, w)."""
-        return self.sight.layout.place(maps[:, 0, 0])[:, None]

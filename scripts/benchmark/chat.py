@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from common.chat.model import ChatModel, ChatSplit
+from common.chat.model import ChatModel
+from common.chat.split import split_at
 from common.gradcam import explain
 from common.text import TextLogLikelihood, TextOutput
 
@@ -57,11 +58,11 @@ def rows(model: ChatModel, words: int, rounds: int) -> Any:
         with torch.no_grad():
             head(None, sight.tokens)
 
-    def explained(targets: int, methods: str) -> Callable[[], Any]:
+    def explained(targets: int, methods: str, layer: str | None = None) -> Callable[[], Any]:
         places = [range(words), *([number] for number in range(words))][:targets]
         chosen = [TextLogLikelihood(list(each)) for each in places]
-        split, pixels = ChatSplit(model, sight, head), torch.zeros(1, 3, 8, 8)
-        return lambda: explain(split, pixels, chosen, methods=methods, features=sight.A)
+        split, pixels = split_at(model, layer, head)(sight), torch.zeros(1, 3, 8, 8)
+        return lambda: explain(split, pixels, chosen, methods=methods)
 
     ways = {
         "encoding the photograph": lambda: model.look(Image.new("RGB", (400, 400))),
@@ -69,6 +70,10 @@ def rows(model: ChatModel, words: int, rounds: int) -> Any:
         f"HiResCAM of the reply and 3 of its {words} words": explained(4, "hirescam"),
         f"HiResCAM of the reply and each of its {words} words": explained(words + 1, "hirescam"),
         "the same with Grad-CAM and LayerCAM beside it": explained(words + 1, "hirescam,gradcam,layercam"),
+        f"the reply and each of its words, behind block {BLOCKS // 2} of {BLOCKS}": explained(
+            words + 1, "hirescam", f"llm.{BLOCKS // 2 - 1}"
+        ),
+        f"the same behind block {BLOCKS - 1}": explained(words + 1, "hirescam", f"llm.{BLOCKS - 2}"),
     }
     forward()
     gc.collect()
