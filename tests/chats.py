@@ -13,7 +13,7 @@ SPECIAL = {
     "image_token": "<image>", "video_token": "<video>", "boi_token": "<boi>", "eoi_token": "<eoi>",
     "vision_bos_token": "<vs>", "vision_eos_token": "<ve>", "fake_image_token": "<fake>",
     "global_image_token": "<global-img>", "end_of_utterance_token": "<eou>", "start_image_token": "<img>",
-    "end_image_token": "</img>", "context_image_token": "<context>",
+    "end_image_token": "</img>", "image_boundary_token": "<fake>", "context_image_token": "<context>",
 }  # fmt: skip
 ROWS = [f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)]
 TEMPLATE = (
@@ -232,10 +232,25 @@ def internvl(words):
     return hf.InternVLForConditionalGeneration(config), processor
 
 
+def idefics2(words):
+    images = hf.Idefics2ImageProcessor(size={"shortest_edge": 28, "longest_edge": 70})
+    processor = hf.Idefics2Processor(images, words, image_seq_len=3, chat_template=_template("<image>"))
+    vision = _vision("idefics2_vision", image_size=70)
+    del vision["model_type"]
+    config = hf.Idefics2Config(
+        vision_config=vision, text_config=_text(words, model_type="mistral"), image_token_id=words.image_token_id,
+        perceiver_config={
+            "hidden_size": WIDE, "resampler_n_latents": 3, "resampler_depth": 1, "resampler_n_heads": 2,
+            "resampler_head_dim": 8, "num_key_value_heads": 1,
+        },
+    )  # fmt: skip
+    return hf.Idefics2ForConditionalGeneration(config), processor
+
+
 MAKERS = {
     "llava": llava, "qwen2_vl": qwen2_vl, "qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl, "qwen3_5": qwen3_5,
     "paligemma": paligemma, "gemma3": gemma3, "llava_next": llava_next, "llava_onevision": llava_onevision,
-    "idefics3": idefics3, "smolvlm": smolvlm, "internvl": internvl,
+    "idefics3": idefics3, "smolvlm": smolvlm, "internvl": internvl, "idefics2": idefics2,
 }  # fmt: skip
 
 

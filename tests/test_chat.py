@@ -118,12 +118,22 @@ def test_maps_are_those_of_a_slow_twin_with_hooks_in_float64(folder, photo):
             output.deepstack_features = tables[1:]
         return output
 
-    model.module.base_model.get_image_features = keep
+    def keep_states(module, given, output):
+        output.last_hidden_state = output.last_hidden_state.detach().requires_grad_()
+        kept.append([output.last_hidden_state])
+
+    if model.family.encoder is None:
+        model.module.base_model.get_image_features = keep
+    else:
+        handle = model.module.base_model.get_submodule(model.family.encoder).register_forward_hook(keep_states)
     try:
         with torch.enable_grad():
             logits = model.module(**inputs, use_cache=False).logits[0].log_softmax(-1)
     finally:
-        del model.module.base_model.get_image_features
+        if model.family.encoder is None:
+            del model.module.base_model.get_image_features
+        else:
+            handle.remove()
     layout = model.look(photo).layout
     spans = [(0, len(reply.tokens)), *reply.spans]
     for number, (first, last) in enumerate(spans):
@@ -149,6 +159,10 @@ def test_maps_are_those_of_a_slow_twin_with_hooks_in_float64(folder, photo):
 def test_behind_a_block_maps_are_those_of_a_hook_on_it_in_float64(folder, photo):
     answerer = vqa.load(f"hf:{folder}", layer="llm.0")
     model = answerer.network.model
+    if model.family.encoder is not None:
+        with pytest.raises(UserError, match="learned queries"):
+            answerer.explain(photo, QUESTION, answers="a dog")
+        return
     model.module.double()
     found = answerer.explain(photo, QUESTION, answers="a dog", methods="hirescam")
     reply, layout = model.prompts.reply("a dog").tokens, model.look(photo).layout

@@ -34,7 +34,9 @@ class Family:
     """How one kind of model is run.
 
     `layout` says where its tokens lie; `places` says so in words. `types` names the input that tells images from
-    text, and `reply_type` is what it says of the reply's tokens; `plain` is for models without a chat template.
+    text, and `reply_type` is what it says of the reply's tokens; `plain` is for models without a chat template,
+    `encoder` for those whose learned queries read the states of the module of that name, `spaced` for those whose
+    processor puts a space between the image and a word that follows at once.
     """
 
     layout: Callable[[Seen], Layout]
@@ -44,6 +46,8 @@ class Family:
     reply_type: int = 0
     image_type: int = 1
     plain: bool = False
+    encoder: str | None = None
+    spaced: bool = False
 
 
 def _grid(seen: Seen, rows: int, columns: int, box: Box = WHOLE, about: str = "the whole photograph") -> Layout:
@@ -180,6 +184,15 @@ def _idefics3_size(processor: Any, size: Size) -> tuple[int, int]:
     return tall, math.ceil(int(tall * (width / height)) / edge) * edge
 
 
+def _idefics2(seen: Seen) -> Layout:
+    _, images, _, height, width = seen.inputs["pixel_values"].shape
+    if images > 1:
+        raise UserError("Idefics2's image splitting is not covered: set do_image_splitting to false in its processor")
+    patch = seen.config.vision_config.patch_size
+    rows, columns = height // patch, width // patch
+    return _grid(seen, rows, columns, (0.0, 0.0, columns * patch / width, rows * patch / height))
+
+
 def _internvl(seen: Seen) -> Layout:
     """Tiles row by row, then the whole where there is more than one; one view where nothing is split."""
     from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
@@ -214,6 +227,13 @@ FAMILIES: dict[str, Family] = {
     "idefics3": Family(_idefics3, _TILES),
     "smolvlm": Family(_idefics3, _TILES),
     "internvl": Family(_internvl, _TILES),
+    "idefics2": Family(
+        _idefics2,
+        "patches of the photograph at its own proportions, row by row",
+        "last states of the image encoder, before the learned queries that read them",
+        encoder="vision_model",
+        spaced=True,
+    ),
 }
 
 

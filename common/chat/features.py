@@ -5,12 +5,15 @@ Qwen3-VL as much again for each of the first blocks of the language model ("Deep
 (N, C), the DeepStack features as further channels. N tokens, K width of the language model, C channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from common.layers import hooked
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,47 @@ class Form:
         if self.shape is None:
             return [tokens] * copies
         return tokens.view(self.shape).repeat(copies, *[1] * (len(self.shape) - 1))
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """A table of an image encoder's last states, where learned queries read these: the queries have no place on a
+    photograph, so what reads them belongs to the head.
+
+    `encode` is `get_image_features` of the photograph, `encoder` the module that gave `states` in it.
+    """
+
+    encode: Callable[[], Any]
+    encoder: nn.Module
+    states: Any
+
+    def output(self, tokens: Tensor, copies: int = 1) -> Any:
+        """What the model makes of the table (N, C) in the place of the encoder's own states, `copies` of it."""
+        given = type(self.states)(last_hidden_state=tokens.view(self.states.last_hidden_state.shape))
+        with _giving(self.encoder, given):
+            made, form = table(self.encode())
+        return form.output(made, copies)
+
+
+@contextmanager
+def _giving(module: nn.Module, output: Any) -> Iterator[None]:
+    """The module gives `output` inside, and isn't run."""
+    own = vars(module).get("forward")
+    module.forward = lambda *_, **__: output
+    try:
+        yield
+    finally:
+        del module.forward
+        if own is not None:
+            module.forward = own
+
+
+def resampled(encode: Callable[[], Any], encoder: nn.Module) -> tuple[Tensor, Resampled]:
+    """(tokens (N, C), their form) of an encoder's last states in one pass of `encode`."""
+    found: list[Any] = []
+    with hooked([encoder], lambda module, inputs, output: found.append(output)):
+        encode()
+    return _flat(found[0].last_hidden_state), Resampled(encode, encoder, found[0])
 
 
 def table(output: Any) -> tuple[Tensor, Form]:

@@ -13,6 +13,7 @@ N image tokens, n of them with a place, T targets.
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from common.chat.families import FAMILIES, Seen, layout_of
-from common.chat.features import Form, table
+from common.chat.features import Form, Resampled, resampled, table
 from common.chat.prompt import Prompts, Splice
 from common.chat.views import Layout
 from common.errors import UserError
@@ -40,7 +41,7 @@ class Sight:
     """
 
     tokens: Tensor
-    form: Form
+    form: Form | Resampled
     layout: Layout
     splice: Splice
     beside: Mapping[str, Tensor]
@@ -109,16 +110,23 @@ class ChatModel:
             encoder = self.module.base_model.get_image_features
             names = inspect.signature(encoder).parameters
             given = {name: self._moved(value) for name, value in inputs.items() if name in names}
-            tokens, form = table(encoder(**given, return_dict=True))
+            encode = partial(encoder, **given, return_dict=True)
+            tokens, form = table(encode()) if self._queried is None else resampled(encode, self._queried)
         seen = Seen(self.module.config, self.processor, inputs, image.size, len(tokens))
         splice = self.prompts.splice(inputs)
-        if (places := int((inputs["input_ids"] == self.image_token).sum())) != len(tokens):
+        places = int((inputs["input_ids"] == self.image_token).sum())
+        if self._queried is None and places != len(tokens):
             raise UserError(
                 f"{self.name}: {len(tokens)} image features for {places} places in the prompt; its processor's settings"
                 " don't fit its weights: get both from the same folder"
             )
         beside = {name: self._moved(inputs[name]) for name in _BESIDE if name in inputs}
         return Sight(tokens, form, layout_of(self.kind, seen), splice, beside)
+
+    @property
+    def _queried(self) -> Any:
+        """The image encoder, in families whose learned queries read its states."""
+        return self.family.encoder and self.module.base_model.get_submodule(self.family.encoder)
 
     def _moved(self, value: Any) -> Any:
         if not isinstance(value, Tensor):

@@ -6,6 +6,7 @@ the question's words among them; where the image is known, its own tokens take t
 N image tokens.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -122,6 +123,8 @@ class Prompts:
 
     def _tokenized_text(self, question: str, image: bool) -> str:
         text = self.text(question, image)
+        if self.family.spaced:
+            return re.sub(rf"({re.escape(self.processor.image_token)})(?=[^\s<])", r"\1 ", text)
         if not self.family.plain:
             return text
         mark = self.processor.image_token if image else ""

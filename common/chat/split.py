@@ -27,6 +27,10 @@ def split_at(model: ChatModel, layer: str | None, run: Run) -> "Callable[[Sight]
     """How to split a model for a photograph: at the entrance of its language model, or behind its block N, 'llm.N'."""
     if layer in (None, ENTRANCE):
         return lambda sight: ChatSplit(model, sight, run)
+    if model.family.encoder is not None:
+        raise LayerError(
+            f"{model.name}: its language model reads learned queries, which lie nowhere: take '{ENTRANCE}'"
+        )
     blocks, asked = blocks_of(model), re.fullmatch(r"llm\.(\d+)", str(layer))
     if asked is None or int(asked[1]) >= len(blocks):
         raise LayerError(

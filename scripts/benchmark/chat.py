@@ -1,9 +1,9 @@
 """python -m scripts.benchmark.chat [--words N] [--rounds N]
 
 What explaining the reply of a chat model costs, in forward passes of its language model over the same prompt and reply:
-a LLaVA with random weights (576 image tokens, a language model of 8 blocks, 512 wide), on one CPU core. Processor time,
+a LLaVA with random weights (576 image tokens, a language model of 6 blocks, 256 wide), on one CPU core. Processor time,
 median and quartiles of the rounds, so that other programs matter little; memory is the growth of the process's peak
-over what the forward pass needs. Two minutes.
+over what the forward pass needs. A minute.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from common.chat.split import split_at
 from common.gradcam import explain
 from common.text import TextLogLikelihood, TextOutput
 
-SIDE, PATCH, WIDE, BLOCKS = 336, 14, 512, 8
+SIDE, PATCH, WIDE, BLOCKS = 336, 14, 256, 6
 TEMPLATE = "{% for m in messages %}<image>{{ m['content'][1]['text'] }}{% endfor %}"
 
 
