@@ -19,8 +19,8 @@ from common.networks.trunk import fingerprint
 from scripts.study.kinds.networks import photograph
 from scripts.study.material import Asked, Cell, Material, Pictures, Shown, balanced, drawn, practised, readable
 
-TITLE = "Which word does the picture explain?"
-QUESTION = "Which word does the coloured map explain?"
+TITLE = "Which word is it?"
+QUESTION = "Which word does the map explain?"
 MEASURE, OPTIONS = "choice", 3
 SHOWN = 2  # words of a caption whose maps are shown
 PUBLISHED: dict[str, float] = {}
@@ -53,7 +53,7 @@ def material(asked: Asked, pictures: Pictures) -> Material:
     return Material(
         found[asked.practice : asked.practice + count],
         practice,
-        [{**about, "about": "its own captions"}],
+        [{**about, "about": "Words of its own captions."}],
         f"{len(files)} photographs of '{asked.photos.name}'",
     )
 
