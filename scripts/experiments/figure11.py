@@ -83,8 +83,9 @@ def measure(captioner: Any, truth: Truth, batch: int = 16, quiet: bool = True) -
     records: dict[str, list[Any]] = {whose: [] for whose in WORDS}
     for numbers, seen, _, cases in read_cases(captioner, truth, batch, quiet):
         for whose, these in cases.items():
-            found = [grounding.measure(captioner, seen, these, score, METHODS) for score in SCORES]
-            both = [_joined(*pair) for pair in zip(*found, strict=True) if not pair[0].is_phrase]
+            words = [replace(case, phrases=()) for case in these]
+            found = [grounding.measure(captioner, seen, words, score, METHODS) for score in SCORES]
+            both = [_joined(*pair) for pair in zip(*found, strict=True)]
             records[whose] += [replace(record, image=numbers[record.image]) for record in both]
     if not any(records.values()):
         raise UserError("no word of a caption named anything with boxes; give more images with --limit")
