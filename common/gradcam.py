@@ -133,6 +133,7 @@ def explain(
         occlusion_options or OcclusionOptions(),
         differentiable=not GRADIENT_FREE.issuperset(ways),
         known=known,
+        several=len(ways) > 1,
     )
     with untouched(run.explainable.network):
         maps = {name: run.on_image(name, way(run).detach()) for name, way in ways.items()}
@@ -167,6 +168,7 @@ class _Run:
     occlusion_options: OcclusionOptions
     differentiable: bool  # whether some method needs the targets' gradients
     known: Known | None = None
+    several: bool = False  # whether more than one method is asked for
 
     def __post_init__(self) -> None:
         self._maps: dict[str, Tensor] = {}
@@ -204,6 +206,8 @@ class _Run:
         if self.known is not None:
             return self.known.alpha
         A, output, scores = self.split
+        if self.several and type(self.explainable).importance is Explainable.importance:
+            return torch.cat([part.mean((-2, -1)) for part in self.gradient_parts()])  # the variants take these, too
         return self.explainable.importance(scores, A, output)
 
     def on_image(self, method: str, found: Tensor) -> Tensor:

@@ -128,7 +128,7 @@ class PhotoReader:
     def preprocessing(self) -> Preprocessing:
         raise UserError(
             f"{self.name} reads each photograph at its own size, so this command, which makes one tensor of many, can't"
-            " run it: use 'saywhy caption' or 'saywhy vqa --questions FILE', or Python"
+            " run it: use 'saywhy caption', 'saywhy vqa --questions FILE' or 'saywhy batch'"
         )
 
     def look(self, photograph: Image.Image) -> Any:

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from chats import MAKERS, saved
 from PIL import Image
 
 import captioning
 import vqa
 from common.chat.loading import load
 from common.errors import UserError
+from tests.chats import MAKERS, saved
 
 QUESTION = "what is the red dog?"
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from chats import MAKERS, saved
 from PIL import Image, ImageDraw
 
 from common.chat.loading import load
 from common.chat.views import Layout, View, tiled
+from tests.chats import MAKERS, saved
 
 SIZES = {"square": (112, 112), "wide": (160, 90), "tall": (70, 150)}
 

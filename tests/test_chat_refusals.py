@@ -6,7 +6,6 @@ import shutil
 import pytest
 import torch
 import transformers as hf
-from chats import MAKERS, saved, tokenizer
 from PIL import Image
 
 import captioning
@@ -17,6 +16,7 @@ from common.chat.prompt import Prompts
 from common.errors import UserError
 from common.text import spelled
 from scripts import saywhy
+from tests.chats import MAKERS, saved, tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -228,8 +228,20 @@ def test_the_commands_write_records_pictures_and_pages(folder, tmp_path, capsys)
     assert saywhy.main(["caption", photo, "--caption", "a dog", "--phrase", "a cat", "--prompt", "what?", *asked]) == 0
     assert json.loads(capsys.readouterr().out)["caption"] == "a dog"
     assert len(list(tmp_path.iterdir())) == 8
-    assert saywhy.main(["batch", "caption", photo, "--model", f"hf:{folder}", "--out", str(tmp_path / "b")]) == 2
-    assert "at its own size" in capsys.readouterr().err
+
+
+def test_a_batch_of_photographs_becomes_rows(folder, tmp_path, capsys):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    photos = ["data/samples/cat.jpg", "data/samples/duck.jpg"]
+    asked = ["--model", f"hf:{folder}", "--workers", "1", "--methods", "hirescam", "--quiet"]
+    assert saywhy.main(["batch", "caption", *photos, *asked, "--out", str(tmp_path / "c")]) == 0
+    question = ["--question", "what is it?"]
+    assert saywhy.main(["batch", "vqa", *photos, *asked, *question, "--out", str(tmp_path / "v")]) == 0
+    capsys.readouterr()
+    for out in ("c", "v"):
+        found = [row for file in (tmp_path / out).rglob("*.parquet") for row in parquet.read_table(file).to_pylist()]
+        rows = [row for row in found if "maps" in row]
+        assert len(rows) == 2 and all(row["maps"]["hirescam"]["shape"][0] == len(row["names"]) for row in rows), rows
 
 
 def test_the_families_are_listed(capsys):

@@ -369,3 +369,14 @@ def test_methods_are_a_string_or_a_list_and_a_hyphen_is_an_underscore(methods) -
     found = explain(seeded(Plain), images_of(), [1], methods=methods)
     assert tuple(found.maps) == ("gradcam", "guided_gradcam")
     assert found.provenance["methods"] == ["gradcam", "guided_gradcam"]
+
+
+def test_grad_cam_shares_its_backward_pass_with_the_methods_beside_it(monkeypatch):
+    from common import formulas
+
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    images, passes, own = torch.rand(2, 3, 8, 8), [], formulas.gradients
+    monkeypatch.setattr(formulas, "gradients", lambda *given: passes.append(given) or own(*given))
+    found = explain(network, images, [0, 2], methods="gradcam,hirescam,layercam,counterfactual")
+    assert len(passes) == 1
+    torch.testing.assert_close(found.heatmaps, gradcam(network, images, [0, 2]))

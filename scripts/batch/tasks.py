@@ -16,7 +16,7 @@ from common.errors import UserError
 from common.explanation import Explanation, versions
 from common.images import Preprocessing, decoded_image
 from common.networks.trunk import fingerprint
-from common.request import Encoded, joined
+from common.request import Encoded, PhotoReader, joined
 from common.state import untouched
 from common.targets import Target, Undecided, decided, logits
 from scripts.batch.records import Item
@@ -39,9 +39,12 @@ class Explainer(Protocol):
 
 
 class Sample(NamedTuple):
-    """Pixels (1, 3, H, W) as the model takes them, the photograph's own (width, height), what is asked about it."""
+    """A photograph as the model takes it, its own (width, height), what is asked about it.
 
-    pixels: Tensor
+    `pixels` are (1, 3, H, W), or the photograph itself for models that read it at its own size.
+    """
+
+    pixels: Any
     size: tuple[int, int]
     question: str | None
     answers: tuple[str, ...]
@@ -69,13 +72,19 @@ class _Photographs:
     """What the three have in common: how photographs are decoded, and what is said of the model."""
 
     def __init__(self, network: Any, layer: str) -> None:
-        self.preprocessing: Preprocessing = network.preprocessing
+        self.preprocessing: Preprocessing | None = None
+        if not isinstance(network, PhotoReader):
+            self.preprocessing = network.preprocessing
         known = {"name": network.name, "weights": str(network.source), "layer": layer}
-        looks = {"preprocessing": self.preprocessing.to_dict(), "versions": versions()}
+        seen = None if self.preprocessing is None else self.preprocessing.to_dict()
+        looks = {"preprocessing": seen, "versions": versions()}
         self.about: dict[str, Any] = _plain({**known, "fingerprint": fingerprint(network.module), **looks})
 
     def prepare(self, data: bytes, item: Item) -> Sample:
         """A JPEG of many pixels is decoded at reduced scale, never below twice what the network sees."""
+        if self.preprocessing is None:
+            image = decoded_image(data, item.key)
+            return Sample(image, image.info["original_size"], item.question, item.answers)
         least = 2 * max(self.preprocessing.size) / (self.preprocessing.crop or 1)
         image = decoded_image(data, item.key, at_least=math.ceil(least))
         return Sample(self.preprocessing(image), image.info["original_size"], item.question, item.answers)
@@ -256,8 +265,9 @@ def _encoded(facade: Any, samples: Sequence[Sample]) -> Encoded:
     return joined(parts)
 
 
-def _stacked(samples: Sequence[Sample]) -> Tensor:
-    return torch.cat([sample.pixels for sample in samples])
+def _stacked(samples: Sequence[Sample]) -> Any:
+    pixels = [sample.pixels for sample in samples]
+    return torch.cat(pixels) if isinstance(pixels[0], Tensor) else pixels
 
 
 def _size(sample: Sample) -> dict[str, Any]:
