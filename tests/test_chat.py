@@ -8,6 +8,7 @@ from PIL import Image
 import captioning
 import vqa
 from common.chat.loading import load
+from common.chat.prompt import Prompts
 from common.errors import UserError
 from tests.chats import MAKERS, saved
 
@@ -52,6 +53,20 @@ def test_the_prompt_is_the_processors_own(model, photo):
         assert list(sight.splice(model.prompts.read(question).tokens)) == own
 
 
+@pytest.mark.parametrize("begin", ["", "<s>"])
+def test_the_prompt_is_that_of_apply_chat_template(model, photo, monkeypatch, begin):
+    if model.family.plain:
+        pytest.skip("it has no chat template")
+    monkeypatch.setattr(model.processor, "chat_template", begin + model.processor.chat_template)
+    prompts = Prompts(model.processor, model.family, "it")
+    said = [{"role": "user", "content": [{"type": "image", "image": photo}, {"type": "text", "text": QUESTION}]}]
+    own = model.processor.apply_chat_template(
+        said, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )["input_ids"][0].tolist()
+    found = prompts.splice(prompts.inputs(photo))(prompts.read(QUESTION).tokens)
+    assert list(found) == own and own[0] == prompts.tokenizer(begin or "<", add_special_tokens=False)["input_ids"][0]
+
+
 def test_logits_through_the_seam_are_those_of_the_plain_pass_bit_for_bit(model, photo):
     reply = list(model.prompts.reply("a red dog").tokens)
     inputs, start = _plain(model, photo, QUESTION, reply)
@@ -74,10 +89,15 @@ def test_the_reply_is_what_the_model_generates_by_itself(model, photo):
     inputs = model.prompts.inputs(photo, QUESTION)
     inputs.pop("labels", None)
     options = dict(max_new_tokens=6, do_sample=False, pad_token_id=model.pad, suppress_tokens=[model.image_token])
-    own = model.module.generate(**inputs, **options)
-    own = own[0, inputs["input_ids"].shape[1] :].tolist()
-    found = model.replies(model.look(photo), model.prompts.read(QUESTION).tokens, length=6)[0]
+    made = model.module.generate(**inputs, **options, return_dict_in_generate=True, output_logits=True)
+    own = made.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+    sight, asked = model.look(photo), model.prompts.read(QUESTION).tokens
+    found = model.replies(sight, asked, length=6)[0]
     assert list(found.tokens) == [token for token in own if token not in model.ends]
+    with torch.no_grad():  # what is explained is what was decoded step by step, with a cache
+        explained = model.logits(sight, sight.tokens, [asked], torch.tensor([found.tokens]))[0]
+    steps = torch.cat(made.logits)[: len(found.tokens)]
+    torch.testing.assert_close(explained, steps, rtol=1e-3, atol=1e-4)
 
 
 def test_rows_of_unlike_length_are_each_as_if_alone(model, photo):
