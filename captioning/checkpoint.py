@@ -9,9 +9,16 @@ import torch
 
 from captioning.model import CaptionModel
 from common.networks.trunk import SeeingTrunk
-from common.training import trunks
+from common.training import schema, trunks
 from data.words.vocabulary import Vocabulary
 
+SCHEMA = {
+    "vocabulary": schema.names(),
+    "hidden": schema.whole(1, 8192),
+    "decoding": schema.optional(
+        schema.table({"beam": schema.whole(1, 64), "length_penalty": schema.optional(schema.real(0, 10))})
+    ),
+}
 SHIPPED = Path(__file__).parent.parent / "data" / "checkpoints" / "captioner"
 
 
@@ -20,7 +27,7 @@ def load_model(
 ) -> tuple[CaptionModel, dict[str, Any]]:
     """(model in eval mode, configuration); see `common.training.trunks.load_head`. The shipped one by default."""
     rows = {"vocabulary": "decoder.embedding.weight"}
-    return trunks.load_head(path or SHIPPED, "captioner", rows, _build, device)
+    return trunks.load_head(path or SHIPPED, "captioner", rows, SCHEMA, _build, device)
 
 
 def _build(config: Mapping[str, Any], trunk: SeeingTrunk) -> CaptionModel:

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.files import read_text
 from data.words.imagenet import imagenet_classes
 
 PathLike = str | os.PathLike[str]
 
+MOST_BYTES = 2**24  # of a file of labels
 _WNID = re.compile(r"n\d{8}")
 
 
@@ -71,7 +73,7 @@ class Labels:
             ways = ", ".join(f"{i} ({self.describe(i)})" for i in found)
             way_out = "give the index or the WordNet id" if self.wnids else "give the index"
             raise UserError(f"'{target}' names {len(found)} classes: {ways}; {way_out}")
-        if re.fullmatch(r"\d+", target.strip()):
+        if re.fullmatch(r"\d{1,9}", target.strip()):
             return self._checked(int(target))
         raise UserError(f"no class is called '{target}'; {self._nearest(target)}")
 
@@ -129,14 +131,14 @@ class Labels:
         """Labels from a file: JSON (a list, or a dict as in `from_mapping`), else text with a name a line."""
         path = Path(path)
         try:
-            text = path.read_text(encoding="utf-8-sig")
+            text = read_text(path, MOST_BYTES)
             values = json.loads(text) if path.suffix.lower() == ".json" else _lines(text)
             return cls.of(values)
         except FileNotFoundError:
             raise UserError(f"{path}: no such label file; give text with one name a line, or JSON") from None
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-        except ValueError as error:  # not UTF-8, not JSON, or a UserError from above
+        except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or a UserError from above
             raise UserError(f"{path}: is not a list of labels ({error})") from error
 
     @classmethod

@@ -4,9 +4,11 @@ B images, H,W the network's input, (width, height) in pixels as Pillow has it.
 """
 
 import io
+import math
 import os
 import stat
 import warnings
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from torch import Tensor
 from common.errors import UserError
 
 MAX_SIDE = 4096  # pixels; larger images are reduced to this side when they are read
+LARGEST_INPUT = 4096  # pixels of a side
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -143,9 +146,9 @@ def unique_stems(paths: Sequence[PathLike]) -> list[str]:
     """One name per path for its output files: the stem, made unique where two paths share it.
 
     `a/cat.jpg b/cat.jpg cat.png` give `cat`, `cat-2`, `cat-3`. Compared without case, since some file
-    systems don't tell `Cat` from `cat`.
+    systems don't tell `Cat` from `cat`. One too long for a file's name with an ending is cut.
     """
-    stems = [Path(path).stem or "image" for path in paths]
+    stems = [_short(Path(path).stem or "image") for path in paths]
     reserved = {stem.casefold() for stem in stems}  # so that `cat-2` is never given to another file
     taken: set[str] = set()
     names = []
@@ -157,6 +160,22 @@ def unique_stems(paths: Sequence[PathLike]) -> list[str]:
         taken.add(name.casefold())
         names.append(name)
     return names
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _short(stem: str, most: int = 200) -> str:
+    """A name of at most `most` bytes: one that is longer keeps its beginning, and a mark of the whole."""
+    whole = os.fsencode(stem)
+    if len(whole) <= most:
+        return stem
+    return f"{whole[: most - 9].decode('utf-8', 'ignore')}-{zlib.crc32(whole):08x}"
 
 
 @dataclass(frozen=True)
@@ -177,11 +196,12 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS:
             raise UserError(f"interpolation '{self.interpolation}' is none of {', '.join(INTERPOLATIONS)}")
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise UserError(f"the input size must be (height, width), both at least 1, not {self.size}")
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(value > 0 for value in self.std):
+        if len(self.size) != 2 or not all(_is_whole(side) and 1 <= side <= LARGEST_INPUT for side in self.size):
+            raise UserError(f"the input size is (height, width), each from 1 to {LARGEST_INPUT}, not {self.size}")
+        numbers = [*self.mean, *self.std]
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(map(_is_real, numbers)) or min(self.std) <= 0:
             raise UserError(f"mean and std are 3 numbers each, std above 0, not {self.mean} and {self.std}")
-        if self.crop is not None and not 0 < self.crop <= 1:
+        if self.crop is not None and not (_is_real(self.crop) and 0 < self.crop <= 1):
             raise UserError(f"crop is a share in (0, 1] or None for the whole image, not {self.crop}")
 
     def __call__(self, images: ImageLike | Iterable[ImageLike]) -> Tensor:
@@ -229,6 +249,9 @@ class Preprocessing:
             allowed = ", ".join(cls.__dataclass_fields__)
             raise UserError(f"unknown preprocessing entry '{sorted(unknown)[0]}'; allowed: {allowed}")
         entries: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        wrong = [key for key in ("size", "mean", "std") if not isinstance(entries.get(key, ()), tuple)]
+        if wrong or not isinstance(entries.get("interpolation", ""), str):
+            raise UserError(f"preprocessing entry '{(*wrong, 'interpolation')[0]}' is of a wrong kind")
         return cls(**entries)
 
 

@@ -11,17 +11,52 @@ from typing import Any
 
 from common.errors import UserError
 from common.methods.names import METHOD_NAMES
+from common.printed import LONGEST, PrintableStream, printable
 
 OK, FAILED = 0, 2
 
 
 def report(message: str) -> None:
     """One line on standard error."""
-    print(f"saywhy: {' '.join(str(message).split())}", file=sys.stderr)
+    line = printable(" ".join(str(message).split()), LONGEST)
+    print(f"saywhy: {line}", file=PrintableStream(sys.stderr))
 
 
 def error(problem: BaseException) -> None:
     report(f"error: {problem}")
+
+
+def whole(least: int = 1, most: int = 10**9) -> Callable[[str], int]:
+    """The type of an argument that is a whole number from `least` to `most`."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if least <= number <= most:
+            return number
+        raise argparse.ArgumentTypeError(f"'{printable(text, 40)}' is not a whole number from {least} to {most}")
+
+    return read
+
+
+def share(text: str) -> float:
+    """The type of an argument that is a share of a photograph's side, from 0.05 to 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if 0.05 <= number <= 1:
+        return number
+    raise argparse.ArgumentTypeError(f"'{printable(text, 40)}' is not a number from 0.05 to 1")
+
+
+def name(text: str) -> str:
+    """The type of an argument that is a name: something has to stand there."""
+    if text.strip():
+        return text
+    raise argparse.ArgumentTypeError("the name is empty; leave the option out for the default")
 
 
 def add_image_arguments(parser: argparse.ArgumentParser, nargs: str = "+") -> None:
@@ -47,8 +82,8 @@ def add_model_arguments(
     default: str | None = None,
 ) -> None:
     """Which model, which of its layers (`layer` says which is explained by default), and where it runs."""
-    parser.add_argument("--model", default=default, metavar="NAME", help=help_model)
-    parser.add_argument("--layer", metavar="NAME", help=f"layer to explain (default: {layer})")
+    parser.add_argument("--model", type=name, default=default, metavar="NAME", help=help_model)
+    parser.add_argument("--layer", type=name, metavar="NAME", help=f"layer to explain (default: {layer})")
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:N (default: %(default)s)")
 
 
@@ -117,8 +152,8 @@ def device_of(args: argparse.Namespace) -> Any:
 
     try:
         device = torch.device(args.device)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as problem:
+        torch.empty(1, device=device).item()  # what has no values, such as 'meta', can't be asked for one
+    except (RuntimeError, AssertionError, ImportError, NotImplementedError) as problem:
         found = "cpu, cuda" if torch.cuda.is_available() else "cpu"
         raise UserError(f"device '{args.device}' is not to be had here; use one of: {found}") from problem
     return device
@@ -175,7 +210,7 @@ def run_each(items: Sequence[Any], work: Callable[..., Outcome], args: argparse.
             error(problem)
             continue
         if args.json:
-            print(json.dumps(found.record, ensure_ascii=False), flush=True)
+            print(json.dumps(found.record), flush=True)
         elif not args.quiet:
             tqdm.write("\n  ".join([found.line, *files]), file=sys.stdout)
     if failures and len(items) > 1:
@@ -184,18 +219,19 @@ def run_each(items: Sequence[Any], work: Callable[..., Outcome], args: argparse.
 
 
 def write_results(folder: Path, stem: str, found: Outcome) -> list[str]:
-    """Write `<stem>.<task>.png`, `.json`, `.npz` and, where asked for, `.html`; returns the names of the files."""
+    """Write `<stem>.<task>.png`, `.json`, `.npz` and, where asked for, `.html`, all or none; returns their names."""
     from common.draw import save_picture
-    from common.files import write_json, write_text
+    from common.files import atomic_paths, write_json, write_text
 
-    base = folder / f"{stem}.{found.record['task']}"
-    found.explanation.save(f"{base}.npz")
-    write_json(f"{base}.json", found.record)
-    save_picture(found.picture, f"{base}.png")
-    if found.page is None:
-        return [f"{base}.{suffix}" for suffix in ("png", "json", "npz")]
-    write_text(f"{base}.html", found.page)
-    return [f"{base}.{suffix}" for suffix in ("png", "html", "json", "npz")]
+    suffixes = ("png", "json", "npz") if found.page is None else ("png", "json", "npz", "html")
+    files = [f"{folder / stem}.{found.record['task']}.{suffix}" for suffix in suffixes]
+    with atomic_paths(*files) as (picture, record, maps, *page):
+        save_picture(found.picture, picture)
+        write_json(record, found.record)
+        found.explanation.save(maps)
+        if found.page is not None:
+            write_text(page[0], found.page)
+    return files
 
 
 def page_of(args: argparse.Namespace, explanation: Any, title: str, notes: Sequence[str]) -> str | None:

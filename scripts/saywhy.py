@@ -2,14 +2,13 @@
 
 import argparse
 import importlib
-import os
 import sys
 import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from common.errors import UserError
 from scripts import console as cli
+from scripts.door import guarded
 
 COMMANDS = (
     "classify", "caption", "vqa", "batch", "show", "models", "train", "evaluate", "reproduce", "score", "study", "demo",
@@ -36,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="saywhy", description="Why a vision model said what it said: explains captions, answers and labels."
     )
     parser.add_argument("--version", action="store_true", help="print the versions of what decides the numbers")
+    parser.add_argument("--debug", action="store_true", help="show where an error comes from; goes anywhere")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     for command in COMMANDS:
         importlib.import_module(f"scripts.commands.{command}").add_parser(subparsers)
@@ -43,8 +43,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0, or 2 for what a user can mend."""
+    """Run the command; returns its exit status, as `scripts.door` lists them."""
     parser = build_parser()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    return guarded(lambda: _run(parser, [argument for argument in given if argument != "--debug"]), debug)
+
+
+def _run(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     args = parser.parse_args(arguments)
     if args.version:
         from common.explanation import versions
@@ -55,18 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return cli.FAILED
     cli.silence_libraries()
-    try:
-        return args.run(args)
-    except UserError as problem:
-        cli.error(problem)
-        return cli.FAILED
-    except KeyboardInterrupt:
-        cli.report("stopped; what was finished is kept")
-        return 130
-    except BrokenPipeError:
-        # Whoever reads us has left (`saywhy ... | head`): nothing more can be said, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    return args.run(args)
 
 
 if __name__ == "__main__":

@@ -236,7 +236,6 @@ def test_a_copy_of_coco_with_a_division_of_its_own_is_measured_by_it(tmp_path):
         (["--data", "flickr8k:/no/such/folder"], "/no/such/folder"),
         (["--data", "DATA", "--split", "nothing"], "nothing"),
         (["--data", "DATA", "--metrics", "BLEU,WER"], "WER"),
-        (["--data", "DATA", "--limit", "0"], "--limit"),
     ],
 )
 def test_an_evaluation_that_cannot_be_done_is_one_line(checkpoint, flickr8k, capsys, arguments, said):

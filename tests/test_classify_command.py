@@ -136,7 +136,6 @@ def test_the_map_of_the_cat_is_on_the_cat_and_that_of_the_cup_on_the_cup(tmp_pat
         ([CAT, "--window", "0", "--methods", "occlusion"], ["window", "0"]),
         ([CAT, "--window", "500", "--methods", "occlusion"], ["500", "224"]),
         ([CAT, "--top", "0"], ["0"]),
-        ([CAT, "--crop", "2"], ["(0, 1]", "2"]),
         ([CAT, "--frobnicate"], ["--frobnicate", "--help"]),
         ([], ["IMAGE"]),
     ],

@@ -425,7 +425,6 @@ def parsed(*arguments):
     [
         (["--only", "table9"], "no experiment 'table9'; known: fig1, .*appendix_b"),
         (["--only", ","], "no experiment"),
-        (["--limit", "0"], "--limit is 0"),
         (["--voc", "/nowhere"], "--voc: '/nowhere' is not a folder"),
         (["--datasets", "/nowhere"], "--datasets: '/nowhere' is not a folder"),
     ],

@@ -76,7 +76,7 @@ def test_a_head_is_kept_without_its_trunk_and_finds_it_again(tmp_path):
     head = Head(trunk, ["yes", "no"])
     path = save_head(out / "vqa", head, {"kind": "vqa", "answers": ["yes", "no"]})
     assert path.stat().st_size < 1000
-    loaded, config = load_head(out, "vqa", {"answers": "classifier.weight"}, build)
+    loaded, config = load_head(out, "vqa", {"answers": "classifier.weight"}, {}, build)
     assert loaded.trunk is trunk and config["trunk"] == {"file": "trunk", "fingerprint": trunk.fingerprint}
     torch.testing.assert_close(loaded.classifier.weight, head.classifier.weight, rtol=1e-3, atol=1e-3)
     assert copy_trunk(tmp_path, out) == out / "trunk"  # which is there already
@@ -117,7 +117,7 @@ def test_a_head_without_its_trunk_is_one_line(spoil, message, tmp_path):
     )
     spoil(tmp_path)
     with pytest.raises(UserError, match=message):
-        load_head(tmp_path, "vqa", {"answers": "classifier.weight"}, build)
+        load_head(tmp_path, "vqa", {"answers": "classifier.weight"}, {}, build)
 
 
 def _edit(path, key, value):

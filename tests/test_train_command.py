@@ -21,10 +21,11 @@ READ_A_TRUNK = [captioning.training.settings.Settings, vqa.training.settings.Set
 
 
 @pytest.fixture(params=TASKS)
-def task(request, monkeypatch):
+def task(request, monkeypatch, tmp_path):
     """A task's settings and a function that runs its command and returns what the training was called with."""
     package, name, data = TASKS[request.param]
     called = []
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(package.stages, name, lambda *given, **options: called.append((given, options)))
 
     def run(*options):
@@ -54,10 +55,10 @@ def test_there_is_an_option_for_each_setting(task):
 
 def test_device_and_what_else_a_run_needs_are_handed_on(task):
     _, run = task
-    options = ["--device", "meta", "--restart", "--limit", "3", "--features", "F", "--threads", "1"]
+    options = ["--device", "cpu:0", "--restart", "--limit", "3", "--features", "F", "--threads", "1"]
     handed = run(*options)[1]
     assert handed.pop("trunk", None) is None
-    assert handed == {"device": torch.device("meta"), "restart": True, "limit": 3, "features": "F"}
+    assert handed == {"device": torch.device("cpu:0"), "restart": True, "limit": 3, "features": "F"}
 
 
 @pytest.mark.parametrize("task", ["captioner", "vqa"], indirect=True)

@@ -107,7 +107,7 @@ def test_a_checkpoint_whose_answers_do_not_fit_is_refused(run, tmp_path):
     with pytest.raises(UserError, match="no checkpoint of a vqa model, but of a captioner one"):
         load_model(tmp_path)
     (tmp_path / "vqa.json").write_text(json.dumps({k: v for k, v in config.items() if k != "joint"}))
-    with pytest.raises(UserError, match="no checkpoint of a vqa model: it lacks 'joint'"):
+    with pytest.raises(UserError, match="lacks 'joint', a whole number"):
         load_model(tmp_path)
 
 

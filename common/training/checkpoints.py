@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from common.errors import UserError
 from common.files import atomic_path, write_json
+from common.printed import printable
+from common.training.schema import Rule, checked
 
 _FULL_PRECISION = ("running_mean", "running_var")
 
@@ -44,7 +47,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
         config = json.loads(described.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"no checkpoint '{stem}': '{described}' is missing; give a checkpoint's stem") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read '{described}': {error}; copy or train the checkpoint again") from error
     if not isinstance(config, dict):
         raise UserError(f"'{described}' holds no configuration; copy or train the checkpoint again")
@@ -55,14 +58,19 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (OSError, SafetensorError) as error:
         raise UserError(f"'{weights}' is truncated or not a safetensors file; copy it again") from error
+    for name, tensor in tensors.items():
+        if tensor.is_complex() or not bool(torch.isfinite(tensor).all()):
+            what = "complex" if tensor.is_complex() else "not finite"
+            raise UserError(f"entry '{name}' in '{weights}' has values that are {what}; copy or train it again")
     return {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}, config
 
 
-def check_kind(config: Mapping[str, Any], kind: str, stem: Path) -> dict[str, Any]:
-    """A configuration that says what it lacks; raises `UserError` for one of another `kind` of model."""
+def check_kind(config: Mapping[str, Any], kind: str, schema: Mapping[str, Rule], stem: Path) -> None:
+    """Raises `UserError` for the configuration of another `kind` of model, or for an entry that `schema` refuses."""
     if config.get("kind") != kind:
-        raise UserError(f"'{stem}' is no checkpoint of a {kind} model, but of a {config.get('kind', 'unknown')} one")
-    return _Config(config, lacking=f"'{stem}' is no checkpoint of a {kind} model: it lacks")
+        other = printable(config.get("kind", "unknown"), 40)
+        raise UserError(f"'{stem}' is no checkpoint of a {kind} model, but of a {other} one")
+    checked(config, schema, _beside(stem, ".json"))
 
 
 def check_lists(config: Mapping[str, Any], tensors: Mapping[str, Tensor], lists: Mapping[str, str], stem: Path) -> None:
@@ -73,17 +81,6 @@ def check_lists(config: Mapping[str, Any], tensors: Mapping[str, Tensor], lists:
                 f"'{key}' in '{stem}.json' doesn't fit the checkpoint: it has {len(config[key])} entries, the weights "
                 f"know {len(tensors[name])}; copy both files from the same training"
             )
-
-
-class _Config(dict[str, Any]):
-    """A configuration that says what it is `lacking`."""
-
-    def __init__(self, config: Mapping[str, Any], lacking: str) -> None:
-        super().__init__(config)
-        self.lacking = lacking
-
-    def __missing__(self, key: str) -> Any:
-        raise UserError(f"{self.lacking} '{key}'")
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:

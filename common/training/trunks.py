@@ -20,11 +20,19 @@ from common.files import atomic_path
 from common.images import Preprocessing
 from common.networks.evidence import Evidence
 from common.networks.trunk import SeeingTrunk, fingerprint, load_trunk
+from common.training import schema
 from common.training.checkpoints import check_kind, check_lists, load_checkpoint, load_weights, save_checkpoint, stem_of
 
 SHIPPED = Path(__file__).parents[2] / "data" / "checkpoints" / "trunk"
 NAME = "trunk"
 _OLD = "was trained before trunks had files of their own; train it again, or use the shipped one"
+_SCHEMA = {
+    "network": schema.text(),
+    "source": schema.text(),
+    "words": schema.names(unique=False),
+    "counted": schema.whole(0, schema.MOST_NAMES),
+    "preprocessing": schema.table({}),
+}
 _loaded: WeakValueDictionary[tuple[Any, ...], SeeingTrunk] = WeakValueDictionary()
 
 Device = str | torch.device
@@ -100,6 +108,7 @@ def load_head(
     path: str | os.PathLike[str],
     kind: str,
     vocabularies: Mapping[str, str],
+    rules: Mapping[str, schema.Rule],
     build: Callable[[Mapping[str, Any], SeeingTrunk], Head],
     device: Device = "cpu",
 ) -> tuple[Head, dict[str, Any]]:
@@ -107,13 +116,14 @@ def load_head(
 
     `path` is the checkpoint's stem, or either of its files, or the folder of a training run; `build` makes the model,
     whose attribute `trunk` is the given one, from the configuration; `vocabularies` are the lists in it (key -> the
-    tensor with a row for each entry). Raises `UserError` for a checkpoint of something else, a list that doesn't fit
-    the weights, and a trunk that is missing or another one.
+    tensor with a row for each entry), `rules` what its entries may be (see `common.training.schema`). Raises
+    `UserError` for a checkpoint of something else, an entry out of bounds, a list that doesn't fit the weights, and a
+    trunk that is missing or another one.
     """
     stem = Path(path)
     stem = stem_of(stem / kind if stem.is_dir() else stem)
     tensors, config = load_checkpoint(stem)
-    config = check_kind(config, kind, stem)
+    check_kind(config, kind, rules, stem)
     check_lists(config, tensors, vocabularies, stem)
     model = build(config, _trunk_of(config, stem, device))
     names = [name for name in model.state_dict() if name.startswith("trunk.")]
@@ -123,7 +133,7 @@ def load_head(
 
 
 def _trunk_of(config: Mapping[str, Any], stem: Path, device: Device) -> SeeingTrunk:
-    named = config["trunk"]
+    named = config.get("trunk")
     if not isinstance(named, Mapping) or not {"file", "fingerprint"} <= named.keys():
         raise UserError(f"'{stem}' {_OLD}")
     file = stem.parent / str(named["file"])
@@ -139,8 +149,8 @@ def _trunk_of(config: Mapping[str, Any], stem: Path, device: Device) -> SeeingTr
 
 
 def _read(stem: Path) -> SeeingTrunk:
-    tensors, told = load_checkpoint(stem)
-    config = check_kind(told, NAME, stem)
+    tensors, config = load_checkpoint(stem)
+    check_kind(config, NAME, _SCHEMA, stem)
     check_lists(config, tensors, {"words": "evidence.classifier.weight"}, stem)
     network = load_trunk(config["network"], random_weights=True)
     evidence = Evidence(network.channels, config["words"], config["counted"])

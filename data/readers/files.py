@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from PIL import Image
 
+from common import files
 from common.errors import UserError
 
 Entry = TypeVar("Entry")
@@ -19,7 +20,7 @@ AnyPath = str | os.PathLike[str]
 def read_text(path: AnyPath, advice: str = "give the path of the published file") -> str:
     """The text of a UTF-8 file. Raises `UserError` with the file, the line that is broken, and `advice`."""
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        return files.read_text(path)
     except FileNotFoundError:
         raise UserError(f"'{path}' is missing; {advice}") from None
     except UnicodeDecodeError as error:
@@ -33,6 +34,8 @@ def read_json(path: AnyPath, lists: tuple[str, ...] = ()) -> Any:
     """What a JSON file holds; where `lists` are named, an object that has a list under each."""
     try:
         record = json.loads(read_text(path, "give the path of the published JSON file"))
+    except RecursionError:
+        raise UserError(f"{path}: is nested too deeply; copy the file again") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: broken JSON ({error.msg}); copy the file again") from error
     for key in lists:

@@ -3,6 +3,7 @@
 import sys
 
 from scripts.benchmark.run import main
+from scripts.door import guarded
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

@@ -27,6 +27,8 @@ import torch
 
 from common.files import write_json
 from scripts.benchmark.rows import MEMORY_BATCH, OURS, ROWS, Bench, Work, gradcam_ways
+from scripts.console import whole
+from scripts.door import guarded
 
 # name of the package on PyPI -> name of the module
 PEERS = {"grad-cam": "pytorch_grad_cam", "captum": "captum", "torchcam": "torchcam"}
@@ -167,7 +169,7 @@ def table(rows: list[Row], names: list[str]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.benchmark", description="What explaining costs.")
     add, known = parser.add_argument, [*ROWS, "memory"]
-    add("--repeats", type=int, default=15, metavar="N", help="rounds; a third of it for slow rows (default: 15)")
+    add("--repeats", type=whole(), default=15, metavar="N", help="rounds; a third of it for slow rows (default: 15)")
     names = f"{', '.join(known)} (default: all)"
     add("--rows", nargs="+", metavar="NAME", choices=known, default=known, help=names)
     add("--json", metavar="FILE", help="write the figures there as well")
@@ -210,4 +212,4 @@ def run(args: argparse.Namespace, peers: list[str]) -> list[Row]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

@@ -67,7 +67,7 @@ def _add_classify(parser: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--weights", metavar="FILE", help="weights of your own for the named network")
     parser.add_argument("--labels", metavar="FILE", help="class names of your own: one a line, or JSON")
-    parser.add_argument("--crop", type=float, metavar="SHARE", help="look at the centre alone (0.875 is usual)")
+    parser.add_argument("--crop", type=cli.share, metavar="SHARE", help="look at the centre alone (0.875 is usual)")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="predictions to list (default: %(default)s)")
     parser.add_argument("--fast", action="store_true", help="fold batch normalisation: quicker on a CPU, same maps")
 

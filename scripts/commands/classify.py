@@ -33,7 +33,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--weights", metavar="FILE", help="weights of your own for the named network")
     parser.add_argument("--labels", metavar="FILE", help="class names of your own: one a line, or JSON")
     parser.add_argument(
-        "--crop", type=float, metavar="SHARE",
+        "--crop", type=cli.share, metavar="SHARE",
         help="look at the centre alone, as for ImageNet accuracy (0.875 there), instead of the whole image",
     )  # fmt: skip
     parser.add_argument("--top", type=int, default=5, metavar="N", help="predictions to list (default: %(default)s)")

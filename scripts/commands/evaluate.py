@@ -41,11 +41,11 @@ def _add_captioner(models: Any) -> None:
     methods = "maps that are measured; the first is set against the baselines (default: %(default)s)"
     add, scores = parser.add_argument, ("logit", "log_probability")
     add("--data", required=True, metavar="KIND:PATH", help=data)
-    add("--beam", type=int, metavar="N", help="beam width (default: the checkpoint's)")
-    add("--batch", type=int, default=16, metavar="N", help="images at once (default: %(default)s)")
+    add("--beam", type=cli.whole(1, 64), metavar="N", help="beam width (default: the checkpoint's)")
+    add("--batch", type=cli.whole(), default=16, metavar="N", help="images at once (default: %(default)s)")
     add("--metrics", default="BLEU,ROUGE-L,CIDEr", metavar="A,B", help=metrics)
     add("--score", default="logit", choices=scores, help=score)
-    add("--human-captions", type=int, default=1, metavar="N", help=human)
+    add("--human-captions", type=cli.whole(), default=1, metavar="N", help=human)
     add("--methods", default="gradcam", metavar="A,B", help=methods)
     add("--no-grounding", action="store_true", help="caption metrics only")
     _add_run_arguments(parser, None, "only the first N images, for a trial")
@@ -60,7 +60,7 @@ def _add_vqa(models: Any) -> None:
     add = parser.add_argument
     add("--data", required=True, action="append", metavar="KIND:PATH", help=data)
     add("--baselines", action="store_true", help="commonest answers of the training split beside it")
-    add("--maps", type=int, default=0, metavar="N", help=maps)
+    add("--maps", type=cli.whole(0), default=0, metavar="N", help=maps)
     _add_run_arguments(parser, "val", "only N questions of each set, drawn with seed 0")
     parser.set_defaults(run=evaluate_vqa)
 
@@ -69,7 +69,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser, split: str | None, limit
     """Arguments that both have: model, split, a limit for trials, where the figures go."""
     usual = f"split of the data, by its own name (default: {split or _SPLITS})"
     parser.add_argument("--split", default=split, metavar="NAME", help=usual)
-    parser.add_argument("--limit", type=int, metavar="N", help=limit)
+    parser.add_argument("--limit", type=cli.whole(), metavar="N", help=limit)
     cli.add_model_arguments(parser)
     cli.add_output_arguments(parser)
 
@@ -310,7 +310,7 @@ def _finished(result: dict[str, Any], path: Path, args: argparse.Namespace, line
     result["versions"] = versions()
     write_json(path, result)
     if args.json:
-        print(json.dumps(result, ensure_ascii=False))
+        print(json.dumps(result))
         return cli.OK
     print("\n".join(lines))
     if not args.quiet:

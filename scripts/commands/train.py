@@ -11,6 +11,7 @@ See data/checkpoints/trunk.md, captioner.md and vqa.md for the time it takes and
 """
 
 import argparse
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -18,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from captioning.training.settings import Settings as CaptionerSettings
+from common.files import held
+from common.printed import printable
 from common.training.settings import RunSettings
 from common.training.trunk.settings import EASY
 from common.training.trunk.settings import Settings as TrunkSettings
 from data.derived.concepts import read_corpus
-from scripts.console import device_of
+from scripts.console import device_of, whole
 from vqa.training.settings import Settings as VqaSettings
 from vqa.training.settings import settings_for
 
@@ -78,9 +81,9 @@ def _add_run_arguments(parser: argparse.ArgumentParser, settings: RunSettings) -
     """The arguments that every training has, and one for each of its settings."""
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for checkpoint, log and learning curve")
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:N (default: cpu)")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+    parser.add_argument("--threads", type=whole(), metavar="N", help="CPU threads (default: all cores)")
     parser.add_argument("--restart", action="store_true", help="start again instead of going on with the run in --out")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images of each split, for a trial")
+    parser.add_argument("--limit", type=whole(), metavar="N", help="only the first N images of each split, for a trial")
     parser.add_argument("--features", metavar="DIR", help="folder for stored features (default: OUT/features)")
     for name, described in settings.described().items():
         default = getattr(settings, name)
@@ -92,9 +95,12 @@ def _add_run_arguments(parser: argparse.ArgumentParser, settings: RunSettings) -
 
 def _number(text: str) -> int | float:
     try:
-        return int(text)
+        number = float(text)
     except ValueError:
-        return float(text)
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"'{printable(text, 40)}' is not a number")
+    return int(number) if number.is_integer() and "." not in text and "e" not in text.lower() else number
 
 
 def run(args: argparse.Namespace) -> int:
@@ -122,6 +128,9 @@ def run(args: argparse.Namespace) -> int:
     kept = {name: getattr(args, name) for name in ("restart", "limit", "features")}
     if args.train_model in ("captioner", "vqa"):
         kept["trunk"] = args.trunk
-    path = train(args.data, args.out, replace(settings, **given), device=device_of(args), **kept)
+    device = device_of(args)
+    Path(args.out).mkdir(parents=True, exist_ok=True)
+    with held(args.out):
+        path = train(args.data, args.out, replace(settings, **given), device=device, **kept)
     print(f"checkpoint: {path}")
     return 0

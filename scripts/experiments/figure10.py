@@ -28,6 +28,7 @@ from common.errors import UserError
 from common.images import open_image
 from data.readers import flickr8k, regions
 from data.records import DescribedImage, Region
+from scripts.console import whole
 from scripts.experiments.drawing import SAMPLES, clickable_captions, figure_parser, save_figure
 from scripts.experiments.grounded import bar_of, read_grounded
 from scripts.experiments.lab import Lab, measured, paired
@@ -207,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     kinds = ", ".join(f"{kind}:PATH" for kind in SETS)
     add("--data", metavar="KIND:PATH", help=f"for the table: {kinds} (with flickr30k_entities)")
     add("--split", default="dev", help="split of Flickr8k")
-    add("--limit", type=int, default=300, help="images that the table is made of")
+    add("--limit", type=whole(), default=300, help="images that the table is made of")
     add("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(arguments)
     captioner = captioning.load(args.model, device=args.device)

@@ -27,6 +27,7 @@ from PIL import Image
 from captioning import grounding
 from common.errors import UserError
 from data.readers import coco
+from scripts.console import whole
 from scripts.experiments.compared import compared
 from scripts.experiments.drawing import SAMPLES, clickable_captions, figure_parser, picture_of, pyplot, save_figure
 from scripts.experiments.grounded import (
@@ -238,10 +239,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--data", required=True, metavar="KIND:PATH", help="flickr8k:PATH or coco:PATH")
     add("--split", help="split of the data (default: Flickr8k's dev, COCO's val)")
-    add("--limit", type=int, default=1000, help="images")
-    add("--least", type=int, default=10, help="occurrences that a word needs for a bar of its own")
-    add("--beam", type=int, help="beam width (default: the checkpoint's)")
-    add("--batch", type=int, default=16, help="images at once")
+    add("--limit", type=whole(), default=1000, help="images")
+    add("--least", type=whole(), default=10, help="occurrences that a word needs for a bar of its own")
+    add("--beam", type=whole(1, 64), help="beam width (default: the checkpoint's)")
+    add("--batch", type=whole(), default=16, help="images at once")
     add("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(arguments)
     captioner = captioning.load(args.model, device=args.device, beam=args.beam)

@@ -12,6 +12,7 @@ from typing import Any
 
 from common.errors import UserError
 from scripts import console as cli
+from scripts.door import guarded
 from scripts.experiments import EXPERIMENTS, section_of
 
 _DATA = {
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     units = "names of the classifier's units, by NetDissect or CLIP-Dissect; left out, figure 9 finds them"
     add = parser.add_argument
     add("--out", default="report", metavar="DIR", help="folder of the report (default: %(default)s)")
-    add("--limit", type=int, metavar="N", help="images an experiment takes, more or fewer than its own number")
+    add("--limit", type=cli.whole(), metavar="N", help="images an experiment takes, more or fewer than its own number")
     add("--ten-crop", action="store_true", help="table 1: classes from ten crops, as published")
     add("--quick", action="store_true", help="few images: under 5 minutes in all")
     add("--neuron-names", metavar="CSV", help=units)
@@ -59,8 +60,11 @@ def chosen(only: str | None, known: Sequence[str] = tuple(EXPERIMENTS)) -> tuple
 
 def run(args: argparse.Namespace, names: Sequence[str]) -> int:
     """Do the named experiments with what the arguments say; returns the exit status."""
+    from common.files import held
+
     lab = lab_of(args)
-    return experiment_all({name: section_of(name) for name in names}, lab, args.quiet)
+    with held(lab.out):
+        return experiment_all({name: section_of(name) for name in names}, lab, args.quiet)
 
 
 def lab_of(args: argparse.Namespace) -> Any:
@@ -68,8 +72,6 @@ def lab_of(args: argparse.Namespace) -> Any:
     from common.checks.dissection import read_names
     from scripts.experiments.lab import KINDS, Lab, data_folders
 
-    if args.limit is not None and args.limit < 1:
-        raise UserError(f"--limit is {args.limit}; give at least 1 image")
     cli.device_of(args)
     folder = cli.output_folder(args)
     data = data_folders({kind: getattr(args, kind) for kind in KINDS}, args.datasets)
@@ -107,17 +109,13 @@ def alone(name: str, doc: str | None) -> None:
     parser = argparse.ArgumentParser(description=(doc or "").split("\n\n")[0])
     add_arguments(parser)
     args = parser.parse_args()
-    run_program(lambda: sys.exit(run(args, (name,))))
+    run_program(lambda: run(args, (name,)))
 
 
 def run_program(main: Callable[[], Any]) -> None:
-    """Run `main` as a program: what a user can mend ends in one line and status 2."""
+    """Run `main` as a program, through the door that all commands go through."""
     cli.silence_libraries()
-    try:
-        main()
-    except UserError as problem:
-        cli.error(problem)
-        sys.exit(cli.FAILED)
+    sys.exit(guarded(main))
 
 
 def _done(name: str, experiment: Callable[[Any], Any], lab: Any) -> tuple[Any, bool]:

@@ -23,6 +23,7 @@ from data.derived.question_sets import QuestionSet
 from data.readers.salicon import find_salicon
 from data.readers.vqahat import check_ids, find_vqahat, read_attention
 from data.records import Question
+from scripts.console import whole
 from scripts.experiments.compared import compared
 from scripts.experiments.drawing import MODEL_HELP
 from scripts.experiments.grounded import plain
@@ -254,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add, sets = parser.add_argument, "question sets; see saywhy evaluate vqa"
     add("--data", action="append", required=True, metavar="KIND:PATH", help=sets)
     add("--split", default="val", help="split of the sets (default: %(default)s)")
-    add("--questions", type=int, default=250, metavar="N", help="questions of each set (default: %(default)s)")
+    add("--questions", type=whole(), default=250, metavar="N", help="questions of each set (default: %(default)s)")
     add("--hat", metavar="DIR", help="VQA-HAT: a folder of PNGs named by question id")
     add("--model", metavar="NAME", help=MODEL_HELP)
     add("--out", default="saywhy-out/table_vqa.json", metavar="FILE", help="JSON to write")
