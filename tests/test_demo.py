@@ -11,12 +11,12 @@ import warnings
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from common.errors import UserError
 from scripts.commands.demo import models_of
 from scripts.demo.answers import EXPLAINED, LISTED, TASKS, Asked, Models, Shown, answers
-from scripts.demo.limits import Limits, checked, chosen, lines_of, photograph
+from scripts.demo.limits import KINDS, Limits, checked, chosen, lines_of, photograph
 from scripts.demo.worker import Worker
 from scripts.saywhy import build_parser, main
 from tests.test_widget import HOSTILE, Parsed
@@ -67,6 +67,15 @@ def test_what_is_no_photograph_is_refused_in_one_line_without_a_path(kind) -> No
     with pytest.raises(UserError, match=reason) as told:
         photograph(data, Limits())
     assert "\n" not in str(told.value) and "/" not in str(told.value) and "<" not in str(told.value)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "MPO"])  # cameras write MPO, which is a JPEG with more behind it
+def test_what_browsers_and_cameras_make_is_read(kind) -> None:
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    stream = io.BytesIO()
+    Image.new("RGB", (40, 30), (200, 30, 30)).save(stream, kind)
+    assert photograph(stream.getvalue(), Limits()).image.size == (40, 30)
 
 
 def test_a_photograph_is_known_again_and_its_name_is_not() -> None:

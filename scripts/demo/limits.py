@@ -12,7 +12,7 @@ from common.errors import UserError
 from common.images import decoded_image
 
 # What browsers make and cameras write. Others, such as EPS and PSD, are refused before their decoders see a byte.
-KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF")
+KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 SIDE = 2048  # pixels of the longer side that are kept
 
 
