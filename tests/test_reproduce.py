@@ -283,6 +283,9 @@ def test_a_limit_raises_as_well_as_lowers(tmp_path):
     assert Lab(tmp_path).count(5000, 50) == 5000 and Lab(tmp_path, limit=50_000).count(5000, 50) == 50_000
     assert Lab(tmp_path, limit=10).count(5000, 50) == 10
     assert [Lab(tmp_path, limit=n, quick=True).count(5000, 50) for n in (None, 10, 60)] == [50, 10, 50]
+    assert Lab(tmp_path).count(5000, 50, 300) == 300 and Lab(tmp_path, device="cuda").count(5000, 50, 300) == 5000
+    # A classifier trained on as few photographs as one looks at would know nothing.
+    assert [Lab(tmp_path, limit=9, quick=q).trained_on(6000, 30, 1500) for q in (False, True)] == [1500, 30]
 
 
 class Pooling(Tiny):

@@ -31,7 +31,7 @@ NAMES = {
 
 def boxes_table(lab: Lab, kind: str) -> Table:
     """A row for each method and each baseline: how often the box is wrong, in per cent."""
-    count, train = lab.count(300 if kind == "flickr8k" else 5000, 15, 200), lab.count(*TRAIN)
+    count, train = lab.count(300 if kind == "flickr8k" else 5000, 15, 200), lab.trained_on(*TRAIN)
     measure = partial(boxes_cell, lab, kind, count, train)
     found = lab.cell(f"boxes-{kind}", measure, count=count, train=train, methods=METHODS)
     first, rows = found["gradcam"], list[Row]()

@@ -54,7 +54,7 @@ def section(lab: Lab) -> Section:
 
 def voc_table(lab: Lab, methods: tuple[str, ...]) -> Table:
     """Photographs with exactly two categories, as the paper's; its 90 pairs were of 45."""
-    count, train = lab.count(200, 6), lab.count(*TRAIN)
+    count, train = lab.count(200, 6), lab.trained_on(*TRAIN)
     measure = partial(pairs_told_apart, lab, methods, count, train)
     cell = lab.cell("voc-told-apart", measure, count=count, train=train, methods=methods)
     found, rows = cell["hits"], [Row("a guess", 0.5, None, 0)]

@@ -64,7 +64,7 @@ def section(lab: Lab) -> Section:
     lab = lab.on("voc" if "voc" in lab.data else "samples")
     on_voc = lab.source == "voc"
     count, fewer = lab.count(*(RANKED if on_voc else FEWER)), lab.count(*FEWER)
-    settings: dict[str, int] = {"train": lab.count(*TRAIN)} if on_voc else {}
+    settings: dict[str, int] = {"train": lab.trained_on(*TRAIN)} if on_voc else {}
     asked = partial(asked_on_voc, lab, **settings) if on_voc else partial(asked_of_samples, lab)
     cell = lab.cell("occlusion-ranks", lambda: correlations(asked(count), ranks), count=count, **settings)
     rows = compared(NAMES, cell, "gradcam", lab.model, PUBLISHED)

@@ -85,6 +85,10 @@ class Lab:
             return quick if self.quick else usual
         return min(quick, self.limit) if self.quick else self.limit
 
+    def trained_on(self, full: int, quick: int, on_cpu: int) -> int:
+        """The same of photographs to train a classifier on, which no limit lowers: it would know nothing."""
+        return quick if self.quick else on_cpu if self.device == "cpu" else full
+
     def cell(self, name: str, measure: Callable[[], dict[str, Any]], **settings: Any) -> dict[str, Any]:
         """The result of `measure`, from `cells/<name>.json` when it was done before with the same settings."""
         path = self.out / "cells" / f"{name}.json"

@@ -16,6 +16,7 @@ h1 { font-size: 1.7rem } h2 { margin-top: 3rem; border-bottom: 1px solid #ccd; p
 table { border-collapse: collapse; margin: 1.2rem 0 .4rem }
 caption { text-align: left; font-weight: 600; padding: .3rem 0 } caption span { font-weight: 400 }
 td, th { padding: .25rem .9rem .25rem 0; text-align: right; border-bottom: 1px solid #e4e6ee; vertical-align: top }
+td:not(:first-child):not(.text) { white-space: nowrap }
 th:first-child, td:first-child, .text { text-align: left } thead th { color: #62666f; font-weight: 500 }
 img { max-width: 100%; height: auto } figure { margin: 1rem 0 } figcaption, .note { color: #62666f; font-size: .9rem }
 nav ol { columns: 2; padding-left: 1.5rem; font-size: .9rem } .wide { font-size: .85rem }

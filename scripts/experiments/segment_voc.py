@@ -43,7 +43,7 @@ Labelling = Callable[[Image.Image, Tensor], dict[str, Tensor]]
 
 def voc_classifier(lab: Lab, pooled: bool = False) -> tuple[Classifier, list[Labelled]]:
     """The classifier of VOC's 20 classes, and the photographs of the training split."""
-    images = voc_training(voc.find_root(lab.need("voc")), "train", lab.count(*TRAIN))
+    images = voc_training(voc.find_root(lab.need("voc")), "train", lab.trained_on(*TRAIN))
     return tuned_to(lab, voc.CLASSES, images, "voc-pooled" if pooled else "voc", pooled), images
 
 
@@ -68,7 +68,7 @@ def seeds_table(lab: Lab) -> Table:
 
 
 def _counts(lab: Lab) -> dict[str, Any]:
-    return {"count": lab.count(*SEGMENTED), "train": lab.count(*TRAIN)}
+    return {"count": lab.count(*SEGMENTED), "train": lab.trained_on(*TRAIN)}
 
 
 def _row(lab: Lab, what: str, cell: dict[str, Any], name: str, published: str = "", note: str = "") -> Row:
@@ -132,7 +132,8 @@ def sec_table(lab: Lab) -> Table:
         same = SAME if method == "cam" and cell["has_cam"] else ""
         key, what = "gradcam" if same else method, f"SEC, {LABELS[method]} seeds"
         rows.append(_row(lab, what, cell, key, PUBLISHED[method], same))
-        rows.append(_row(lab, f"{what}, no CRF at test", cell, f"{key}-plain", "", same))
+        if not same:
+            rows.append(_row(lab, f"{what}, no CRF at test", cell, f"{key}-plain"))
     note = (
         f"Trained on image labels alone; classes are not given at test time. {cell['trained']} training photographs."
         f"{FROZEN if training else ''} The errors, also of the differences, are the bootstrap's over photographs."
