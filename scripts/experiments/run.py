@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     units = "names of the classifier's units, by NetDissect or CLIP-Dissect; left out, figure 9 finds them"
     add = parser.add_argument
     add("--out", default="report", metavar="DIR", help="folder of the report (default: %(default)s)")
-    add("--limit", type=cli.whole(), metavar="N", help="images an experiment measures, more or fewer than its own number")
+    add("--limit", type=cli.whole(), metavar="N", help="images that are measured, more or fewer than the usual number")
     add("--ten-crop", action="store_true", help="table 1: classes from ten crops, as published")
     add("--quick", action="store_true", help="few images: under 5 minutes in all")
     add("--neuron-names", metavar="CSV", help=units)
