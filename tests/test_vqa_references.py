@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from common.methods.occlusion import OcclusionOptions
 from data.records import Question
 from tests.test_vqa_explain import QUESTION, answerer, photo  # noqa: F401
-from vqa.grounding import MAPS, occlusion_correlation, reference_correlations, references_of
+from vqa.grounding import MAPS, MEASURED, occlusion_correlation, reference_correlations, references_of
 
 WINDOW = OcclusionOptions(window=10, stride=7)
 
@@ -63,4 +63,5 @@ def test_references_are_the_windows_that_fit_and_the_cells():
         "cells of the map", "32 pixels, grey", "32 pixels, blurred", "64 pixels, grey", "64 pixels, blurred",
         "96 pixels, grey", "96 pixels, blurred",
     ]  # fmt: skip
+    assert set(MEASURED) <= set(references_of(260)) and set(MEASURED) & set(found) == set(MEASURED[:2])
     assert found["cells of the map"] is None and found["96 pixels, blurred"] == OcclusionOptions(96, 16, "blur")

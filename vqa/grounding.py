@@ -26,6 +26,7 @@ OCCLUSION = OcclusionOptions(window=32, stride=32)  # about a cell of the last m
 WINDOWS = (32, 64, 96, 111)  # pixels
 FILLS: Mapping[str, float | Literal["blur"]] = {"grey": 0.0, "blurred": "blur"}
 CELLS = "cells of the map"
+MEASURED = (CELLS, "32 pixels, grey", "111 pixels, blurred")  # beside the report, which has all
 MAPS = ("guided", "guided_gradcam", "gradcam", "no_relu", "activation")
 
 

@@ -275,7 +275,8 @@ def _map_figures(answerer: Any, questions: Sequence[Any], args: argparse.Namespa
     some = grounding.sample(questions, args.maps)
     boxed = grounding.sample([q for q in questions if q.boxes and q.kind == "object"], args.maps)
     step = ticks(len(some), "occlusion", args.quiet)
-    references = grounding.references_of(min(answerer.network.preprocessing.size))
+    known = grounding.references_of(min(answerer.network.preprocessing.size))
+    references = {name: known[name] for name in grounding.MEASURED if name in known}
     figures: dict[str, Any] = {"occlusion": grounding.occlusion_correlation(answerer, some, references, step)}
     if boxed:
         step = ticks(len(boxed), "boxes", args.quiet)
