@@ -107,6 +107,12 @@ def test_too_little_memory_is_said_before_anything_is_read(folder, monkeypatch):
         vqa.load(f"hf:{folder}")
 
 
+def test_a_library_that_is_too_old_is_one_line(folder, monkeypatch):
+    monkeypatch.setattr(loading, "LIBRARY", (99, 1))
+    with pytest.raises(UserError, match=f"transformers 99.1 or later, and this is {hf.__version__}"):
+        vqa.load(f"hf:{folder}")
+
+
 def test_a_models_size_is_that_of_its_weights_as_they_are_held(folder):
     place = loading.hub.located(str(folder))
     stored = hf.AutoModelForImageTextToText.from_pretrained(folder).state_dict().values()

@@ -14,6 +14,7 @@ from common.errors import UserError
 from common.networks import hub
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+LIBRARY = (5, 18)  # the first transformers in which `forward` and `generate` take `mm_encoder_outputs`
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _ROOM = 1.2  # of a model's size: weights, and what its passes need besides
 
@@ -38,6 +39,7 @@ def load(
         raise UserError(f"a reply has at least one token; received a maximum of {max_tokens}")
     if device_map is not None:
         hub.library("accelerate")
+    _check_library()
     is_chat(name)
     place = hub.located(name)
     with hub.quiet(f"hf:{name}"):
@@ -71,6 +73,17 @@ def _describes(kind: str) -> bool:
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as names
 
     return kind in names
+
+
+def _check_library() -> None:
+    """Raises `UserError` for a `transformers` whose models don't take image features that are encoded already."""
+    version = str(hub.library("transformers").__version__)
+    if tuple(int(part) for part in version.split(".")[:2]) < LIBRARY:
+        least = ".".join(map(str, LIBRARY))
+        raise UserError(
+            f"chat models need transformers {least} or later, and this is {version}:"
+            f" pip install 'transformers>={least}'"
+        )
 
 
 def _check_weights(place: hub.Place) -> None:
