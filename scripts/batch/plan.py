@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from itertools import chain, islice
 from typing import Any
 
@@ -57,10 +58,25 @@ class Plan:
 
     def sources(self, shard: int) -> list[Source]:
         """What is in a shard."""
-        fs, path = files.place(self.address(FOLDER, "items.parquet"))
+        return next(self.sources_of([shard]))
+
+    def sources_of(self, shards: Iterable[int]) -> Iterator[list[Source]]:
+        """What is in each of these shards, a shard at a time."""
+        address = self.address(FOLDER, "items.parquet")
+        fs, path = files.place(address)
         with fs.open(path, "rb") as stream:
-            rows = files.needed("pyarrow.parquet").ParquetFile(stream).read_row_group(shard).to_pylist()
-        return [Source(**{**row, "answers": tuple(row["answers"])}) for row in rows]
+            table = files.needed("pyarrow.parquet").ParquetFile(stream, metadata=_footer(address, self.hash))
+            for shard in shards:
+                rows = table.read_row_group(shard).to_pylist()
+                yield [Source(**{**row, "answers": tuple(row["answers"])}) for row in rows]
+
+
+@lru_cache(1)
+def _footer(address: str, hash_: str) -> Any:
+    """Where in a plan's list its shards are: read once in a process, since that of a million sources takes its time."""
+    fs, path = files.place(address)
+    with fs.open(path, "rb") as stream:
+        return files.needed("pyarrow.parquet").read_metadata(stream)
 
 
 def prepared(plan: Plan, sources: Iterable[Source], shard_size: int | None = None) -> Plan:
@@ -149,11 +165,10 @@ def _parts(sources: Iterable[Source], size: int) -> Iterator[list[Source]]:
 def _first_change(plan: Plan, sources: Iterable[Source]) -> str:
     """What of the input is not as the plan has it, file by file; '' where nothing is."""
     found = iter(sources)
-    for shard in range(plan.shards):
-        for before in plan.sources(shard):
-            now = next(found, None)
-            if now is None or now != before:
-                return _change(before, now)
+    for before in chain.from_iterable(plan.sources_of(range(plan.shards))):
+        now = next(found, None)
+        if now is None or now != before:
+            return _change(before, now)
     more = next(found, None)
     return f"'{more.key}' is new" if more else ""
 

@@ -113,6 +113,7 @@ def million(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     count = args.photographs or 1_000_000
     timed: dict[str, Any] = {"files": count}
     timed["making_s"], photographs = seconds(lambda: tiny_files(folder / "in", count))
+    before = resident("VmRSS") if reset_peak() else 0.0
     asked = Plan(str(folder / "out"), "nothing", LOADER, {"methods": ["gradcam"]}, Nothing.about, how={"batch": 64})
 
     def planned() -> Plan:
@@ -124,10 +125,10 @@ def million(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     timed["rows_per_second"] = count / timed["running_s"]
     timed["comparing_s"], again = seconds(planned)
     timed["reading_what_is_done_s"], done = seconds(lambda: store.done(again))
-    rows, peak = sum(each["rows"] for each in done.values()), resident("VmHWM") / 1024
+    rows, grown = sum(each["rows"] for each in done.values()), (resident("VmHWM") - before) / 1024
     assert rows == count and not outcome.errors and not outcome.failed
     size = sum(path.stat().st_size for path in (folder / "out").glob("*.parquet"))
-    return {**timed, "shards": plan.shards, "rows": rows, "driver_peak_mb": peak, "bytes_of_results": size}
+    return {**timed, "shards": plan.shards, "rows": rows, "driver_grows_mb": grown, "bytes_of_results": size}
 
 
 def _engine(args: argparse.Namespace) -> Callable[..., Any]:
