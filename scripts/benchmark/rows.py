@@ -222,7 +222,7 @@ def batch(bench: Bench, task: str) -> Work:
     size = tasks.batch_size("cpu")
     photographs = [Path(path).read_bytes() for path in sorted(SAMPLES.glob("*.jpg"))[:size]]
     samples = [full.prepare(data, Item(str(n), bytes, "what is this?")) for n, data in enumerate(photographs)]
-    title = f"batch {task}, {size} photographs with maps, over predictions alone"
+    title = f"batch {task}, {len(samples)} photographs with maps, over predictions alone"
     return Work(title, reach, partial(bare.explain, samples), {OURS: partial(full.explain, samples)}, slow=True)
 
 
