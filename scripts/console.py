@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -254,3 +255,5 @@ def explained(explanation: Any) -> dict[str, Any]:
 def silence_libraries() -> None:
     """Warnings of libraries are for developers; a user of the command sees lines of ours alone."""
     warnings.filterwarnings("ignore")
+    for library in ("HF_HUB", "DATASETS", "TRANSFORMERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")

@@ -134,7 +134,10 @@ def test_after_kill_9_all_that_was_confirmed_is_there_and_it_goes_on(study) -> N
 
 def test_ctrl_c_ends_it_and_frees_the_study(study) -> None:
     command = [sys.executable, "-m", "scripts.saywhy", "study", "serve", str(study.folder), "--port", "0"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background has it ignored
+    )  # fmt: skip
     assert "http://127.0.0.1:" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=15)

@@ -58,7 +58,9 @@ def _loaded(address: str) -> tuple[Any, str]:
             found = datasets.load_dataset(name, config or None, split=split or None)
     except Exception as problem:  # of many kinds, and none of them ours
         reason = " ".join(str(problem).split())[:200]
-        raise UserError(f"'{address}' cannot be loaded ({type(problem).__name__}: {reason})") from None
+        raise UserError(
+            f"'{address}' cannot be loaded ({type(problem).__name__}: {reason}); check its name and the network"
+        ) from None
     if isinstance(found, dict):
         if len(found) != 1:
             first = next(iter(found))

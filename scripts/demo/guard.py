@@ -51,11 +51,11 @@ class Guard:
         call = path.removeprefix(_API)
         if scope["method"] == "POST":
             most = self.limits.upload + 10_000 if call == "upload" else _JSON
-            if call == "upload" and _stored(self.folder) > self.limits.stored:
-                return await _refused(send, 503, _FULL)
             body = await _body(receive, most)
             if body is None:
                 return await _refused(send, 413, f"More than {most // 1000} kB.")
+            if call == "upload" and _stored(self.folder) > self.limits.stored:  # who is cut off reads no answer
+                return await _refused(send, 503, _FULL)
             if call != "upload" and not self._own(body):
                 return await _refused(send, 400, "Only what was uploaded here can be named.")
             receive = _again(body, receive)
