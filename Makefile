@@ -1,10 +1,12 @@
-# make explain: set everything up and explain a photograph; make test: run every test.
+# make explain: set everything up and explain a photograph; make test: run every test; make fuzz MINUTES=30: made-up input.
 PYTHON ?= python3
 PHOTO ?= data/samples/cat.jpg
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: explain test lint types check clean
+MINUTES ?= 5
+
+.PHONY: explain test lint types check fuzz clean
 
 explain: $(VENV)/.installed
 	$(BIN)/saywhy classify $(PHOTO) --methods gradcam,guided-gradcam,occlusion
@@ -21,6 +23,11 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 check: lint types test
+
+fuzz: $(VENV)/.installed-dev
+	end=$$(( $$(date +%s) + 60 * $(MINUTES) )); while [ $$(date +%s) -lt $$end ]; do \
+	    SAYWHY_FUZZ=1 $(BIN)/python -m pytest -q -x tests/hostile/test_fuzz.py || exit 1; \
+	done
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
