@@ -134,7 +134,7 @@ def load_head(
 
 def _trunk_of(config: Mapping[str, Any], stem: Path, device: Device) -> SeeingTrunk:
     named = config.get("trunk")
-    if not isinstance(named, Mapping) or not {"file", "fingerprint"} <= named.keys():
+    if not isinstance(named, Mapping) or not all(_is_name(named.get(key)) for key in ("file", "fingerprint")):
         raise UserError(f"'{stem}' {_OLD}")
     file = stem.parent / str(named["file"])
     if not file.with_suffix(".json").is_file():
@@ -146,6 +146,14 @@ def _trunk_of(config: Mapping[str, Any], stem: Path, device: Device) -> SeeingTr
             "copy the files of one training"
         )
     return trunk
+
+
+def _is_name(value: Any) -> bool:
+    return (
+        isinstance(value, str)
+        and 0 < len(value.encode("utf-8", "replace")) <= schema.LONGEST_NAME
+        and "\0" not in value
+    )
 
 
 def _read(stem: Path) -> SeeingTrunk:
