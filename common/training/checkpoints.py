@@ -68,7 +68,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
 def check_kind(config: Mapping[str, Any], kind: str, schema: Mapping[str, Rule], stem: Path) -> None:
     """Raises `UserError` for the configuration of another `kind` of model, or for an entry that `schema` refuses."""
     if config.get("kind") != kind:
-        other = printable(config.get("kind", "unknown"), 40)
+        other = " ".join(printable(config.get("kind", "unknown"), 40).split()) or "nameless"
         raise UserError(f"'{stem}' is no checkpoint of a {kind} model, but of a {other} one")
     checked(config, schema, _beside(stem, ".json"))
 
