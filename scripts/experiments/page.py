@@ -19,7 +19,7 @@ td, th { padding: .25rem .9rem .25rem 0; text-align: right; border-bottom: 1px s
 td:not(:first-child):not(.text) { white-space: nowrap }
 th:first-child, td:first-child, .text { text-align: left } thead th { color: #62666f; font-weight: 500 }
 img { max-width: 100%; height: auto } figure { margin: 1rem 0 } figcaption, .note { color: #62666f; font-size: .9rem }
-nav ol { columns: 2; padding-left: 1.5rem; font-size: .9rem } .wide { font-size: .85rem }
+nav ol { columns: 2; column-gap: 4rem; padding-left: 1.5rem; font-size: .9rem } .wide { font-size: .85rem }
 .wide td:nth-child(4) { min-width: 11rem }
 .banner { background: #fff3d6; border: 1px solid #d9a400; padding: .6rem 1rem } .verdict { font-size: .95rem }
 dl { font-size: .85rem; display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem } dt { color: #62666f }
