@@ -149,11 +149,7 @@ def _trunk_of(config: Mapping[str, Any], stem: Path, device: Device) -> SeeingTr
 
 
 def _is_name(value: Any) -> bool:
-    return (
-        isinstance(value, str)
-        and 0 < len(value.encode("utf-8", "replace")) <= schema.LONGEST_NAME
-        and "\0" not in value
-    )
+    return isinstance(value, str) and value.isprintable() and 0 < len(value.encode()) <= schema.LONGEST_NAME
 
 
 def _read(stem: Path) -> SeeingTrunk:

@@ -57,7 +57,8 @@ ENTRIES = {
         **{size: NO_NUMBER for size in ("embedding", "hidden", "joint")},
         "vocabulary": NO_NAMES,
         "answers": NO_NAMES,
-        "trunk": [None, 3, {"file": "../../etc/passwd", "fingerprint": "x"}, {"file": "x" * 300, "fingerprint": "x"}],
+        "trunk": [None, 3, {"file": "../../etc/passwd", "fingerprint": "x"}, {"file": "x" * 300, "fingerprint": "x"},
+                  {"file": "a\nb", "fingerprint": "x"}, {"file": "trunk", "fingerprint": "\n"}],
     },
     "trunk": {
         "words": [value for value in NO_NAMES if value != ["dog", "dog"]],
