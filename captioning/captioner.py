@@ -68,7 +68,7 @@ class Captioner(Facade):
         if max_length < 1:
             raise UserError(f"a caption has at least one word; received a maximum of {max_length}")
         encoded = self.encode(images)
-        found = self._decoded(encoded, beam, alternatives + 1, max_length)
+        found = self.decoded(encoded, beam, alternatives + 1, max_length)
         each = iter(visual_captions(self.network, [one for image in found for one in image]))
         groups = [[next(each) for _ in image] for image in found]
         captions = [replace(first, alternatives=tuple(more)) for first, *more in groups]
@@ -200,7 +200,7 @@ class Captioner(Facade):
             )
         return beam
 
-    def _decoded(
+    def decoded(
         self, encoded: Encoded, beam: int, count: int = 1, max_length: int = decoding.MAX_LENGTH
     ) -> list[list[Caption]]:
         """The `count` likeliest captions of each image; what they owe to the picture is not asked."""
@@ -209,7 +209,7 @@ class Captioner(Facade):
 
     def _captions(self, encoded: Encoded, given: Captions, beam: int | None) -> list[Text]:
         if given is None:
-            return [best.read for best, *_ in self._decoded(encoded, self._beam(beam))]
+            return [best.read for best, *_ in self.decoded(encoded, self._beam(beam))]
         each = [given] * len(encoded) if isinstance(given, (str, Caption)) else list(given)
         if len(each) != len(encoded):
             raise UserError(

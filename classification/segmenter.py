@@ -9,7 +9,7 @@ B images, C classes without the background, h,w grid of the network's output, H,
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -52,6 +52,11 @@ class Segmenter(nn.Module):
         super().__init__()
         self.trunk, self.layer = trunk, layer
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Conv2d(channels, classes + 1, 1))
+
+    @property
+    def classifier(self) -> nn.Conv2d:
+        """The convolution that tells the classes and the background apart."""
+        return cast(nn.Conv2d, self.head[1])
 
     def features(self, images: Tensor) -> Tensor:
         return feature_map(self.trunk, self.layer, images)
@@ -118,8 +123,8 @@ def new_segmenter(classifier: Classifier, preprocessing: Preprocessing, training
     with torch.no_grad():
         channels = feature_map(trunk, classifier.layer, blank).shape[1]
     network = Segmenter(trunk, classifier.layer, channels, len(classifier.labels), training.dropout)
-    nn.init.normal_(network.head[1].weight, std=0.01)  # type: ignore[arg-type]
-    nn.init.zeros_(network.head[1].bias)  # type: ignore[arg-type]
+    nn.init.normal_(network.classifier.weight, std=0.01)
+    nn.init.zeros_(cast(Tensor, network.classifier.bias))
     return network.to(blank.device)
 
 
@@ -191,7 +196,7 @@ class _Reader:
             self.maps[number] = features.half().cpu()
 
     def join(self, numbers: Sequence[int], items: Sequence[Tensor]) -> Batch:
-        present = class_marks(self.images, numbers, self.network.head[1].out_channels - 1)  # type: ignore
+        present = class_marks(self.images, numbers, self.network.classifier.out_channels - 1)
         cues, pixels = zip(*(self.known[number] for number in numbers), strict=True)
         return Batch(
             torch.cat([values.float() for values in items]).to(self.device),

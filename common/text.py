@@ -120,10 +120,10 @@ class TextOutput:
         `more` are the fields that a subclass has besides.
         """
         logits = wide(logits)
-        chosen = logits.gather(-1, tokens[..., None])[..., 0]
-        likely, above = chosen - logits.logsumexp(-1), chosen - logits.mean(-1)
+        chosen, norm = logits.gather(-1, tokens[..., None])[..., 0], logits.logsumexp(-1)
+        likely, above = chosen - norm, chosen - logits.mean(-1)
         likely, above = (each.masked_fill(~mask, 0.0) for each in (likely, above))
-        return cls(likely, above, logits.log_softmax(-1), tokens, mask, **more)
+        return cls(likely, above, logits - norm[..., None], tokens, mask, **more)
 
     def first(self: Output) -> Output:
         """The first sequence of each image alone: fields (B, L, ...)."""

@@ -17,7 +17,6 @@ from common.explanation import Explanation, versions
 from common.images import Preprocessing, decoded_image
 from common.networks.trunk import fingerprint
 from common.request import Encoded, PhotoReader, joined
-from common.state import untouched
 from common.targets import Target, Undecided, decided, logits
 from scripts.batch.records import Item
 
@@ -103,7 +102,7 @@ class Captions(_Photographs):
 
     def explain(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
         encoded = _encoded(self.captioner, samples)
-        captions = self._captions(encoded)
+        captions = [best for best, *_ in self.captioner.decoded(encoded, self.captioner.beam)]
         rows = [
             {
                 **_size(sample), "text": each.text, "probability": math.exp(each.total), "words": each.words,
@@ -117,15 +116,6 @@ class Captions(_Photographs):
             encoded, captions, self.phrases, methods=self.asked["methods"], score=self.asked["score"]
         )
         return [{**row, **each.to_row()} for row, each in zip(rows, found, strict=True)]
-
-    def _captions(self, encoded: Encoded) -> list[Any]:
-        """The likeliest caption of each; what its words owe to the picture is left to the explanation."""
-        from captioning.decoding import MAX_LENGTH
-
-        network = self.captioner.network
-        with untouched(network.module), torch.no_grad():
-            found = network.decode(encoded.features, self.captioner.beam, 1, MAX_LENGTH)
-        return [best for best, *_ in found]
 
 
 class Answers(_Photographs):
