@@ -112,23 +112,9 @@ class VqaModel(nn.Module):
 
     def answer_scores(self, summary: Tensor, asked: Tensor) -> Tensor:
         """Summaries (B,E+C) and read questions (B,S+E) -> (B,N): the product, classified, and what evidence says."""
-        return self.scores(self.seen(summary), asked)
-
-    def seen(self, summary: Tensor) -> Tensor:
-        """(B,E+C+joint+N): a summary, and all that is made of it whatever is asked."""
-        return torch.cat([summary, self.seen_alone(summary)], 1)
-
-    def seen_alone(self, summary: Tensor) -> Tensor:
-        """(B,joint+N): the image's factor of the product, and each answer's own evidence."""
-        return torch.cat([self.image(summary), self.reader.own_evidence(summary)], 1)
-
-    def scores(self, seen: Tensor, asked: Tensor) -> Tensor:
-        """(B,N) from what `seen` gives and read questions (B,S+E)."""
-        sizes = [self.trunk.evidence.size, self.query.out_features, len(self.answers)]
-        summary, image, own = seen.split(sizes, 1)
         states, concepts = self.question.split(asked)
-        told, counting = self.reader(summary, own, states, concepts)
-        return told + self.product((1 - counting)[:, None] * image, states)
+        told, counting = self.reader(summary, states, concepts)
+        return told + self.product((1 - counting)[:, None] * self.image(summary), states)
 
     def blind_scores(self, asked: Tensor) -> Tensor:
         """Read questions (B,S+E) -> (B,N): what the question alone says."""

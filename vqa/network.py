@@ -124,24 +124,17 @@ class LstmNetwork:
         return self.module.answer_scores(states, self.module.question(query))
 
     def attribute(self, encoded: Encoded, request: Request) -> tuple[Known | None, Tensor]:
-        """One backward pass of all targets' scores, each from rows of its own, to what is seen and to the words.
-
-        What is made of the summary whatever is asked is made once, and its gradients go back together.
-        """
+        """One backward pass of all targets' scores, each from rows of its own, to what is seen and to the words."""
         module, tokens, T, B = self.module, request.query, len(request.targets), len(encoded)
         assert encoded.states is not None  # an `Answerer` has them made
         with torch.enable_grad():
-            summary = encoded.states.detach().requires_grad_()
-            made = module.seen_alone(summary)
-            seen = torch.cat([summary, made], 1).detach().repeat(T, 1).requires_grad_()
+            summary = encoded.states.detach().repeat(T, 1).requires_grad_()
             words = module.question.vectors(tokens).detach().repeat(T, 1, 1).requires_grad_()
             asked = module.question.encode(words, (tokens != PAD).repeat(T, 1))
-            outputs = module.scores(seen, asked).unflatten(0, (T, B))
+            outputs = module.answer_scores(summary, asked).unflatten(0, (T, B))
             scores = torch.cat([score_table([target], outputs[t], B) for t, target in enumerate(request.targets)])
-        of_seen, of_words = torch.autograd.grad(scores.sum(), (seen, words))
-        direct, of_made = of_seen.unflatten(0, (T, B)).split([summary.shape[1], made.shape[1]], -1)
-        (through,) = torch.autograd.grad(made, summary, of_made, is_grads_batched=True)
-        alpha = module.trunk.evidence.importance(direct + through, encoded.features)
+        of_summary, of_words = torch.autograd.grad(scores.sum(), (summary, words))
+        alpha = module.trunk.evidence.importance(of_summary.unflatten(0, (T, B)), encoded.features)
         added = (of_words * words.detach()).sum(-1).unflatten(0, (T, B))
         return Known(scores.detach(), alpha.detach(), encoded.features), added
 

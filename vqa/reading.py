@@ -76,8 +76,8 @@ class EvidenceReader(nn.Module):
         logits, counts = summary.split(self.sizes, -1)
         return F.linear(torch.cat([logits, log_counts(counts)], -1), self.own.weight, self.own.bias)
 
-    def forward(self, summary: Tensor, own: Tensor, states: Tensor, concepts: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores (B,N), and how far each question is to be answered by counting (B,), in [0, 1]; see `own_evidence`."""
+    def forward(self, summary: Tensor, states: Tensor, concepts: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (B,N), and how far each question is to be answered by counting (B,), in [0, 1]."""
         logits, counts = summary.split(self.sizes, -1)
         states = F.dropout(states, DROPOUT, self.training)
         gates = dict(zip(GATES, self.gates(states).unbind(-1), strict=True))
@@ -85,7 +85,7 @@ class EvidenceReader(nn.Module):
         counting = gates["counting"].sigmoid() * about.sum(-1).clamp(max=1)
         named = self._named(concepts)
         trust = gates["own"][:, None] + gates["named_own"][:, None] * named
-        scores = (1 - counting)[:, None] * trust * own + gates["named"][:, None] * named
+        scores = (1 - counting)[:, None] * trust * self.own_evidence(summary) + gates["named"][:, None] * named
         yes = gates["yes"] * self.agreement(logits, concepts) + self.leaning(states)[:, 0]
         scores = scores + yes[:, None] * self.agreeing
         if self.sizes[1] and len(self.numbers):
