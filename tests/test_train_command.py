@@ -48,9 +48,22 @@ def test_there_is_an_option_for_each_setting(task):
     settings, run = task
     for name in vars(settings()):
         default = getattr(settings(), name)
-        value = "small_cnn" if isinstance(default, str) else default * 0.5 if isinstance(default, float) else 7
+        named = {"model": "evidence", "attention": "alternating"}.get(name, "small_cnn")
+        value = named if isinstance(default, str) else default * 0.5 if isinstance(default, float) else 7
         (_, _, made), _ = run(f"--{name.replace('_', '-')}", str(value))
         assert vars(made) == {**vars(settings()), name: value}
+
+
+def test_the_second_vqa_model_has_a_recipe_of_its_own(monkeypatch, tmp_path, capsys):
+    called = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(vqa.training.stages, "train_vqa", lambda *given, **options: called.append(given[2]))
+    command = ["train", "vqa", "--data", "cocoqa:x", "--out", "OUT", "--model"]
+    assert saywhy.main([*command, "coattention", "--embedding", "64"]) == 0
+    made = called[0]
+    assert (made.model, made.embedding, made.dropout) == ("coattention", 64, 0.5)
+    assert saywhy.main([*command, "other"]) == 2
+    assert "model is one of evidence, coattention; received other" in capsys.readouterr().err
 
 
 def test_device_and_what_else_a_run_needs_are_handed_on(task):

@@ -48,8 +48,8 @@ def load(
     check_no_options(options, str(checkpoint or "the shipped VQA model"))
     from vqa.answerer import Answerer
     from vqa.checkpoint import SHIPPED, load_model
-    from vqa.network import LstmNetwork
+    from vqa.network import own_network
 
     model, config = load_model(checkpoint, device)
     source = str(checkpoint or f"shipped checkpoint {SHIPPED.name}")
-    return Answerer(LstmNetwork(model, "vqa", source, config.get("baselines")), layer)
+    return Answerer(own_network(model, source=source, baselines=config.get("baselines")), layer)

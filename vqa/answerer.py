@@ -75,6 +75,19 @@ class Answerer(Facade):
             found = self.network.answers(encoded, texts, top)
         return [replace(first, runners_up=tuple(others)) for first, *others in found]
 
+    def attention(self, images: Images, questions: Questions) -> Any:
+        """Where a model with attention looks itself, level by level: an `Attention`, or a list of them.
+
+        It is one for all answers; `explain` says what speaks for each. Raises `UserError` for a model without.
+        """
+        find = getattr(self.network, "attention", None)
+        if find is None:
+            raise UserError(f"'{self.name}' has no attention to show; ask why it answers what it does, with explain")
+        encoded, texts = self._paired(images, questions)
+        with untouched(self.network.module), torch.no_grad():
+            found = find(encoded, texts)
+        return found[0] if encoded.single else found
+
     @overload
     def explain(
         self,

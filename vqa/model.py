@@ -93,6 +93,11 @@ class VqaModel(nn.Module):
         model.load_state_dict({name: tensor[rows] if name in of_answers else tensor for name, tensor in own})
         return model.to(self.classifier.weight.device).eval()
 
+    @property
+    def hearing(self) -> nn.Module:
+        """The parts that hear the question: what is trained where no image is seen."""
+        return nn.ModuleDict({"question": self.question, "query": self.query, "classifier": self.classifier})
+
     def features(self, images: Tensor) -> Tensor:
         """The last feature map A (B,K,h,w) of images (B,3,H,W), after its activation."""
         return self.trunk.features(images)

@@ -1,6 +1,6 @@
-"""Models that answer questions, as `Answerer` needs them, and the project's own: a CNN, an LSTM, no attention.
+"""Models that answer questions, as `Answerer` needs them, and the project's own: without attention, and with it.
 
-Letters: B images, K channels, h,w map, L words, N answers, T targets.
+Letters: B images, K channels, h,w map, L words, N answers, S levels of attention, T targets.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common import request
 from common.errors import UserError
@@ -22,6 +22,8 @@ from common.request import Encoded, Request
 from common.targets import score_table
 from common.text import Text, padded
 from data.words.vocabulary import PAD
+from vqa.attribution import token_gradients
+from vqa.coattention import LEVELS, CoattentionModel
 from vqa.model import AnswerOutput, VqaModel
 from vqa.question import question_words
 from vqa.request import find_answer, numbered_request
@@ -42,6 +44,17 @@ class Answer:
 
     def __str__(self) -> str:
         return self.text
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Where a model with attention looks: at each of its `levels` the `image`'s shares (S, h, w), which sum to 1, and
+    those of the question's words (S, L). The same for every answer: not what speaks for one of them."""
+
+    levels: tuple[str, ...]
+    image: Tensor
+    words: tuple[str, ...]
+    of_words: Tensor
 
 
 class AnswerNetwork(request.Network, Protocol):
@@ -75,19 +88,14 @@ class AnswerNetwork(request.Network, Protocol):
         ...
 
 
-class LstmNetwork:
-    """A `VqaModel` behind an `Answerer`; a query is the tokens (B, L).
+class OwnNetwork:
+    """A model of the project behind an `Answerer`; a query is the tokens (B, L).
 
-    What its head reads of images, the `states`, is the trunk's summary (B, E+C). `baselines` are the figures that its
-    checkpoint has of models that don't look, by name and set.
+    `baselines` are the figures that its checkpoint has of models that don't look, by name and set.
     """
 
     def __init__(
-        self,
-        module: VqaModel,
-        name: str = "vqa",
-        source: str = "the caller's",
-        baselines: Mapping[str, Any] | None = None,
+        self, module: Any, name: str = "vqa", source: str = "the caller's", baselines: Mapping[str, Any] | None = None
     ):
         self.module, self.name, self.source, self.baselines = module, name, source, baselines or {}
         self.layer = f"trunk.{module.trunk.layer}"
@@ -118,10 +126,28 @@ class LstmNetwork:
         return numbered_request(query, numbers, self.module.answers)
 
     def states(self, features: Tensor) -> Tensor:
-        return self.module.trunk.summary(features)
+        raise NotImplementedError
 
     def head(self, states: Any, query: Tensor) -> Tensor:
         return self.module.answer_scores(states, self.module.question(query))
+
+    def explainable(self, layer: str | None) -> Explainable:
+        if layer in (None, self.layer):
+            return self.split()
+        return HookedModel(self.module, layer)
+
+    def split(self) -> SplitModel:
+        """The model split at its own map."""
+        raise NotImplementedError
+
+
+class LstmNetwork(OwnNetwork):
+    """A `VqaModel` behind an `Answerer`. Its head reads the trunk's summary: the `states` are (B, E+C)."""
+
+    module: VqaModel
+
+    def states(self, features: Tensor) -> Tensor:
+        return self.module.trunk.summary(features)
 
     def attribute(self, encoded: Encoded, request: Request) -> tuple[Known | None, Tensor]:
         """One backward pass of all targets' scores, each from rows of its own, to what is seen and to the words."""
@@ -138,26 +164,57 @@ class LstmNetwork:
         added = (of_words * words.detach()).sum(-1).unflatten(0, (T, B))
         return Known(scores.detach(), alpha.detach(), encoded.features), added
 
-    def explainable(self, layer: str | None) -> Explainable:
-        if layer in (None, self.layer):
-            return LstmSplit(self.module, self.layer)
-        return HookedModel(self.module, layer)
+    def split(self) -> SplitModel:
+        return LstmSplit(self.module, self.layer)
 
 
-class LstmSplit(SplitModel):
-    """A `VqaModel` split at its own map; the query is the questions' tokens (B, L)."""
+class CoattentionNetwork(OwnNetwork):
+    """A `CoattentionModel` behind an `Answerer`; its head reads the map itself: the `states` are (B, K, h, w)."""
 
-    def __init__(self, network: VqaModel, layer: str) -> None:
-        self.network: VqaModel = network
-        self.layer = layer
+    module: CoattentionModel
+    embedding = "question.embedding"
+
+    def states(self, features: Tensor) -> Tensor:
+        return features
+
+    def attribute(self, encoded: Encoded, request: Request) -> tuple[None, Tensor]:
+        return None, token_gradients(self, encoded.states, request)
+
+    def split(self) -> SplitModel:
+        return OwnSplit(self.module, self.layer)
+
+    def attention(self, encoded: Encoded, questions: Sequence[Text]) -> list[Attention]:
+        """Where each question makes the model look, and which of its words it listens to."""
+        tokens = padded([question.tokens for question in questions], encoded.pixels.device)
+        found = self.module.output(encoded.states, tokens)
+        rows = zip(questions, found.image_attention, found.word_attention, strict=True)
+        return [Attention(LEVELS, image, asked.words, words[:, : len(asked.words)]) for asked, image, words in rows]
+
+
+def own_network(module: VqaModel | CoattentionModel, **about: Any) -> OwnNetwork:
+    """The network around a model of the project; see `OwnNetwork`."""
+    return CoattentionNetwork(module, **about) if isinstance(module, CoattentionModel) else LstmNetwork(module, **about)
+
+
+class OwnSplit(SplitModel):
+    """A model of the project split at its own map; the query is the questions' tokens (B, L)."""
+
+    network: Any
+
+    def __init__(self, network: nn.Module, layer: str) -> None:
+        self.network, self.layer = network, layer
 
     def features(self, images: Tensor, query: Any = None) -> Tensor:
         return self.network.features(images)
 
-    def head(self, features: Tensor, query: Tensor | None = None) -> AnswerOutput:
+    def head(self, features: Tensor, query: Tensor | None = None) -> Any:
         if query is None:
             raise UserError("a VQA model explains an answer to a question; give its tokens (B, L) as the query")
         return self.network.output(features, query)
+
+
+class LstmSplit(OwnSplit):
+    """A `VqaModel` split at its own map."""
 
     def importance(self, scores: Tensor, A: Tensor, output: AnswerOutput) -> Tensor:
         """Eq. 1 by way of what the head saw of the images: the map itself is left out of the backward pass."""

@@ -6,7 +6,7 @@ A file that was edited or damaged ends in one line, not in a model that gives no
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from common.errors import UserError
@@ -44,6 +44,11 @@ def names(unique: bool = True) -> Rule:
 
     once = ", each once" if unique else ""
     return Rule(f"a list of up to {MOST_NAMES} names of up to {LONGEST_NAME} characters{once}", valid)
+
+
+def one_of(names: Collection[str]) -> Rule:
+    """One of some names."""
+    return Rule(f"one of {', '.join(names)}", lambda value: isinstance(value, str) and value in names)
 
 
 def text(longest: int = 1000) -> Rule:

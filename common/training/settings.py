@@ -1,6 +1,6 @@
 """The settings of a training: what each is, its default and the values it takes. The options are made of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -26,6 +26,12 @@ def share(default: float, what: str) -> Any:
 def rate(default: float, what: str) -> Any:
     """A field that holds a learning rate."""
     return setting(default, f"learning rate of {what}", "a learning rate above 0", lambda x: x > 0)
+
+
+def choice(default: str, names: Collection[str], what: str) -> Any:
+    """A field that holds one of some names."""
+    allowed = ", ".join(names)
+    return setting(default, f"{what}: {allowed}", f"one of {allowed}", lambda name: name in names)
 
 
 def setting(default: Any, what: str, allowed: str = "", valid: Callable[[Any], bool] = lambda value: True) -> Any:

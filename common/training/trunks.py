@@ -108,7 +108,7 @@ def load_head(
     path: str | os.PathLike[str],
     kind: str,
     vocabularies: Mapping[str, str],
-    rules: Mapping[str, schema.Rule],
+    rules: Mapping[str, schema.Rule] | Callable[[Mapping[str, Any]], Mapping[str, schema.Rule]],
     build: Callable[[Mapping[str, Any], SeeingTrunk], Head],
     device: Device = "cpu",
 ) -> tuple[Head, dict[str, Any]]:
@@ -116,14 +116,14 @@ def load_head(
 
     `path` is the checkpoint's stem, or either of its files, or the folder of a training run; `build` makes the model,
     whose attribute `trunk` is the given one, from the configuration; `vocabularies` are the lists in it (key -> the
-    tensor with a row for each entry), `rules` what its entries may be (see `common.training.schema`). Raises
-    `UserError` for a checkpoint of something else, an entry out of bounds, a list that doesn't fit the weights, and a
-    trunk that is missing or another one.
+    tensor with a row for each entry), `rules` what its entries may be (see `common.training.schema`), or a function of
+    the configuration that says so. Raises `UserError` for a checkpoint of something else, an entry out of bounds, a
+    list that doesn't fit the weights, and a trunk that is missing or another one.
     """
     stem = Path(path)
     stem = stem_of(stem / kind if stem.is_dir() else stem)
     tensors, config = load_checkpoint(stem)
-    check_kind(config, kind, rules, stem)
+    check_kind(config, kind, rules(config) if callable(rules) else rules, stem)
     check_lists(config, tensors, vocabularies, stem)
     model = build(config, _trunk_of(config, stem, device))
     names = [name for name in model.state_dict() if name.startswith("trunk.")]

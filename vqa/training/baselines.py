@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.training.loop import Stage, train
 from common.training.run import Run
 from data.records import Question
+from vqa.checkpoint import Model
 from vqa.metrics import commonest_answer, commonest_per_kind
-from vqa.model import VqaModel
 from vqa.training.batches import Batch, Loader
 from vqa.training.losses import scores, weighted_entropy
 from vqa.training.settings import Settings
@@ -24,9 +24,9 @@ def commonest(train: Sequence[Question], val: Sequence[Question]) -> dict[str, l
     return found
 
 
-def train_blind(model: VqaModel, loader: Loader, settings: Settings, run: Run) -> None:
+def train_blind(model: Model, loader: Loader, settings: Settings, run: Run) -> None:
     """Train the parts of `model` that hear the question, without any image: the language-only baseline."""
-    hearing = nn.ModuleDict({"question": model.question, "query": model.query, "classifier": model.classifier})
+    hearing = model.hearing
     steps = loader.steps
 
     def loss(batch: Batch) -> tuple[Tensor, dict[str, float]]:

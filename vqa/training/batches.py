@@ -1,6 +1,6 @@
 """Batches for training the VQA model: questions with their answers, and what the trunk says of their images.
 
-Letters: Q questions of a batch, I images, L tokens, E concepts, C of them counted, N answers.
+Letters: Q questions of a batch, I images, L tokens, E concepts, C of them counted, N answers, K channels, h,w map.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from common.text import padded
 from common.training.batches import parts
+from common.training.maps import StoredMaps
 from data.records import Question
 from vqa.metrics import accuracy_scores, normalise_answer
 from vqa.training.settings import Settings
@@ -37,7 +38,10 @@ class Example:
 
 @dataclass
 class Batch:
-    """Tokens (Q,L), summaries (Q,E+C) or None, targets (Q,N) that sum to 1, weights (Q,), the questions' numbers."""
+    """Tokens (Q,L), what is told of the images or None, targets (Q,N) that sum to 1, weights (Q,), questions' numbers.
+
+    `summary` is (Q,E+C), or (Q,K,h,w) for a head that reads the map.
+    """
 
     tokens: Tensor
     summary: Tensor | None
@@ -77,13 +81,13 @@ def answer_scores(question: Question, index: dict[str, int]) -> dict[int, float]
 class Loader:
     """Seeded batches of questions; `summaries` (I,2,E+C) are of the images whose `places` are given by their ids.
 
-    `answers` is the length of the answers' list.
+    Maps (I,2,K,h,w) stand in their place for a head that reads these. `answers` is the length of the answers' list.
     """
 
     def __init__(
         self,
         examples: Sequence[Example],
-        summaries: Tensor,
+        summaries: Tensor | StoredMaps,
         places: dict[str, int],
         answers: int,
         settings: Settings,
@@ -140,6 +144,6 @@ class Loader:
         summary = None
         if views is not None:
             places = [self.places[example.question.image_id] for example in examples]
-            summary = self.summaries[places, list(views)].to(self.device)
+            summary = self.summaries[(places, list(views))].to(self.device)
         tokens = padded([example.tokens for example in examples], self.device)
         return Batch(tokens, summary, targets.to(self.device), weights.to(self.device), list(numbers))

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vqa.model import VqaModel
+from vqa.checkpoint import Model
 from vqa.training.batches import Batch, Loader
 
 
-def scores(model: VqaModel, batch: Batch) -> Tensor:
+def scores(model: Model, batch: Batch) -> Tensor:
     """Answer scores (Q,N) of a batch; of the question alone where it has no images."""
     asked = model.question(batch.tokens)
     return model.blind_scores(asked) if batch.summary is None else model.answer_scores(batch.summary, asked)
@@ -29,7 +29,7 @@ def weighted_entropy(logits: Tensor, batch: Batch, smoothing: float) -> Tensor:
 
 
 @torch.no_grad()
-def likeliest(model: VqaModel, loader: Loader, look: bool = True) -> list[str]:
+def likeliest(model: Model, loader: Loader, look: bool = True) -> list[str]:
     """The likeliest answer to each of the loader's questions, in their order, with the images or without."""
     model.eval()
     found = [number for batch in loader.plain(look) for number in scores(model, batch).argmax(1).tolist()]

@@ -1,11 +1,19 @@
 """What a training of the VQA model depends on besides the data, and the recipe of each kind of data."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-from common.training.settings import RunSettings, epochs, rate, setting, share, whole
+from common.training.settings import RunSettings, choice, epochs, rate, setting, share, whole
 
 _TIMES = "how often an epoch asks a question {} (0.5: half of them, others each time)"
+MODELS = {
+    "evidence": "the trunk's summary of the image",
+    "coattention": "every position of its last map (Lu et al. 2016)",
+}
+"""What reads the image, by name."""
+ATTENTIONS = ("parallel", "alternating")
+
 _WEIGHT = "weight of a question {}, beside 1 of VQA v1, v2 and COCO-QA"
 
 
@@ -13,7 +21,9 @@ _WEIGHT = "weight of a question {}, beside 1 of VQA v1, v2 and COCO-QA"
 class Settings(RunSettings):
     """All that a training depends on besides the data and the trunk; the defaults are the shipped checkpoint's."""
 
-    embedding: int = whole(128, "width of the words' embeddings")
+    model: str = choice("evidence", MODELS, "what reads the image")
+    attention: str = choice("parallel", ATTENTIONS, "how co-attention attends")
+    embedding: int = whole(128, "width of the words' embeddings; of all that co-attention compares")
     hidden: int = whole(128, "width of each LSTM layer")
     joint: int = whole(512, "width of the product of image and question")
     minimum_count: int = whole(4, "occurrences that bring a word into the vocabulary; a person's question counts twice")
@@ -74,7 +84,15 @@ EASY = Settings(
 )
 """Settings for easy-VQA's drawings."""
 
+RECIPES: dict[str, dict[str, Any]] = {
+    "evidence": {},
+    "coattention": {"embedding": 192, "dropout": 0.5, "untold": 0.0, "head_epochs": 12},
+}
+"""By model: what differs from the defaults."""
 
-def settings_for(data: Sequence[str]) -> Settings:
-    """The recipe for the sets named in `data`: easy-VQA alone has one of its own."""
-    return EASY if {text.partition(":")[0] for text in data} == {"easyvqa"} else Settings()
+
+def settings_for(data: Sequence[str], model: str = "evidence") -> Settings:
+    """The recipe for a model and the sets named in `data`: easy-VQA alone has one of its own."""
+    if {text.partition(":")[0] for text in data} == {"easyvqa"}:
+        return replace(EASY, model=model)
+    return Settings(model=model, **RECIPES.get(model, {}))

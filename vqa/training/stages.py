@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.networks.trunk import SeeingTrunk
 from common.training.loop import Stage, seed_everything, seed_of, train
+from common.training.maps import Maps
 from common.training.run import Run
 from common.training.summaries import Summaries
 from common.training.trunks import copy_trunk, save_head
 from data.derived.cloze import SOURCE
 from data.derived.question_sets import DERIVED
+from vqa.checkpoint import MODELS, SIZES, Model
 from vqa.metrics import by_source
-from vqa.model import VqaModel
 from vqa.reading import LARGEST
 from vqa.training.baselines import commonest, train_blind
 from vqa.training.batches import Batch, answer_vocabulary
@@ -64,7 +65,7 @@ def train_vqa(
     summaries = Summaries.open(trunk, features or Path(out) / "features", device)
     run = Run(out, {**asdict(settings), "limit": limit, "sets": kinds, "trunk": summaries.trunk.fingerprint}, restart)
     copy_trunk(trunk, out)
-    training = Training(Corpus.read(data, settings, limit), settings, summaries)
+    training = TRAININGS[settings.model](Corpus.read(data, settings, limit), settings, summaries)
     baselines = training.baselines(Run(Path(out) / "blind", run.settings, fresh=restart))
     train([training.stage()], training.head, run, settings.seed)
     training.model = training.model.with_answers(training.kept())
@@ -74,12 +75,12 @@ def train_vqa(
 
 
 class Training:
-    """The model, its batches and its stage."""
+    """The model that reads a summary, its batches and its stage."""
 
     def __init__(self, corpus: Corpus, settings: Settings, summaries: Summaries):
         self.corpus, self.settings, self.device = corpus, settings, summaries.device
-        self.model = self.new_model(summaries.trunk)
-        self.train_loader, self.val_loader = loaders(corpus, summaries, settings)
+        self.model: Any = self.new_model(summaries.trunk)
+        self.train_loader, self.val_loader = loaders(corpus, self.seen(summaries), settings)
         # The validation questions that people wrote, and the derived ones about a fifth of the images.
         self.quick = self.val_loader.only(
             lambda q: q.source not in (*DERIVED, "easyvqa") or seed_of(q.image_id) % 5 == 0
@@ -90,22 +91,18 @@ class Training:
         """What is trained: all but the trunk."""
         return nn.ModuleDict({name: part for name, part in self.model.named_children() if name != "trunk"})
 
-    def new_model(self, trunk: SeeingTrunk) -> VqaModel:
+    def seen(self, summaries: Summaries) -> Summaries | Maps:
+        """What the model reads of the images."""
+        return summaries
+
+    def new_model(self, trunk: SeeingTrunk) -> Model:
         """The model from the settings' seed."""
-        s, corpus = self.settings, self.corpus
+        s = self.settings
         seed_everything(s.seed)
-        model = VqaModel(
-            trunk,
-            corpus.vocabulary,
-            corpus.answers,
-            embedding=s.embedding,
-            hidden=s.hidden,
-            joint=s.joint,
-            dropout=s.dropout,
-            image_dropout=s.image_dropout,
-            word_dropout=s.word_dropout,
-        )
-        return model.to(self.device)
+        dropout = {"dropout": s.dropout, "image_dropout": s.image_dropout, "word_dropout": s.word_dropout}
+        sizes = {name: getattr(s, name) for name in SIZES[s.model]}
+        kind: Any = MODELS[s.model]
+        return kind(trunk, self.corpus.vocabulary, self.corpus.answers, **sizes, **dropout).to(self.device)
 
     def stage(self) -> Stage:
         loader, s = self.train_loader, self.settings
@@ -172,9 +169,8 @@ class Training:
         return {
             "kind": "vqa",
             "version": 2,
-            "embedding": s.embedding,
-            "hidden": s.hidden,
-            "joint": s.joint,
+            "model": s.model,
+            **{name: getattr(s, name) for name in SIZES[s.model]},
             "settings": asdict(s),
             "figures": figures,
             "baselines": baselines,
@@ -183,3 +179,19 @@ class Training:
             "answers": list(self.model.answers),
             "vocabulary": list(self.corpus.vocabulary.words),
         }
+
+
+class CoattentionTraining(Training):
+    """The model that reads every position of the map: one rate for all, and nothing is left untold."""
+
+    def seen(self, summaries: Summaries) -> Maps:
+        return Maps(summaries)
+
+    def parameters(self) -> list[dict[str, Any]]:
+        return [{"params": list(self.head.parameters()), "lr": self.settings.head_rate}]
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        return weighted_entropy(scores(self.model, batch), batch, self.settings.label_smoothing), {}
+
+
+TRAININGS = {"evidence": Training, "coattention": CoattentionTraining}
