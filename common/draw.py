@@ -116,9 +116,11 @@ def panel(
     """
     columns = max(1, min(columns, len(tiles)))
     total = max(columns * (width + GAP) - GAP, 420)
+    between = [] if above is None else [above(total)]
+    total = max([total, *(picture.width for picture in between)])
     blocks = [_text(title, 21, total, bold=True)]
     blocks += [_text(note, 14, total, MUTED)] if note else []
-    blocks += [above(total)] if above is not None else []
+    blocks += between
     for start in range(0, len(tiles), columns):
         blocks.append(_row([_tile(tile, width) for tile in tiles[start : start + columns]]))
     blocks += [_legend(name, total) for name in legends]

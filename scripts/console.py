@@ -88,8 +88,10 @@ def add_model_arguments(
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:N (default: %(default)s)")
 
 
-def add_chat_arguments(parser: argparse.ArgumentParser) -> None:
-    """How a chat model of transformers is held in memory."""
+def add_chat_arguments(parser: argparse.ArgumentParser, prompt: bool = False) -> None:
+    """How a chat model of transformers is held in memory; where it captions, what it is asked (`prompt`)."""
+    if prompt:
+        parser.add_argument("--prompt", metavar="TEXT", help="what a chat model is asked (default: for one sentence)")
     parser.add_argument("--dtype", metavar="TYPE", help="chat models: float32, bfloat16, float16 (default: as saved)")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="chat models: cut replies there (default: 64)")
     parser.add_argument("--device-map", metavar="MAP", help="chat models: 'auto' spreads one over devices (accelerate)")

@@ -17,18 +17,16 @@ pytest.importorskip("fsspec")
 pytest.importorskip("ray", reason="ray is not installed: pip install 'saywhy[ray]'")
 
 import ray  # noqa: E402
-from ray.cluster_utils import Cluster as Nodes  # noqa: E402
 
 from common.errors import UserError  # noqa: E402
 from scripts.batch import cluster, store  # noqa: E402
 from scripts.batch.inputs import sources  # noqa: E402
 from scripts.batch.status import status  # noqa: E402
+from scripts.benchmark.killed import NODE, lose_one, ray_nodes  # noqa: E402
 from tests.stub import plan_of  # noqa: E402
 from tests.test_batch import done, photographs, rows  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = {"num_cpus": 1, "object_store_memory": 80 << 20}
-HEALTH = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
 
 _DRIVER = """
 import sys
@@ -45,19 +43,8 @@ cluster.run(cluster.Cluster(sys.argv[3]), plan, todo)
 @pytest.fixture(scope="module")
 def nodes():
     """Three nodes, of one processor each."""
-    before = {name: os.environ.get(name) for name in ("RAY_USAGE_STATS_ENABLED", "PYTHONPATH")}
-    os.environ.update(RAY_USAGE_STATS_ENABLED="0", PYTHONPATH=str(ROOT))
-    head = {**SMALL, "include_dashboard": False, "_system_config": HEALTH}
-    found = Nodes(initialize_head=True, head_node_args=head)
-    try:
-        for _ in range(2):
-            found.add_node(**SMALL)
+    with ray_nodes(3) as found:
         yield found
-    finally:
-        ray.shutdown()
-        found.shutdown()
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def driver(nodes, out, given):
@@ -98,11 +85,11 @@ def test_a_node_that_is_lost_costs_no_row_and_is_blamed_on_none(nodes, whole, tm
     given, wanted = whole
     running = driver(nodes, tmp_path / "out", given)
     under_way(running, tmp_path / "out")
-    nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
+    lose_one(nodes)
     try:
         assert running.wait(120) == 0
     finally:
-        nodes.add_node(**SMALL)
+        nodes.add_node(**NODE)
     assert rows(tmp_path / "out") == wanted
     assert status(str(tmp_path / "out"))["left"] == 0
 

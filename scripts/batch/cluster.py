@@ -1,4 +1,4 @@
-"""The engine of a Ray cluster: an actor a worker, which holds the model and does a shard at a time; see `crew`.
+"""The engine of a Ray cluster: an actor a worker, which holds the model and does a shard at a time; see `pool`.
 
 Ray finds room for actors and says when one or its node is lost; what is done stands in the results' folder, as for any
 engine. Every node needs saywhy in the driver's version (the plan's, which is checked), and to see input and `--out`.
@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from common.errors import UserError
-from scripts.batch import crew, files
-from scripts.batch.crew import Died, Outcome
+from scripts.batch import files, pool
 from scripts.batch.plan import Plan
+from scripts.batch.pool import Died, Outcome
 
 
 class Cluster(NamedTuple):
@@ -49,7 +49,7 @@ class Actor:
         self.node = self.actor.node.remote().future()
 
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        return crew.translated(self.actor.do.remote(work, *arguments).future(), self._meant)
+        return pool.translated(self.actor.do.remote(work, *arguments).future(), self._meant)
 
     def end(self) -> None:
         self.kill()
@@ -93,11 +93,11 @@ def run(
 ) -> Outcome:
     """Explain these shards on a cluster. `tell(shard)` is called when one is done.
 
-    Raises `UserError` where there is no such cluster, and whatever `crew.run` raises.
+    Raises `UserError` where there is no such cluster, and whatever `pool.run` raises.
     """
     with connected(cluster.address) as ray:
         count = min(_room(ray, cluster) if cluster.workers is None else cluster.workers, len(shards))
-        return crew.run(plan, shards, [Actor(ray, cluster) for _ in range(count)], retry, tell)
+        return pool.run(plan, shards, [Actor(ray, cluster) for _ in range(count)], retry, tell)
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def photograph(out: str, shard: int, number: int) -> bytes:
 def provenance(row: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
     """What an explanation says of where it came from, as the facades say it."""
     model, asked = about["model"], about["asked"]
-    known = {"layer": model["layer"], "methods": asked["methods"], "versions": model["versions"]}
+    known = {"layer": row.get("layer") or model["layer"], "methods": asked["methods"], "versions": model["versions"]}
     known |= {"task": about["task"], "model": model["name"], "weights": model["weights"]}
     known |= {"score": asked["score"]} if "score" in asked else {}
     return {**known, **({"question": row["question"]} if row["question"] else {})}

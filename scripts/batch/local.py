@@ -1,4 +1,4 @@
-"""The engine of one machine: a process a worker, each with a shard at a time; see `crew`."""
+"""The engine of one machine: a process a worker, each with a shard at a time; see `pool`."""
 
 from __future__ import annotations
 
@@ -11,21 +11,25 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
 from typing import Any
 
-from scripts.batch import crew
-from scripts.batch.crew import Died, Outcome
+from scripts.batch import pool
 from scripts.batch.plan import Plan
+from scripts.batch.pool import Died, Outcome
 
 
 class Here:
-    """This very process."""
+    """This very process: what is submitted is done at once."""
 
     def start(self) -> None: ...
 
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        return crew.answered(partial(work, *arguments))
+        future: Future[Any] = Future()
+        try:
+            future.set_result(work(*arguments))
+        except Exception as problem:
+            future.set_exception(problem)
+        return future
 
     def end(self) -> None: ...
 
@@ -37,39 +41,35 @@ class Process:
 
     def start(self) -> None:
         spawn = multiprocessing.get_context("spawn")
-        self.pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=_begin)
-        self.pid = self.pool.submit(os.getpid)
+        self.executor = ProcessPoolExecutor(1, mp_context=spawn, initializer=_begin)
+        self.pid = self.executor.submit(os.getpid)
 
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
         try:
-            return crew.translated(self.pool.submit(work, *arguments), _meant)
+            return pool.translated(self.executor.submit(work, *arguments), _meant)
         except BrokenProcessPool as problem:  # it died while it had nothing to do
-            return crew.answered(partial(_raise, _meant(problem)))
+            return pool.failed(_meant(problem))
 
     def end(self) -> None:
-        self.pool.shutdown()
+        self.executor.shutdown()
 
     def kill(self) -> None:
         if self.pid.done() and not self.pid.exception():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid.result(), signal.SIGKILL)
-        self.pool.shutdown(wait=False, cancel_futures=True)
+        self.executor.shutdown(wait=False, cancel_futures=True)
 
 
 def run(
     workers: int, plan: Plan, shards: Sequence[int], retry: bool = False, tell: Callable[[int], None] | None = None
 ) -> Outcome:
     """Explain these shards by so many processes; with 0, in this one. `tell(shard)` is called when one is done."""
-    found: list[crew.Worker] = [Process() for _ in range(min(workers, len(shards)))] if workers else [Here()]
-    return crew.run(plan, shards, found, retry, tell)
+    found: list[pool.Worker] = [Process() for _ in range(min(workers, len(shards)))] if workers else [Here()]
+    return pool.run(plan, shards, found, retry, tell)
 
 
 def _meant(problem: BaseException) -> BaseException:
     return Died() if isinstance(problem, BrokenProcessPool) else problem
-
-
-def _raise(problem: BaseException) -> Any:
-    raise problem
 
 
 def _begin() -> None:

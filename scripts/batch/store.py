@@ -28,7 +28,7 @@ def schema(methods: Sequence[str]) -> Any:
         ("question", text), ("text", text), ("probability", number), ("choices", pa.list_(choice)),
         ("words", texts), ("log_probabilities", numbers), ("unknown", texts),
         ("names", texts), ("scores", numbers), ("visual", numbers),
-        ("word_gradients", numbers), ("word_drops", numbers), *maps, ("error", text),
+        ("word_gradients", numbers), ("word_drops", numbers), ("layer", text), *maps, ("error", text),
     ])  # fmt: skip
 
 
@@ -61,10 +61,10 @@ def writer(plan: Plan, shard: int) -> Iterator[Writer]:
     """Where a shard's rows are written: its file is there when the block is left without an error.
 
     The file's metadata says `saywhy`: the plan's hash and what it asks, the shard, the numbers of rows
-    and errors, when it was begun and how many seconds it took.
+    and errors, when it was begun, and how many seconds it took by the clock and of its process's processors.
     """
     pq, columns = files.needed("pyarrow.parquet"), schema(plan.asked.get("methods", ()))
-    began = time.time()
+    began, processors = time.time(), time.process_time()
     known = {"plan": plan.hash, "shard": shard, "task": plan.task, "asked": plan.asked, "model": plan.model}
     with files.written_whole(plan.shard_address(shard)) as temporary:
         try:
@@ -73,7 +73,7 @@ def writer(plan: Plan, shard: int) -> Iterator[Writer]:
                 yield out
                 out.flush()
                 record = {**known, "rows": out.count, "errors": out.errors, "began": began}
-                record["seconds"] = time.time() - began
+                record |= {"seconds": time.time() - began, "processor_seconds": time.process_time() - processors}
                 parquet.add_key_value_metadata({"saywhy": json.dumps(record, ensure_ascii=False)})
         except OSError as error:
             reason = error.strerror or str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -53,10 +54,9 @@ def load(task: str, asked: dict[str, Any], how: dict[str, Any]) -> Explainer:
     """The model of a task. Raises `UserError` for arguments that do not fit it."""
     if how.get("threads"):
         torch.set_num_threads(int(how["threads"]))
-    tasks: dict[str, Callable[[dict[str, Any], str], Explainer]] = {
-        "caption": Captions, "vqa": Answers, "classify": Classes
-    }  # fmt: skip
-    return tasks[task](asked, str(how.get("device", "cpu")))
+    tasks: dict[str, Callable[..., Explainer]] = {"caption": Captions, "vqa": Answers, "classify": Classes}
+    spread = {"device_map": how["device_map"]} if how.get("device_map") else {}  # chat models alone are
+    return tasks[task](asked, str(how.get("device", "cpu")), **spread)
 
 
 TRUNK = 4  # photographs that go through a trunk together on a CPU: few, so that their maps stay in its caches
@@ -88,15 +88,21 @@ class _Photographs:
         image = decoded_image(data, item.key, at_least=math.ceil(least))
         return Sample(self.preprocessing(image), image.info["original_size"], item.question, item.answers)
 
+    def fields(self, explanation: Explanation) -> dict[str, Any]:
+        """An explanation as fields of a row; its layer where that says more of a photograph than the model does."""
+        layer = explanation.provenance["layer"]
+        return {**explanation.to_row(), **({"layer": layer} if layer != self.about["layer"] else {})}
+
 
 class Captions(_Photographs):
     """Captions; and why: the caption, each word, each phrase."""
 
-    def __init__(self, asked: dict[str, Any], device: str) -> None:
+    def __init__(self, asked: dict[str, Any], device: str, **spread: str) -> None:
         import captioning
 
         self.asked = asked
-        self.captioner = captioning.load(asked["model"], device, asked["layer"], asked["beam"])
+        options = {**_chat_options(asked), **spread}
+        self.captioner = captioning.load(asked["model"], device, asked["layer"], asked["beam"], **options)
         self.phrases = [self.captioner.read(phrase).text and phrase for phrase in asked["phrases"]]
         super().__init__(self.captioner.network, self.captioner.layer)
 
@@ -115,17 +121,17 @@ class Captions(_Photographs):
         found = self.captioner.explain(
             encoded, captions, self.phrases, methods=self.asked["methods"], score=self.asked["score"]
         )
-        return [{**row, **each.to_row()} for row, each in zip(rows, found, strict=True)]
+        return [{**row, **self.fields(each)} for row, each in zip(rows, found, strict=True)]
 
 
 class Answers(_Photographs):
     """Answers; and why: each answer named with the photograph, or the model's own."""
 
-    def __init__(self, asked: dict[str, Any], device: str) -> None:
+    def __init__(self, asked: dict[str, Any], device: str, **spread: str) -> None:
         import vqa
 
         self.asked = asked
-        self.answerer = vqa.load(asked["model"], device, asked["layer"])
+        self.answerer = vqa.load(asked["model"], device, asked["layer"], **_chat_options(asked), **spread)
         super().__init__(self.answerer.network, self.answerer.layer)
 
     def prepare(self, data: bytes, item: Item) -> Sample:
@@ -149,7 +155,7 @@ class Answers(_Photographs):
                 encoded[these], [texts[n] for n in these], list(wanted) or None, methods=self.asked["methods"]
             )
             for number, each in zip(these, found, strict=True):
-                rows[number].update(each.to_row())
+                rows[number].update(self.fields(each))
         return rows
 
 
@@ -195,7 +201,7 @@ class Classes(_Photographs):
 
     def _row(self, explanation: Explanation, best: Sequence[tuple[str, float]]) -> dict[str, Any]:
         names = (*(label for label, _ in best[: self.first]), *explanation.names[self.first :])
-        return replace(explanation, names=names).to_row()
+        return self.fields(replace(explanation, names=names))
 
 
 class _Output:
@@ -232,6 +238,11 @@ class _Named(Undecided):
 
     def __call__(self, output: Any) -> Tensor:
         return self.target(output)
+
+
+def _chat_options(asked: dict[str, Any]) -> dict[str, Any]:
+    """What a chat model is loaded with; models of other kinds refuse it."""
+    return {name: asked[name] for name in ("prompt", "dtype", "max_tokens") if name in asked}
 
 
 def default_workers(device: str) -> int:
@@ -277,6 +288,4 @@ def _ranked(answers: Sequence[Any]) -> dict[str, Any]:
 
 def _plain(record: Any) -> Any:
     """What JSON makes of a record, as it is read back from a plan."""
-    import json
-
     return json.loads(json.dumps(record))

@@ -46,6 +46,7 @@ def add_parser(subparsers: Any) -> None:
 
 def _add_caption(parser: Any) -> None:
     cli.add_model_arguments(parser)
+    cli.add_chat_arguments(parser, prompt=True)
     parser.add_argument("--beam", type=int, metavar="N", help="beam width (default: the checkpoint's)")
     parser.add_argument(
         "--phrase", action="append", default=[], metavar="TEXT", dest="phrases", help="explain it as well; repeatable"
@@ -55,6 +56,7 @@ def _add_caption(parser: Any) -> None:
 
 def _add_vqa(parser: Any) -> None:
     cli.add_model_arguments(parser)
+    cli.add_chat_arguments(parser)
     parser.add_argument("--question", metavar="TEXT", help="for every photograph that brings none of its own")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="answers to list (default: %(default)s)")
 
@@ -81,7 +83,7 @@ def _add_run_arguments(parser: Any) -> None:
     add("--ray", metavar="ADDRESS", help="on a Ray cluster: auto, HOST:PORT or ray://HOST:PORT; --workers: its actors")
     add("--num-cpus", type=float, metavar="N", help="processors of a Ray actor, also its threads (default: 1)")
     add("--num-gpus", type=float, metavar="N", help="GPUs of a Ray actor (default: 1 with --device cuda, else 0)")
-    add("--batch", type=int, metavar="N", help="photographs explained together (default: 4 on a CPU, 64 on a GPU)")
+    add("--batch", type=int, metavar="N", help="photographs explained together (default: 16 on a CPU, 64 on a GPU)")
     add("--shard", metavar="I/N", help="do part I of N, counted from 0, such as $SLURM_ARRAY_TASK_ID/100")
     add("--shard-size", type=int, metavar="N", help="photographs in a file (default: 256; fewer for fewer than 4096)")
     add("--retry-errors", action="store_true", help="do again what ended in an error")
@@ -105,8 +107,8 @@ def run(args: argparse.Namespace) -> int:
 
     files.needed("pyarrow")
     engine, how = _engine(args)
-    asked = {**{name: getattr(args, name) for name in _ASKED[args.task]}, "methods": methods}
-    about = tasks.load(args.task, asked, {**how, "device": "cpu"} if args.ray else how).about
+    asked = {**{name: getattr(args, name) for name in _ASKED[args.task]}, "methods": methods, **_chat_options(args)}
+    about = tasks.load(args.task, asked, {**how, "device": "cpu", "device_map": None} if args.ray else how).about
     made = plan.Plan(args.out, args.task, tasks.LOADER, asked, about, how=how)
     made = plan.prepared(made, inputs.sources(args.inputs, getattr(args, "question", None)), args.shard_size)
     done = store.done(made)
@@ -121,11 +123,18 @@ def run(args: argparse.Namespace) -> int:
     return _told(made, range(part, made.shards, parts), found, args)
 
 
+def _chat_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What was asked of a chat model, without where it is held: that changes no value."""
+    return {name: value for name, value in cli.chat_options(args).items() if name != "device_map"}
+
+
 def _engine(args: argparse.Namespace) -> tuple[Callable[..., Any], dict[str, Any]]:
     """What does the shards: processes of this machine or actors of a Ray cluster; and how: device, batch, threads."""
     from scripts.batch import cluster, local, tasks
 
     how = {"device": args.device, "batch": args.batch or tasks.batch_size(args.device), "decoders": 2}
+    if getattr(args, "device_map", None):
+        how["device_map"] = args.device_map
     if args.ray is not None:
         cluster.needed()
         cpus = 1.0 if args.num_cpus is None else args.num_cpus
@@ -133,7 +142,8 @@ def _engine(args: argparse.Namespace) -> tuple[Callable[..., Any], dict[str, Any
         actors = cluster.Cluster(args.ray, args.workers, cpus, gpus)
         return partial(cluster.run, actors), {**how, "threads": max(1, int(cpus))}
     cli.device_of(args)
-    workers = tasks.default_workers(args.device) if args.workers is None else args.workers
+    default = 1 if "device_map" in how else tasks.default_workers(args.device)  # one that is spread takes all devices
+    workers = default if args.workers is None else args.workers
     return partial(local.run, workers), {**how, "threads": tasks.threads_of(workers)}
 
 

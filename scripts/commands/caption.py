@@ -37,9 +37,8 @@ def add_parser(subparsers: Any) -> None:
         "--alternatives", type=int, default=0, metavar="N", help="further captions to list (default: %(default)s)"
     )
     parser.add_argument("--no-explain", action="store_true", help="captions only; no files are written")
-    parser.add_argument("--prompt", metavar="TEXT", help="what a chat model is asked (default: for one sentence)")
     cli.add_model_arguments(parser)
-    cli.add_chat_arguments(parser)
+    cli.add_chat_arguments(parser, prompt=True)
     cli.add_method_arguments(parser)
     cli.add_scale_argument(parser)
     parser.set_defaults(run=run)

@@ -61,7 +61,9 @@ def panel_of(row: dict[str, Any], about: dict[str, Any], data: bytes, scale: str
         from scripts.commands.vqa import draw as draw_answers
 
         answers = [{"answer": text, "probability": probability} for text, probability in listed]
-        return draw_answers(image, {**record, "question": row["question"], "predictions": answers}, explanation)
+        writes = model["preprocessing"] is None  # chat models, which read photographs as they are
+        record = {**record, "question": row["question"], "predictions": answers, "written": writes}
+        return draw_answers(image, record, explanation)
     from scripts.commands.caption import draw as draw_caption
 
     words = {"tokens": row["words"], "log_probabilities": row["log_probabilities"], "unknown": row["unknown"]}

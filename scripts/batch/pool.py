@@ -1,4 +1,4 @@
-"""Shards by a crew: one a worker at a time, whatever a worker is, and what is done when one dies.
+"""Shards by a pool of workers: one a worker at a time, whatever a worker is, and what is done when one dies.
 
 A worker is a process (`local`) or an actor of a Ray cluster (`cluster`). One that dies takes its shard with it, which
 is done again when the others are finished, alone. If that kills a worker once more, its photographs are explained one
@@ -73,22 +73,25 @@ def run(
     """
     if not shards:
         return Outcome()
-    crew = Crew(plan, retry, tell or (lambda shard: None))
+    pool = Pool(plan, retry, tell or (lambda shard: None))
     try:
         for worker in workers:
-            crew.begin(worker)
-        for shard in crew.together(shards):
-            crew.alone(shard)
+            pool.begin(worker)
+        for shard in pool.together(shards):
+            pool.alone(shard)
     except BaseException:
         for worker in workers:
             worker.kill()
         raise
     for worker in workers:
-        (worker.end if worker in crew.idle else worker.kill)()
-    return crew.outcome
+        if worker in pool.idle:
+            worker.end()
+        else:
+            worker.kill()
+    return pool.outcome
 
 
-class Crew:
+class Pool:
     """Workers at the shards of one plan: those that load the model or explain a shard, and those that wait."""
 
     def __init__(self, plan: Plan, retry: bool, tell: Callable[[int], None]) -> None:
@@ -96,7 +99,7 @@ class Crew:
         self.idle: list[Worker] = []
         self.running: dict[Future[Any], tuple[Worker, int | None]] = {}
         self.outcome = Outcome()
-        self.stillborn = 0
+        self.deaths_while_loading = 0
 
     def begin(self, worker: Worker) -> None:
         """Have a worker start, and load the model; it gets no shard before."""
@@ -113,22 +116,27 @@ class Crew:
                 self.running[worker.submit(explain_shard, self.plan, shard, self.retry)] = worker, shard
             for failed, death in self.ended():
                 lost[failed] += death.lost
-                (todo if death.lost and lost[failed] < LOST else died).append(failed)
+                again = todo if death.lost and lost[failed] < LOST else died
+                again.append(failed)
         return died
 
     def ended(self) -> list[tuple[int, Died]]:
         """Wait for what ends next; returns the shards whose worker died of it, or with it."""
-        found = []
+        found: list[tuple[int, Died]] = []
         done = wait(self.running, PATIENCE, FIRST_COMPLETED).done
         if not done and not self.idle and all(shard is None for _, shard in self.running.values()):
             logging.getLogger("saywhy").warning("saywhy: no worker has its model yet; waiting")
         for future in done:
             worker, shard = self.running.pop(future)
             try:
-                self.loaded(future) if shard is None else self.note(future.result, shard)
+                if shard is None:
+                    self.loaded(future)
+                else:
+                    self.note(future.result, shard)
                 self.idle.append(worker)
             except Died as death:
-                found += [(shard, death)] if shard is not None else []
+                if shard is not None:
+                    found.append((shard, death))
                 self.again(worker, loading=shard is None and not death.lost)
         return found
 
@@ -140,12 +148,12 @@ class Crew:
             raise
         except Exception as problem:
             raise UserError(f"a worker cannot load the model: {type(problem).__name__}: {problem}") from problem
-        self.stillborn = 0
+        self.deaths_while_loading = 0
 
     def again(self, worker: Worker, loading: bool) -> None:
         """Start a worker anew that has died. Raises `UserError` where one after the other dies of loading the model."""
-        self.stillborn += loading
-        if self.stillborn >= LOST:
+        self.deaths_while_loading += loading
+        if self.deaths_while_loading >= LOST:
             raise UserError("workers die while they load the model; is there memory for it? Try fewer --workers")
         self.begin(worker)
 
@@ -198,18 +206,15 @@ def ready(plan: Plan) -> None:
         raise UserError(f"'{plan.out}' holds another plan on the worker's machine; give a folder that all share")
 
 
-def answered(work: Callable[[], Any]) -> Future[Any]:
-    """A future of what is done at once."""
+def failed(problem: BaseException) -> Future[Any]:
+    """A future that has failed already."""
     future: Future[Any] = Future()
-    try:
-        future.set_result(work())
-    except Exception as problem:
-        future.set_exception(problem)
+    future.set_exception(problem)
     return future
 
 
 def translated(future: Future[Any], meant: Callable[[BaseException], BaseException]) -> Future[Any]:
-    """The same future with other exceptions."""
+    """The same future, whose exceptions are replaced by what `meant` makes of them."""
     ours: Future[Any] = Future()
 
     def pass_on(theirs: Future[Any]) -> None:
