@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import classification
 from classification import finetuning, segmenter
 from common.errors import UserError
+from common.explainable import HookedModel
 from common.images import Preprocessing
 from common.metrics.localisation import box_overlap, centred_box, chance_of_hit, segment_boxes, told_apart
 from data.readers import ilsvrc, voc
-from scripts.experiments import asker, boxes, pointing, section_of, segment_voc, table1
+from scripts.experiments import appendix_b, asker, boxes, pointing, section_of, segment_voc, table1
 from scripts.experiments.annotated import coco_annotations, voc_training
 from scripts.experiments.lab import Lab
 from scripts.experiments.maps import method_maps
@@ -357,6 +359,31 @@ def test_maps_are_told_apart_where_regions_are_a_classs_own():
     assert told_apart(maps, regions[:1].expand(2, -1, -1)).isnan().all()
     with pytest.raises(UserError, match="1 maps and 2 regions"):
         told_apart(maps[:1], regions)
+
+
+@pytest.mark.parametrize("kind", ["voc", "coco"])
+def test_appendix_b_measures_table_3s_error_on_boxes_with_the_class_given(lab, kind, request, monkeypatch):
+    fit_quickly(monkeypatch)
+    lab.data[kind], lab.limit = request.getfixturevalue(f"{kind}_folder"), 12
+    (table,) = section_of("appendix_b")(lab).tables
+    assert kind.upper() in table.title and "Grad-CAM 59.65" in table.elsewhere and table.better == "low"
+    rows = {row.what: row for row in table.rows}
+    boxed = {row.what: row for row in section_of("table1")(lab).tables[0].rows}
+    assert rows["Grad-CAM"].n == boxed["Grad-CAM"].n and rows["Grad-CAM"].ours == boxed["Grad-CAM"].ours
+    assert rows["Grad-CAM before its ReLU"].difference is not None and not any(row.published for row in table.rows)
+
+
+def test_a_map_before_its_relu_has_a_box_of_its_own():
+    """From zero on its box would be that of Grad-CAM, and the ReLU would make no difference by construction."""
+    same = nn.Conv2d(2, 2, 1, bias=False)
+    network = nn.Sequential(same, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 1, bias=False))
+    same.weight.data = torch.eye(2)[:, :, None, None]
+    network[3].weight.data = torch.tensor([[1.0, -1.0]])
+    image = torch.zeros(1, 2, 8, 8)
+    image[0, 0, 1:3, 1:3], image[0, 1, :, 4:] = 1.0, 1.0  # for the class top left, against it the right half
+    maps = appendix_b.explained(HookedModel(network, "0"), image, [0], ("gradcam", "no_relu"))
+    box, other = (segment_boxes(maps[name][:, 0], (8, 8))[0].tolist() for name in ("gradcam", "no_relu"))
+    assert box == [0.125, 0.125, 0.375, 0.375] and other == [0, 0, 0.5, 1]
 
 
 def test_appendix_b_measures_table_3_on_ilsvrcs_layout(lab, classifier, tmp_path):

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from common.errors import MethodError
 from common.metrics.localisation import OVERLAP, SHARE, box_overlap, centred_box, segment_boxes
 from data.records import Box
@@ -58,33 +60,43 @@ def boxes_cell(lab: Lab, kind: str, count: int, train: int) -> dict[str, Any]:
     """Errors of every method and baseline, photograph by photograph."""
     data = ANNOTATIONS[kind](lab, count)
     asker = asker_of(lab, kind, data, train)
-    items = [item for item in data.items if _known(asker, item)]
-    sides = best_sides([list(_known(asker, item).values()) for item in items])
+    items = [item for item in data.items if known_boxes(asker, item)]
+    sides = best_sides([list(known_boxes(asker, item).values()) for item in items])
 
     def errors(number: int, item: Annotated) -> dict[str, list[float]]:
         methods = [name for name in METHODS if name != "occlusion" or number % 4 == 0]
-        return {**of_maps(asker, item, methods), **of_baselines(item, _known(asker, item), sides[number % 2])}
+        return {**of_maps(asker, item, methods), **of_baselines(item, known_boxes(asker, item), sides[number % 2])}
 
     found = measured(items, errors, broken=data.left_out)
     return {**found, "data": data.title, "classifier": asker.about, "sides": sides}
 
 
-def _known(asker: Asker, item: Annotated) -> dict[str, Sequence[Box]]:
+def known_boxes(asker: Asker, item: Annotated) -> dict[str, Sequence[Box]]:
     """The boxes of each class in a photograph that the classifier can be asked about."""
     return {name: boxes for name, boxes in item.boxes.items() if boxes and name in asker.names}
 
 
 def of_maps(asker: Asker, item: Annotated, methods: Sequence[str]) -> dict[str, list[float]]:
     """By method, 100 for each class whose box is wrong, else 0."""
-    truth, image = _known(asker, item), asker.classifier.images(item.path)
-    indices = asker.ask(asker.classifier.logits(image)[0].cpu())[1]
-    targets = [int(indices[asker.names.index(name)]) for name in truth]
-    found = {}
+    truth, image = known_boxes(asker, item), asker.classifier.images(item.path)
+    targets, found = targets_of(asker, image, list(truth)), {}
     for method in methods:
         with contextlib.suppress(MethodError):  # CAM, where the head is of another kind
-            boxes = segment_boxes(method_maps(asker.classifier, image, targets, method, stride=32)[:, 0].cpu())
-            found[method] = [wrong(box.tolist(), those) for box, those in zip(boxes, truth.values(), strict=True)]
+            maps = method_maps(asker.classifier, image, targets, method, stride=32)
+            found[method] = wrong_boxes(maps, list(truth.values()))
     return found
+
+
+def targets_of(asker: Asker, image: Tensor, names: Sequence[str]) -> list[int]:
+    """The output that speaks for each class in an image (1, 3, H, W)."""
+    indices = asker.ask(asker.classifier.logits(image)[0].cpu())[1]
+    return [int(indices[asker.names.index(name)]) for name in names]
+
+
+def wrong_boxes(maps: Tensor, truths: Sequence[Sequence[Box]]) -> list[float]:
+    """For each map of one image (T, 1, h, w): 100 where the box of its largest segment is wrong, else 0."""
+    boxes = segment_boxes(maps[:, 0].cpu()).tolist()
+    return [wrong(box, truth) for box, truth in zip(boxes, truths, strict=True)]
 
 
 def of_baselines(item: Annotated, truth: Mapping[str, Sequence[Box]], side: float) -> dict[str, list[float]]:
