@@ -1,5 +1,6 @@
 """Tiny chat models of `transformers` with random weights, saved with their processors as a user's folder has them."""
 
+import timm
 import torch
 import transformers as hf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -79,6 +80,29 @@ def llava(words):
         num_additional_image_tokens=1, chat_template=_template("<image>"),
     )  # fmt: skip
     return hf.LlavaForConditionalGeneration(config), processor
+
+
+def fast_vlm(words):
+    # A convolutional tower of 4 x 4 positions.
+    config = hf.FastVlmConfig(
+        vision_config={
+            "model_type": "timm_wrapper", "architecture": "test_efficientnet", "hidden_size": 256, "do_pooling": False,
+            "model_args": {},
+        },
+        text_config=_text(words, model_type="llama"), image_token_index=words.image_token_id,
+    )  # fmt: skip
+    size = {"height": 128, "width": 128}
+    processor = hf.LlavaProcessor(
+        hf.CLIPImageProcessor(size=size, do_center_crop=False), words, patch_size=32,
+        vision_feature_select_strategy="full", chat_template=_template("<image>"),
+    )  # fmt: skip
+    model = hf.FastVlmForConditionalGeneration(config)
+    tower = model.model.vision_tower.timm_model
+    tower.load_state_dict(timm.create_model("test_efficientnet", num_classes=0).state_dict())  # as timm starts it
+    with torch.no_grad():
+        tower.train()(torch.rand(16, 3, 128, 128) * 4 - 2)  # for the means and spreads of its batch norms
+        tower.eval()
+    return model, processor
 
 
 def llava_next(words):
@@ -248,7 +272,8 @@ def idefics2(words):
 
 
 MAKERS = {
-    "llava": llava, "qwen2_vl": qwen2_vl, "qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl, "qwen3_5": qwen3_5,
+    "llava": llava, "fast_vlm": fast_vlm,
+    "qwen2_vl": qwen2_vl, "qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl, "qwen3_5": qwen3_5,
     "paligemma": paligemma, "gemma3": gemma3, "llava_next": llava_next, "llava_onevision": llava_onevision,
     "idefics3": idefics3, "smolvlm": smolvlm, "internvl": internvl, "idefics2": idefics2,
 }  # fmt: skip
@@ -262,7 +287,7 @@ def saved(kind, folder, dtype=torch.float32):
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1 and not parameter.any():
                 parameter.normal_(std=0.3)
-            elif parameter.dim() > 1 and "position" not in name:
+            elif parameter.dim() > 1 and not any(part in name for part in ("position", "timm_model")):
                 parameter.mul_(4)
     model.to(dtype).save_pretrained(folder)
     processor.save_pretrained(folder)

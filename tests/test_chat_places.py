@@ -31,6 +31,8 @@ def test_a_square_in_a_tokens_box_changes_that_token_most(model, size):
     photo = Image.fromarray(np.full((height, width, 3), 110, dtype=np.uint8))
     plain = model.look(photo)
     layout, before = plain.layout, plain.A[0, :, 0].T
+    # A convolution's token sees some of its neighbours' boxes as well.
+    margin = 1.0 if model.kind == "fast_vlm" else 1.5
     start, wrong, tried = 0, [], 0
     for view in layout.views:
         own = slice(start, start + view.rows * view.columns)
@@ -48,7 +50,7 @@ def test_a_square_in_a_tokens_box_changes_that_token_most(model, size):
             tried += 1
             others = change.clone()
             others[number] = 0
-            if float(change[number]) <= 1.5 * float(others.max()):
+            if float(change[number]) <= margin * float(others.max()):
                 wrong.append((view, number, int(others.argmax()), float(change[number] / others.max())))
         start = own.stop
     assert tried >= 4

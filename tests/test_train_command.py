@@ -7,6 +7,8 @@ import captioning.training.settings
 import captioning.training.stages
 import common.training.trunk.settings
 import common.training.trunk.stages
+import scripts.chat.settings
+import scripts.chat.train
 import vqa.training.settings
 import vqa.training.stages
 from scripts import saywhy
@@ -15,9 +17,10 @@ TASKS = {
     "trunk": (common.training.trunk, "train_trunk", ["--data", "coco:x"]),
     "captioner": (captioning.training, "train_captioner", ["--data", "flickr8k:x"]),
     "vqa": (vqa.training, "train_vqa", ["--data", "cocoqa:x", "--data", "derived:y"]),
+    "chat": (scripts.chat, "train_chat", ["--data", "flickr8k:x", "--data", "cocoqa:y"]),
 }
 
-READ_A_TRUNK = [captioning.training.settings.Settings, vqa.training.settings.Settings]
+READ_A_TRUNK = [captioning.training.settings.Settings, vqa.training.settings.Settings, scripts.chat.settings.Settings]
 
 
 @pytest.fixture(params=TASKS)
@@ -26,7 +29,11 @@ def task(request, monkeypatch, tmp_path):
     package, name, data = TASKS[request.param]
     called = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(package.stages, name, lambda *given, **options: called.append((given, options)))
+    monkeypatch.setattr(
+        getattr(package, "stages", None) or package.train,
+        name,
+        lambda *given, **options: called.append((given, options)),
+    )
 
     def run(*options):
         assert saywhy.main(["train", request.param, *data, "--out", "OUT", *options]) == 0

@@ -74,10 +74,22 @@ def _llava(seen: Seen) -> Layout:
     if seen.config.vision_config.model_type == "pixtral":
         raise UserError("LLaVA on a Pixtral tower is not covered: its tokens have no tested place")
     box = _cropped(seen.processor.image_processor, seen.size)
-    about = "the whole photograph" if box == WHOLE else "the middle of the photograph alone: the rest is cropped"
+    return _grid(seen, _side(seen.config), _side(seen.config), _of_patches(seen.config, box), _shown(box))
+
+
+def _fast_vlm(seen: Seen) -> Layout:
+    """A convolutional tower: its last map, n x n over what the image processor shows."""
+    if seen.inputs["pixel_values"].shape[-1] != seen.inputs["pixel_values"].shape[-2]:
+        raise UserError("FastVLM is covered on square images; set its image processor to squash, pad or crop to one")
+    box, side = _cropped(seen.processor.image_processor, seen.size), math.isqrt(seen.count)
+    return _grid(seen, side, side, box, _shown(box))
+
+
+def _shown(box: Box) -> str:
+    """What a model sees of a photograph, for people."""
     if min(box[:2]) < 0:
-        about = "the whole photograph, padded to a square"
-    return _grid(seen, _side(seen.config), _side(seen.config), _of_patches(seen.config, box), about)
+        return "the whole photograph, padded to a square"
+    return "the whole photograph" if box == WHOLE else "the middle of the photograph alone: the rest is cropped"
 
 
 def _cropped(processor: Any, size: Size) -> Box:
@@ -216,6 +228,7 @@ _SQUASHED = "n x n of the whole photograph, squashed to a square"
 
 FAMILIES: dict[str, Family] = {
     "llava": Family(_llava, "n x n of the middle square, as its processor crops it"),
+    "fast_vlm": Family(_fast_vlm, "n x n, the map of its convolutional tower, over the square its processor makes"),
     "qwen2_vl": Family(_qwen, _QWEN, types="mm_token_type_ids"),
     "qwen2_5_vl": Family(_qwen, _QWEN, types="mm_token_type_ids"),
     "qwen3_vl": Family(_qwen, _QWEN, _DEEP, types="mm_token_type_ids"),

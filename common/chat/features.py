@@ -28,7 +28,7 @@ class Form:
     def output(self, tokens: Tensor, copies: int = 1) -> Any:
         """The table (N, C) as the model's output once more, `copies` of it: one for each sequence that is read."""
         parts = list(tokens.split(self.width, 1))
-        found: dict[str, Any] = {"pooler_output": self._repeated(parts[0], copies)}
+        found: dict[str, Any] = {"last_hidden_state": None, "pooler_output": self._repeated(parts[0], copies)}
         if self.deep:
             found["deepstack_features"] = [[part] * copies for part in parts[1:]]
         return self.kind(**found)

