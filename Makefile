@@ -1,12 +1,14 @@
-# make explain: set everything up and explain a photograph; make test: run every test; make fuzz MINUTES=30: made-up input.
+# make explain: set everything up and explain a photograph; make test: run every test; make fuzz MINUTES=30: made-up
+# input; make kill: every command killed at twenty moments.
 PYTHON ?= python3
 PHOTO ?= data/samples/cat.jpg
 VENV := .venv
 BIN := $(VENV)/bin
 
 MINUTES ?= 5
+KILLS ?= 20
 
-.PHONY: explain test lint types check fuzz clean
+.PHONY: explain test lint types check fuzz kill clean
 
 explain: $(VENV)/.installed
 	$(BIN)/saywhy classify $(PHOTO) --methods gradcam,guided-gradcam,occlusion
@@ -28,6 +30,9 @@ fuzz: $(VENV)/.installed-dev
 	end=$$(( $$(date +%s) + 60 * $(MINUTES) )); while [ $$(date +%s) -lt $$end ]; do \
 	    SAYWHY_FUZZ=1 $(BIN)/python -m pytest -q -x tests/hostile/test_fuzz.py || exit 1; \
 	done
+
+kill: $(VENV)/.installed-dev
+	SAYWHY_KILLS=$(KILLS) $(BIN)/python -m pytest -rP tests/hostile/test_kills.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -4,6 +4,7 @@ What a killed process leaves is removed by the next one that writes into the fol
 """
 
 import contextlib
+import errno
 import functools
 import json
 import os
@@ -12,7 +13,7 @@ import re
 import stat
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ import numpy as np
 from common.errors import UserError
 
 LARGEST_TEXT = 2**31  # bytes; the largest published annotations have a quarter of it
+_DECIDED = ".decided"  # of files that are one result: what is renamed, written down before the first of them is
+_made: set[str] = set()  # names of this process's temporary files
 
 
 @contextlib.contextmanager
@@ -30,44 +33,97 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     The temporary name keeps `path`'s suffix, since writers such as Matplotlib choose a format by it.
     Raises `UserError` naming the file when it cannot be written (permissions, a full disk).
     """
-    path = Path(path)
-    if path.name.startswith(_mark()):  # a temporary file already: whoever made it renames it
-        yield path
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path.parent)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{_mark()}{os.getpid()}-", suffix=path.suffix)
-        os.close(handle)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    temporary = Path(name)
-    try:
+    with atomic_paths(path) as (temporary,):
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def atomic_paths(*paths: str | os.PathLike[str]) -> Iterator[list[Path]]:
-    """As `atomic_path` for files that are one result: all of them are renamed when all are written, or none is."""
+    """As `atomic_path` for files of one folder that are one result: all are renamed when all are written, or none is.
+
+    A process that is killed between two renames has written down what is left of them: `sweep` does it.
+    """
+    targets = [Path(path) for path in paths]
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(atomic_path(path)) for path in paths]
+        temporaries = [stack.enter_context(temporary_beside(path)) for path in targets]
+        yield temporaries
+        # A target that is a temporary file already is renamed by whoever made it.
+        pairs = {temporary: path for temporary, path in zip(temporaries, targets, strict=True) if temporary != path}
+        for temporary, path in pairs.items():
+            with _told_of(path):
+                os.chmod(temporary, 0o666 & ~_umask())
+                if path.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        _rename_all(pairs)
+
+
+@contextlib.contextmanager
+def temporary_beside(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path`, gone afterwards unless it was renamed; a `path` that is one already is itself."""
+    if path.name.startswith(_mark()):
+        yield path
+        return
+    with _told_of(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{_mark()}{os.getpid()}-", suffix=path.suffix)
+        os.close(handle)
+    temporary = Path(name)
+    _made.add(temporary.name)
+    try:
+        with _told_of(path):
+            yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+        _made.discard(temporary.name)
+
+
+def _rename_all(pairs: Mapping[Path, Path]) -> None:
+    """Rename each key to its value; of several files the list is written down before the first of them."""
+    if len(pairs) < 2:
+        _rename(pairs)
+        return
+    first = next(iter(pairs.values()))
+    with temporary_beside(first.with_suffix(_DECIDED)) as decided, temporary_beside(first) as draft:
+        draft.write_text(json.dumps({temporary.name: path.name for temporary, path in pairs.items()}))
+        os.replace(draft, decided)
+        try:
+            _rename(pairs)
+        except BaseException as problem:
+            if not isinstance(problem, UserError):  # interrupted between two of them
+                _rename(_there(pairs))
+            raise
+
+
+def _rename(pairs: Mapping[Path, Path]) -> None:
+    for temporary, path in pairs.items():
+        with _told_of(path):
+            os.replace(temporary, path)
+
+
+def _there(pairs: Mapping[Path, Path]) -> dict[Path, Path]:
+    """What is not renamed yet."""
+    return {temporary: path for temporary, path in pairs.items() if temporary.exists()}
 
 
 @functools.cache
 def sweep(folder: Path) -> None:
-    """Remove the temporary files in a folder whose processes are gone; once a process."""
+    """Finish or remove what processes that are gone left in a folder; once a process."""
     ours = re.compile(re.escape(_mark()) + r"(\d+)-")
-    for file in os.scandir(folder):
-        found = ours.match(file.name)
-        if found and not _alive(int(found[1])):
-            with contextlib.suppress(OSError):
-                os.unlink(file.path)
+    left = [Path(file.path) for file in os.scandir(folder) if (found := ours.match(file.name)) and _is_left(found)]
+    for decided in (file for file in left if file.suffix == _DECIDED):
+        with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
+            names = json.loads(decided.read_text())
+            _rename(_there({folder / Path(old).name: folder / Path(new).name for old, new in names.items()}))
+    for file in left:
+        with contextlib.suppress(OSError):
+            file.unlink()
+
+
+def _is_left(found: re.Match[str]) -> bool:
+    """Whether a temporary file's process is gone; one of our own number that we haven't made had it before us."""
+    process = int(found[1])
+    return found.string not in _made if process == os.getpid() else not _alive(process)
 
 
 def _mark() -> str:
@@ -150,6 +206,11 @@ def _umask() -> int:
     return mask
 
 
-def _unwritable(path: Path, error: OSError) -> UserError:
-    reason = error.strerror or str(error)
-    return UserError(f"cannot write '{path}': {reason}; choose another folder or free some space")
+@contextlib.contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    """What the system says against writing is told of the file that was asked for."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"cannot write '{path}': {reason}; choose another folder or free some space") from error

@@ -4,7 +4,6 @@ B images, H,W the network's input, (width, height) in pixels as Pillow has it.
 """
 
 import io
-import math
 import os
 import stat
 import warnings
@@ -167,7 +166,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_real(value: Any) -> bool:
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and bool(-1e6 <= value <= 1e6)  # type: ignore[operator]
 
 
 def _short(stem: str, most: int = 200) -> str:
@@ -199,10 +198,10 @@ class Preprocessing:
         if len(self.size) != 2 or not all(_is_whole(side) and 1 <= side <= LARGEST_INPUT for side in self.size):
             raise UserError(f"the input size is (height, width), each from 1 to {LARGEST_INPUT}, not {self.size}")
         numbers = [*self.mean, *self.std]
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(map(_is_real, numbers)) or min(self.std) <= 0:
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(map(_is_real, numbers)) or min(self.std) < 1e-6:
             raise UserError(f"mean and std are 3 numbers each, std above 0, not {self.mean} and {self.std}")
-        if self.crop is not None and not (_is_real(self.crop) and 0 < self.crop <= 1):
-            raise UserError(f"crop is a share in (0, 1] or None for the whole image, not {self.crop}")
+        if self.crop is not None and not (_is_real(self.crop) and 0.01 <= self.crop <= 1):
+            raise UserError(f"crop is a share from 0.01 to 1, or None for the whole image, not {self.crop}")
 
     def __call__(self, images: ImageLike | Iterable[ImageLike]) -> Tensor:
         """Images (or paths) -> float32 (B, 3, H, W) on the CPU; a single image gives B = 1."""

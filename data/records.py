@@ -5,6 +5,7 @@ Readers make these records, everything else takes them; no record knows the layo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from data.words.vocabulary import tokenize
 
 MAX_QUESTION_WORDS = 1000
 """Longer questions are refused by the readers and by the model."""
+LARGEST_IMAGE = 2**28
+"""Pixels: no photograph that Pillow reads has more, and masks are made of an annotation's size."""
 _PREPOSITIONS = frozenset("of in on with at to from for that which who near by over under and or , behind".split())
 
 
@@ -32,12 +35,17 @@ class Box(NamedTuple):
         """The box of left, top, right, bottom in pixels of an image of `size` (width, height), cut to it.
 
         `first_pixel` is the number of the first pixel: 1 in VOC, where a box includes its last pixel, else 0.
-        Raises `UserError`, with the place `where`, for a size of nothing and a box that ends before it starts.
+        Raises `UserError`, with the place `where`, for a size of nothing or of no photograph, and for a box that ends
+        before it starts.
         """
-        x0, y0, x1, y1 = edges
-        width, height = size
-        if width <= 0 or height <= 0:
+        try:
+            x0, y0, x1, y1, width, height = map(float, (*edges, *size))
+        except (TypeError, ValueError, OverflowError):
+            raise UserError(f"{where}: a box is of four numbers, in an image of two") from None
+        if not (width > 0 and height > 0 and width * height <= LARGEST_IMAGE):
             raise UserError(f"{where}: <size> is {width:g} x {height:g}; boxes need the image's size in pixels")
+        if not all(map(math.isfinite, (x0, y0, x1, y1))):
+            raise UserError(f"{where}: a box from {x0:g},{y0:g} to {x1:g},{y1:g} has no place")
         if x1 < x0 or y1 < y0:
             raise UserError(f"{where}: a box ends before it starts: {x0:g},{y0:g} to {x1:g},{y1:g}")
         x0, y0 = x0 - first_pixel, y0 - first_pixel
@@ -53,7 +61,7 @@ def boxes_of_shares(boxes: Any, where: str) -> tuple[Box, ...]:
     """A user's own list of [left, top, right, bottom] as boxes; `UserError` for what is no box within [0, 1]."""
     try:
         found = [tuple(float(edge) for edge in box) for box in boxes]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"{where}: boxes is {str(boxes)[:60]!r}, not a list of [left, top, right, bottom]") from None
     for box in found:
         if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
@@ -259,9 +267,9 @@ def checked_soft_answers(soft: Any, where: str) -> tuple[tuple[str, float], ...]
     """Pairs of {answer: accuracy in [0, 1]}, blank answers left out; `UserError` when it is no such object."""
     if not isinstance(soft, dict) or not any(answer.strip() for answer in soft):
         raise UserError(f"{where}: 'soft_answers' is {soft!r}, not an object of answers with their accuracies")
-    odd = next((v for v in soft.values() if not isinstance(v, (int, float)) or not 0 <= v <= 1), None)
-    if odd is not None:
-        raise UserError(f"{where}: the accuracy {odd!r} of an answer is not in [0, 1]")
+    odd = [value for value in soft.values() if not isinstance(value, (int, float)) or not 0 <= value <= 1]
+    if odd:
+        raise UserError(f"{where}: the accuracy {odd[0]!r:.40} of an answer is not in [0, 1]")
     return tuple((answer.strip(), float(value)) for answer, value in soft.items() if answer.strip())
 
 

@@ -164,14 +164,13 @@ def device_of(args: argparse.Namespace) -> Any:
 
 def output_folder(args: argparse.Namespace) -> Path:
     """The folder for results, made and tried out before any work is done."""
-    from common.files import atomic_path
+    from common.files import temporary_beside
 
     folder = Path(args.out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic_path(folder / ".writable"):
+        with temporary_beside(folder / "tried"):
             pass
-        (folder / ".writable").unlink()
     except (OSError, UserError) as problem:
         raise UserError(
             f"cannot write to '{args.out}': {getattr(problem, 'strerror', None) or problem};"

@@ -216,6 +216,17 @@ def test_a_stopped_run_goes_on_where_it_was(lab):
     assert not list((lab.out / "cells").glob(".*"))
 
 
+def test_a_report_that_goes_on_names_the_models_of_cells_that_are_at_hand(lab):
+    def made():
+        assert lab.classifier
+        return {"mean": 0.5}
+
+    lab.cell("table", made)
+    again = Lab(lab.out, lab.data, lab.limit, lab.quick, lab.model)
+    again.cell("table", made)
+    assert again.shared == {} and again.models() == lab.models() == ["classifier"]
+
+
 def test_items_that_cannot_be_read_are_left_out_and_an_undefined_method_is_said():
     def measure(number, item):
         if isinstance(item, Exception):

@@ -15,6 +15,7 @@ from common.errors import UserError
 from data.records import Box
 from scripts.experiments.annotated import Annotated
 from scripts.saywhy import main
+from scripts.study.build import new_folder
 from scripts.study.kinds import discriminate, trust, words
 from scripts.study.kinds.networks import Network
 from scripts.study.material import Asked, Pictures, balanced, latin_lists, practised
@@ -90,6 +91,20 @@ def test_a_study_is_never_written_over(tmp_path, capsys) -> None:
     (tmp_path / "mine" / "public" / "thesis.html").write_text("mine")
     assert main([*args[:-1], str(tmp_path / "mine")]) == 2
     assert "no study's" in capsys.readouterr().err and (tmp_path / "mine" / "public" / "thesis.html").exists()
+
+
+@pytest.mark.parametrize("left", [(), ("design.json", "texts/consent.txt", "stimuli/a.jpg"), ("stimuli/a.jpg",)])
+def test_what_a_killed_building_left_is_built_over_and_other_folders_are_not(tmp_path, left) -> None:
+    for name in left:
+        (tmp_path / "public" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "public" / name).write_text("left")
+    (tmp_path / "public").mkdir(exist_ok=True)
+    new_folder(tmp_path)
+    assert not (tmp_path / "public").exists()
+    (tmp_path / "public").mkdir()
+    (tmp_path / "public" / "index.html").write_text("somebody's own")
+    with pytest.raises(UserError, match="no study's"):
+        new_folder(tmp_path)
 
 
 def exclude(folder: Path, rules: dict) -> None:

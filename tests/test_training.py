@@ -131,6 +131,37 @@ def test_a_run_begun_on_a_gpu_goes_on_where_there_is_none(tmp_path, monkeypatch)
     assert torch.equal(module.weight, whole) and not torch.equal(whole, start)
 
 
+def test_the_log_of_a_killed_run_is_brought_to_where_its_state_is(tmp_path):
+    def trained(folder):
+        torch.manual_seed(0)
+        module = nn.Linear(3, 2, bias=False)
+        train_stages([_one_stage(module, 3)], module, run := Run(tmp_path / folder, {}), 0)
+        return run
+
+    def lines(run):
+        return [{k: v for k, v in record.items() if "seconds" not in k} for record in run.records()]
+
+    whole = trained("whole")
+    with (tmp_path / "whole" / "log.jsonl").open("a") as log:
+        log.write('{"stage": "x", "epoch": 4, "of": 3, "loss": 0.5}\n{"stage": "x", "epo')  # killed before its state
+    (tmp_path / "whole" / "curve.png").unlink()
+    assert len(whole.records()) == 4
+    assert lines(trained("whole")) == lines(trained("other")) and len(whole.records()) == 3
+    assert (tmp_path / "whole" / "curve.png").is_file()
+    (tmp_path / "whole" / "state.pt").unlink()  # killed within the first epoch
+    assert lines(trained("whole")) == lines(trained("other"))
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04", None, 5, [], {"settings": 3}])
+def test_a_state_that_is_none_is_named(tmp_path, content):
+    if isinstance(content, bytes):
+        (tmp_path / "state.pt").write_bytes(content)
+    else:
+        torch.save(content, tmp_path / "state.pt")
+    with pytest.raises(UserError, match=r"state\.pt' cannot be read; delete it or start with --restart"):
+        Run(tmp_path, {}).load()
+
+
 def test_averaged_weights_go_on_in_a_module_of_another_device_or_type():
     saved = Average(nn.Linear(2, 1))
     module = nn.Linear(2, 1).double()

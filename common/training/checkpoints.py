@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.files import atomic_path, write_json
+from common.files import atomic_paths, write_json
 from common.printed import printable
 from common.training.schema import Rule, checked
 
@@ -23,19 +23,19 @@ _FULL_PRECISION = ("running_mean", "running_var")
 
 
 def save_checkpoint(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Path:
-    """Write tensors and configuration, each atomically; returns the path of the safetensors file.
+    """Write tensors and configuration, both or neither; returns the path of the safetensors file.
 
     `path` is the stem, or either file's own name.
     """
     stem = stem_of(path)
     stored = {name: _stored(name, tensor) for name, tensor in tensors.items()}
     weights = _beside(stem, ".safetensors")
-    with atomic_path(weights) as temporary:
+    with atomic_paths(weights, _beside(stem, ".json")) as (temporary, described):
         try:
             save_file(stored, temporary)
         except SafetensorError as error:
             raise OSError(None, str(error)) from error
-    write_json(_beside(stem, ".json"), dict(config))
+        write_json(described, dict(config))
     return weights
 
 

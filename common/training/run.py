@@ -2,14 +2,13 @@
 
 import json
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from common.errors import UserError
-from common.files import atomic_path
+from common.files import atomic_path, write_text
 
 
 class Run:
@@ -23,37 +22,51 @@ class Run:
             raise UserError(f"cannot make '{folder}': {error.strerror or error}; choose another --out") from error
         self.log_path, self.state_path = self.folder / "log.jsonl", self.folder / "state.pt"
         if fresh:
-            self.log_path.unlink(missing_ok=True)
             self.state_path.unlink(missing_ok=True)
+            self.log_path.unlink(missing_ok=True)
 
     def log(self, record: dict[str, Any]) -> None:
         line = json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in record.items()})
-        try:
-            with open(self.log_path, "a", encoding="utf-8") as stream:
-                stream.write(line + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write '{self.log_path}': {error.strerror or error}") from error
+        self._keep([*self._lines(), line])
         print(line, flush=True)
 
     def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._lines()]
+
+    def _lines(self) -> list[str]:
         if not self.log_path.exists():
             return []
-        return [json.loads(line) for line in self.log_path.read_text(encoding="utf-8").splitlines() if line]
+        lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return [line for line in lines if line.startswith("{") and line.endswith("}")]  # a killed run's may be cut
+
+    def _keep(self, lines: list[str]) -> None:
+        write_text(self.log_path, "".join(f"{line}\n" for line in lines))
 
     def save(self, state: dict[str, Any]) -> None:
         with atomic_path(self.state_path) as temporary:
-            torch.save({**state, "settings": self.settings}, temporary)
+            torch.save({**state, "settings": self.settings, "logged": len(self._lines())}, temporary)
 
     def load(self) -> dict[str, Any] | None:
         """The state to go on from, on the CPU wherever it was saved, or None where there is none yet.
 
-        Raises when the run was started with other settings.
+        The log and its picture are brought to where the state is. Raises when the run was started with other settings.
         """
+        state = self._state()
+        lines = self._lines()
+        if state is None or len(lines) > state.get("logged", len(lines)):
+            self._keep(lines[: state["logged"] if state else 0])
+        if state is not None:
+            self.picture()
+        return state
+
+    def _state(self) -> dict[str, Any] | None:
         if not self.state_path.exists():
             return None
         try:
             state = torch.load(self.state_path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            if not isinstance(state, dict) or not isinstance(state.get("settings"), dict):
+                raise ValueError("no state of a training")
+        except Exception as error:  # what is no pickle raises a dozen types
             raise UserError(f"'{self.state_path}' cannot be read; delete it or start with --restart") from error
         changed = [k for k in self.settings if state["settings"].get(k) != self.settings[k]]
         if changed:

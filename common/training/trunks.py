@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from common.errors import UserError
-from common.files import atomic_path
+from common.files import atomic_paths
 from common.images import Preprocessing
 from common.networks.evidence import Evidence
 from common.networks.trunk import SeeingTrunk, fingerprint, load_trunk
@@ -80,14 +80,14 @@ def copy_trunk(path: str | os.PathLike[str] | None, folder: str | os.PathLike[st
     Raises `UserError` where the folder holds another trunk.
     """
     source, target = trunk_stem(path), Path(folder) / NAME
-    wanted = load_seeing_trunk(source)
+    wanted, suffixes = load_seeing_trunk(source), (".safetensors", ".json")
     if target.with_suffix(".json").is_file() and target.with_suffix(".safetensors").is_file():
         if not wanted.same_as(load_seeing_trunk(target)):
             raise UserError(f"'{folder}' holds another trunk than '{source}'; name another --out")
         return target
     try:
-        for suffix in (".safetensors", ".json"):
-            with atomic_path(target.with_suffix(suffix)) as temporary:
+        with atomic_paths(*map(target.with_suffix, suffixes)) as temporaries:
+            for suffix, temporary in zip(suffixes, temporaries, strict=True):
                 shutil.copyfile(source.with_suffix(suffix), temporary)
     except OSError as error:
         raise UserError(f"cannot copy '{source}' to '{folder}': {error.strerror or error}") from error

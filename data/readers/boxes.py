@@ -44,12 +44,13 @@ def _of(reading: Reading[LocalisedImage]) -> tuple[Boxes, list[str]]:
 
 def _coco(path: str, split: str) -> tuple[Boxes, list[str]]:
     found: Boxes = {}
-    for image, instances in coco.read_instances(path).items():
+    known, problems = coco.sound_instances(path)
+    for image, instances in known.items():
         classes = found.setdefault(Path(image).stem, {})
         for instance in instances:
             if not instance.crowd:
                 classes.setdefault(instance.name, []).append(instance.box)
-    return found, []
+    return found, list(problems.values())
 
 
 _READERS: dict[str, Callable[[Any, str], tuple[Boxes, list[str]]]] = {

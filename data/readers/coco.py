@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from data.readers.files import AnyPath, fields, read_json, read_text
+from data.readers.files import AnyPath, fields, file_name, identifier, read_json, read_text
 from data.records import Box, CaptionedImage, CaptionedText, Instance
 from data.words.vocabulary import tokenize
 
@@ -46,7 +46,7 @@ def photographs(folder: Path) -> dict[int, Path]:
 def photograph_of(known: dict[int, Path], image_id: int, where: str) -> Path:
     """The file of image `image_id` among `photographs`; `UserError` when there is none."""
     try:
-        return known[image_id]
+        return known[identifier(image_id, where)]
     except KeyError:
         raise UserError(
             f"{where}: image id {image_id} has no image among the {len(known)} COCO photographs found; "
@@ -106,7 +106,7 @@ def _captions(path: Path, keys: tuple[str, ...]) -> tuple[dict[int, dict[str, An
     for number, note in enumerate(record["annotations"]):
         where = f"{path}: annotations[{number}]"
         image, text = fields(note, ("image_id", "caption"), where)
-        if image not in entries:
+        if identifier(image, where) not in entries:
             raise UserError(f"{where} is of image {image}, which is not in 'images'")
         if not tokenize(str(text)):
             raise UserError(f"{where} of image {image} has an empty caption")
@@ -137,13 +137,14 @@ def sound_instances(path: AnyPath, needed: tuple[str, ...] = ()) -> tuple[dict[s
     entries = _by_id(record, path, ("id", "file_name"))
     classes = {}
     for number, entry in enumerate(record["categories"]):
-        key, name = fields(entry, ("id", "name"), f"{path}: categories[{number}]")
-        classes[key] = str(name)
+        where = f"{path}: categories[{number}]"
+        key, name = fields(entry, ("id", "name"), where)
+        classes[identifier(key, where)] = str(name)
     found: dict[str, list[Instance]] = {str(entry["file_name"]): [] for entry in entries.values()}
     problems: dict[str, str] = {}
     for number, note in enumerate(record["annotations"]):
         where = f"annotations[{number}]"
-        image = entries.get(note.get("image_id", -1)) if isinstance(note, dict) else None
+        image = _image_of(note, entries)
         file = str(image["file_name"]) if image else where
         try:
             fields(note, needed, f"{path}: {where}")
@@ -156,9 +157,15 @@ def sound_instances(path: AnyPath, needed: tuple[str, ...] = ()) -> tuple[dict[s
     return kept, problems
 
 
+def _image_of(note: Any, entries: dict[Any, dict[str, Any]]) -> dict[str, Any] | None:
+    """The entry of the image that an annotation names, if there is one."""
+    number = note.get("image_id") if isinstance(note, dict) else None
+    return entries.get(number) if isinstance(number, (int, str)) else None
+
+
 def _instance(note: Any, image: dict[str, Any] | None, classes: dict[int, str], where: str) -> Instance:
     number, category, box = fields(note, ("image_id", "category_id", "bbox"), where)
-    if image is None or category not in classes:
+    if image is None or identifier(category, where) not in classes:
         raise UserError(f"{where} names image {number} and class {category}; one of them is not in the file")
     width, height = fields(image, ("width", "height"), f"{where}: image {number}")
     sides = [*box, width, height] if isinstance(box, list) else []
@@ -268,6 +275,9 @@ def find_instances(folder: AnyPath, split: str) -> tuple[Path, Path]:
 def _by_id(record: dict[str, Any], path: Path, keys: tuple[str, ...]) -> dict[int, dict[str, Any]]:
     entries = {}
     for number, entry in enumerate(record["images"]):
-        key, *_ = fields(entry, keys, f"{path}: images[{number}]")
-        entries[key] = entry
+        where = f"{path}: images[{number}]"
+        key, *_ = fields(entry, keys, where)
+        if "file_name" in keys:
+            file_name(entry["file_name"], where)
+        entries[identifier(key, where)] = entry
     return entries

@@ -11,6 +11,7 @@ from PIL import Image
 
 from common import files
 from common.errors import UserError
+from common.printed import printable
 
 Entry = TypeVar("Entry")
 Item = TypeVar("Item")
@@ -38,6 +39,8 @@ def read_json(path: AnyPath, lists: tuple[str, ...] = ()) -> Any:
         raise UserError(f"{path}: is nested too deeply; copy the file again") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: broken JSON ({error.msg}); copy the file again") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise UserError(f"{path}: broken JSON ({error}); copy the file again") from error
     for key in lists:
         if not isinstance(record, dict) or not isinstance(record.get(key), list):
             raise UserError(f"{path}: has no list '{key}'; expected the published layout ({', '.join(lists)})")
@@ -50,6 +53,20 @@ def fields(entry: Any, keys: Sequence[str], where: str) -> list[Any]:
         if not isinstance(entry, dict) or key not in entry:
             raise UserError(f"{where} has no '{key}'; expected the published layout")
     return [entry[key] for key in keys]
+
+
+def identifier(value: Any, where: str) -> Any:
+    """An id of a JSON file: a whole number or a text; `UserError` for anything else, such as a list."""
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise UserError(f"{where} has the id {printable(repr(value), 40)}; expected a whole number")
+    return value
+
+
+def file_name(value: Any, where: str) -> str:
+    """The name of a file in a JSON file; `UserError` for what can't be one."""
+    if not isinstance(value, str) or not 0 < len(value.encode(errors="replace")) <= 255 or "\0" in value:
+        raise UserError(f"{where} names the file {printable(repr(value), 40)}; expected a name of up to 255 bytes")
+    return value
 
 
 @dataclass

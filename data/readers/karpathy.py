@@ -6,7 +6,7 @@ Karpathy and Fei-Fei 2015. Each image has a file name, a split (train, restval, 
 from pathlib import Path
 
 from common.errors import UserError
-from data.readers.files import AnyPath, fields, read_json
+from data.readers.files import AnyPath, fields, file_name, read_json
 from data.records import CaptionedImage
 from data.words.vocabulary import tokenize
 
@@ -27,8 +27,9 @@ def read(path: AnyPath, images: AnyPath, split: str, check_images: bool = True) 
         file, part, sentences = fields(entry, ("filename", "split", "sentences"), place)
         if part != split:
             continue
-        photograph = Path(images, str(entry.get("filepath", "")), str(file))
-        captions = tuple(str(s.get("raw", "")).strip() for s in sentences if isinstance(s, dict))
+        photograph = Path(images, str(entry.get("filepath", ""))[:255], file_name(file, place))
+        said = sentences if isinstance(sentences, list) else ()
+        captions = tuple(str(s.get("raw", "")).strip() for s in said if isinstance(s, dict))
         if not captions or not all(tokenize(caption) for caption in captions):
             raise UserError(f"{place} ('{photograph.name}') has an empty caption, or none")
         if check_images and not photograph.is_file():

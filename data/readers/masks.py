@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import UserError
+from common.printed import printable
 from data.readers.coco import sound_instances
 from data.readers.files import AnyPath
 from data.records import Box, Instance
@@ -56,8 +57,8 @@ def mask_boxes(mask: np.ndarray) -> list[Box]:
 def segmentation_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
     """The mask (H, W) of a segmentation in any of COCO's three forms."""
     if isinstance(segmentation, Mapping):
-        given = tuple(segmentation.get("size", size))
-        if given != tuple(size):
+        given = segmentation.get("size", list(size))
+        if not isinstance(given, (list, tuple)) or tuple(given) != tuple(size):
             raise UserError(f"run lengths are of {given}, the photograph is of {tuple(size)} (height, width)")
         counts = segmentation.get("counts")
         if isinstance(counts, (str, bytes)):
@@ -68,9 +69,17 @@ def segmentation_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
     raise UserError(f"a segmentation is a list of polygons or run lengths, not {type(segmentation).__name__}")
 
 
+def _numbers(values: Any, kind: Any) -> np.ndarray:
+    """Numbers of a JSON file; `UserError` for what are none."""
+    try:
+        return np.asarray(values, dtype=kind)
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(f"a segmentation is of numbers, not {printable(repr(values), 60)}") from None
+
+
 def runs_mask(counts: Any, size: tuple[int, int]) -> np.ndarray:
     """The mask (H, W) of run lengths: pixels off, on, off, ..., column by column."""
-    runs = np.asarray(counts if counts is not None else [], dtype=np.int64)
+    runs = _numbers(counts if counts is not None else [], np.int64)
     if runs.ndim != 1 or (runs < 0).any() or runs.sum() != size[0] * size[1]:
         raise UserError(f"run lengths cover {int(runs.sum())} pixels of {size[0]} x {size[1]}")
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size, order="F")
@@ -111,7 +120,9 @@ def polygons_mask(polygons: Sequence[Any], size: tuple[int, int]) -> np.ndarray:
     """
     mask = np.zeros(size, dtype=bool)
     for polygon in polygons:
-        points = np.asarray(polygon, dtype=np.float64)
+        points = _numbers(polygon, np.float64)
+        if not np.isfinite(points).all():
+            raise UserError("a polygon has coordinates that are no numbers")
         if points.ndim != 1 or len(points) < 6 or len(points) % 2:
             raise UserError(f"a polygon has {points.size} coordinates; expected x,y pairs, three or more")
         mask |= _inside(points.reshape(-1, 2), size)

@@ -15,6 +15,8 @@ def read_xml(path: AnyPath) -> ElementTree.Element:
         raise UserError(f"'{path}' is missing; give a whole copy of the annotations") from None
     except ElementTree.ParseError as error:
         raise UserError(f"{path}:{error.position[0]}: broken XML ({error}); copy the file again") from error
+    except (OSError, ValueError, LookupError) as error:  # of the file, or an encoding that nobody knows
+        raise UserError(f"{path}: cannot be read ({error}); copy the file again") from error
 
 
 def xml_box(item: ElementTree.Element, root: ElementTree.Element, path: AnyPath, first_pixel: int = 0) -> Box | None:

@@ -15,7 +15,8 @@ from typing import Any
 from PIL import Image
 
 from common.errors import UserError
-from data.readers.files import AnyPath, Reading, check_image, fields, read_each, read_json
+from common.printed import printable
+from data.readers.files import AnyPath, Reading, check_image, fields, file_name, read_each, read_json
 from data.records import Box, DescribedImage, Region
 
 REGIONS, SIZES = "region_descriptions.json", "image_data.json"
@@ -38,9 +39,11 @@ def read_visual_genome(folder: AnyPath, limit: int | None = None, seed: int = 0)
 
     def read(entry: dict[str, Any]) -> DescribedImage:
         path = known[str(entry["id"])]
-        size = sizes.get(entry["id"]) or _size(path)
+        size = sizes.get(str(entry["id"])) or _size(path)
         where = f"{REGIONS}, image {entry['id']}"
         regions, keys = fields(entry, ("regions",), where)[0], ("phrase", "x", "y", "width", "height")
+        if not isinstance(regions, list):
+            raise UserError(f"{where}: regions is a list")
         found = (fields(region, keys, where) for region in regions)
         return DescribedImage(path, _regions(((text, box) for text, *box in found), size, where))
 
@@ -57,10 +60,19 @@ def read_densecap(folder: AnyPath, limit: int | None = None) -> Reading[Describe
     record = read_json(path, ("results",))
     options = record.get("opt")
     longer = options.get("image_size", LONGER) if isinstance(options, dict) else LONGER
+    if not isinstance(longer, (int, float)) or not 0 < longer < 1e6:
+        raise UserError(f"{path}: image_size is {printable(repr(longer), 40)}; expected pixels of the longer side")
 
     def read(entry: Any) -> DescribedImage:
         name, boxes, captions = fields(entry, ("img_name", "boxes", "captions"), str(path))
-        scores, where = entry.get("scores", [0] * len(boxes)), f"{path.name}, {name}"
+        where = f"{path.name}, {file_name(name, path.name)}"
+        if not isinstance(boxes, list) or not isinstance(captions, list):
+            raise UserError(f"{where}: boxes and captions are lists")
+        scores = entry.get("scores", [0] * len(boxes))
+        if not isinstance(scores, list) or not all(
+            isinstance(score, (int, float)) and abs(score) < 1e9 for score in scores
+        ):
+            raise UserError(f"{where}: scores is a list of numbers")
         if not len(boxes) == len(captions) == len(scores):
             raise UserError(f"{where} has {len(boxes)} boxes, {len(captions)} captions and {len(scores)} scores")
         sides = _size(path.parent / name)
@@ -76,8 +88,8 @@ def _regions(found: Iterable[tuple[str, Any]], size: tuple[float, float], where:
     for text, box in found:
         try:
             x, y, width, height = (float(side) for side in box)
-        except (TypeError, ValueError):
-            raise UserError(f"{where}: the box {box} is not x, y, width, height in pixels") from None
+        except (TypeError, ValueError, OverflowError):
+            raise UserError(f"{where}: the box {printable(box, 60)} is not x, y, width, height in pixels") from None
         if not str(text).strip():
             raise UserError(f"{where}: a region has an empty caption")
         regions.append(Region(str(text).strip(), (Box.of_pixels((x, y, x + width, y + height), size, where),)))
@@ -103,4 +115,4 @@ def _sizes(path: Path) -> dict[Any, tuple[int, int]]:
     if not path.is_file():
         return {}
     rows = (fields(entry, ("image_id", "width", "height"), str(path)) for entry in _list(path))
-    return {number: (width, height) for number, width, height in rows}
+    return {str(number): (width, height) for number, width, height in rows}

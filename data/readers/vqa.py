@@ -11,7 +11,7 @@ from typing import Any
 
 from common.errors import UserError
 from data.readers.coco import photograph_of, photographs, split_ids
-from data.readers.files import AnyPath, read_json
+from data.readers.files import AnyPath, identifier, read_json
 from data.records import Question, checked_answer, checked_soft_answers, checked_text
 
 LAYOUT = "*OpenEnded_mscoco_{split}*_questions.json"
@@ -95,7 +95,7 @@ def _by_id(path: Path, key: str) -> dict[Any, dict[str, Any]]:
     for entry in entries:
         if not isinstance(entry, dict) or "question_id" not in entry or "image_id" not in entry:
             raise UserError(f"{path}: an entry of {key!r} lacks question_id or image_id: {str(entry)[:80]}")
-    found = {entry["question_id"]: entry for entry in entries}
+    found = {identifier(entry["question_id"], f"{path}: an entry of {key!r}"): entry for entry in entries}
     if len(found) != len(entries):
         raise UserError(f"{path} names {len(entries) - len(found)} question ids more than once")
     return found
@@ -131,6 +131,6 @@ def _question(entry: dict, annotation: dict, images: dict[int, Path], path: Path
         image_id=f"coco:{entry['image_id']}",
         answer=checked_answer(annotation.get("multiple_choice_answer"), where) if annotation else "",
         answers=texts,
-        kind=annotation.get("answer_type", ""),
+        kind=str(annotation.get("answer_type", "")),
         source="vqa2" if path.name.startswith("v2_") else "vqa",
     )

@@ -16,6 +16,7 @@ from common.errors import UserError
 from data.readers.files import AnyPath
 from data.records import Question
 
+LARGEST = 2**25  # pixels; a map has as many as its photograph
 _NAME = re.compile(r"(\d+)(?:_\d+)?\.png$")
 
 
@@ -39,8 +40,13 @@ def read_attention(paths: list[Path], size: tuple[int, int]) -> np.ndarray:
     maps = []
     for path in paths:
         try:
-            grey = Image.open(path).convert("L").resize((size[1], size[0]), Image.Resampling.BILINEAR)
-        except OSError as error:
+            with Image.open(path) as image:
+                if image.width * image.height > LARGEST:
+                    raise UserError(f"{path}: a map of {image.width} x {image.height} is larger than any photograph's")
+                grey = image.convert("L").resize((size[1], size[0]), Image.Resampling.BILINEAR)
+        except UserError:
+            raise
+        except Exception as error:  # decoders raise a dozen types
             raise UserError(f"cannot read the attention map {path}: {error}") from None
         maps.append(np.asarray(grey, dtype=np.float64))
     mean = np.mean(maps, axis=0)

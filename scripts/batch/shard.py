@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache, partial
@@ -151,6 +151,13 @@ def _found(explainer: Any, samples: Sequence[Any]) -> list[dict[str, Any]]:
         if len(samples) == 1:
             return [{"error": " ".join(str(problem).split())[:500] or type(problem).__name__}]
         return [row for sample in samples for row in _found(explainer, [sample])]
+
+
+def clear_marks(plan: Plan, done: Collection[int]) -> None:
+    """Remove the marks of shards that are done, which processes left that were killed right then."""
+    for name in files.names_in(plan.address(FOLDER, "running")):
+        if name.removeprefix("shard-").removesuffix(".json") in {f"{shard:05d}" for shard in done}:
+            files.remove(plan.address(FOLDER, "running", name))
 
 
 @contextmanager

@@ -50,10 +50,10 @@ def _running(plan: Plan) -> list[int]:
     for name in files.names_in(plan.address(FOLDER, "running")):
         try:
             mark = json.loads(files.read_bytes(plan.address(FOLDER, "running", name)))
-        except (UserError, ValueError):  # it was done meanwhile
+            if mark["host"] != socket.gethostname() or _lives(mark["pid"]):
+                found.append(int(name.removeprefix("shard-").removesuffix(".json")))
+        except (UserError, ValueError, KeyError, TypeError):  # it was done meanwhile, or is no mark
             continue
-        if mark["host"] != socket.gethostname() or _lives(mark["pid"]):
-            found.append(int(name.removeprefix("shard-").removesuffix(".json")))
     return found
 
 

@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     """Do what is not done yet of a batch; returns the exit status: 2 where a photograph could not be explained."""
     methods = [] if args.no_explain else list(cli.methods_of(args))
     part, parts = _check(args)
-    from scripts.batch import files, inputs, plan, store, tasks
+    from scripts.batch import files, inputs, plan, shard, store, tasks
 
     files.needed("pyarrow")
     engine, how = _engine(args)
@@ -112,10 +112,11 @@ def run(args: argparse.Namespace) -> int:
     made = plan.Plan(args.out, args.task, tasks.LOADER, asked, about, how=how)
     made = plan.prepared(made, inputs.sources(args.inputs, getattr(args, "question", None)), args.shard_size)
     done = store.done(made)
+    shard.clear_marks(made, done)
     todo = [
-        shard
-        for shard in range(part, made.shards, parts)
-        if shard not in done or (args.retry_errors and done[shard]["errors"])
+        number
+        for number in range(part, made.shards, parts)
+        if number not in done or (args.retry_errors and done[number]["errors"])
     ]
     with _Progress(made.shards, args.quiet) as progress:
         progress.update(made.shards - len(todo))

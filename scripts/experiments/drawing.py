@@ -13,7 +13,7 @@ from PIL import Image
 import classification
 from common.draw import Tile, fitted, legends_of, panel, save_picture
 from common.explanation import versions
-from common.files import write_json
+from common.files import atomic_paths, write_json
 from common.images import open_image
 from common.panels import explanation_tiles
 from scripts.experiments.lab import Lab
@@ -45,12 +45,12 @@ def figure_parser(
 
 def save_figure(picture: Image.Image, out: str, figures: dict[str, Any] | None = None) -> None:
     """Write a picture, and beside it as JSON what was measured; print their names."""
-    save_picture(picture, out)
-    print(out)
-    if figures is not None:
-        path = Path(out).with_suffix(".json")
-        write_json(path, {**figures, "versions": versions()})
-        print(path)
+    files = [Path(out)] if figures is None else [Path(out), Path(out).with_suffix(".json")]
+    with atomic_paths(*files) as (drawn, *measured):
+        save_picture(picture, drawn)
+        for file in measured:
+            write_json(file, {**(figures or {}), "versions": versions()})
+    print(*files, sep="\n")
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ class Lab:
     neuron_names: Path | None = None  # a CSV of names for the classifier's units
     neuron_layer: str | None = None  # which layer's names to take of it
     shared: dict[str, Any] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)  # tasks whose models cells of an earlier run were made by
 
     def on(self, kind: str) -> "Lab":
         """This lab, its cells measured on one kind of data. Raises `Absent` when there is none."""
@@ -96,11 +97,13 @@ class Lab:
         wanted = json.loads(json.dumps(about, default=str))
         known = _read(path)
         if known is not None and known.get("settings") == wanted:
+            self.used.update(known.get("models", ()))
             return known["result"]
         start, used = time.monotonic(), time.process_time()
         result = _plain(measure())
         seconds, used = round(time.monotonic() - start, 2), round(time.process_time() - used, 2)
-        write_json(path, {"settings": wanted, "result": result, "seconds": seconds, "processor_seconds": used})
+        took = {"seconds": seconds, "processor_seconds": used, "models": self.models()}
+        write_json(path, {"settings": wanted, "result": result, **took})
         cli.report(f"measured {name} in {seconds:.1f} s ({used:.1f} s of processor time)")
         return result
 
@@ -141,6 +144,10 @@ class Lab:
             (self.out / "cells" / f"{name}.json").unlink(missing_ok=True)
         self.cell(name, make, **settings)
         return path
+
+    def models(self) -> list[str]:
+        """The tasks whose models were loaded, now or when cells were measured that are at hand."""
+        return [task for task in ("classifier", *_PACKAGES) if task in self.shared or task in self.used]
 
     def facade(self, task: str) -> Any:
         """The classifier, the shipped captioner or the shipped VQA model, loaded once; `Absent` when there is none."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from common.explanation import versions
-from scripts.experiments.facades import SAYS
 from scripts.experiments.paper import reported
 
 _ROOT = Path(__file__).parents[2]
@@ -16,7 +15,7 @@ _ROOT = Path(__file__).parents[2]
 
 def manifest(lab: Any, seconds: dict[str, float]) -> dict[str, Any]:
     """The record that goes with every report (docs/results.md); data by kind, without the reader's own paths."""
-    loaded = [task for task in SAYS if task in lab.shared]
+    loaded = lab.models()
     return {
         "command": command(sys.argv),
         **commit(_ROOT),

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from common.files import atomic_path, write_json
+from common.files import atomic_paths, write_json, write_text
 from scripts.experiments.report import Picture, Row, Section, Table, Widget, count, number
 
 STYLE = """
@@ -46,10 +46,10 @@ _TOLD = ("Left out", "Failed")
 def write_report(folder: Path, sections: dict[str, Section], about: dict[str, Any]) -> list[Path]:
     """Write `index.html`, with the pictures inside it, and `results.json`; returns their paths."""
     place, figures = folder / "index.html", folder / "results.json"
-    with atomic_path(place) as temporary:
-        temporary.write_text(page(sections, about), encoding="utf-8")
     record = {name: _record(section, folder) for name, section in sections.items()}
-    write_json(figures, {"about": about, "sections": record})
+    with atomic_paths(place, figures) as (report, results):
+        write_text(report, page(sections, about))
+        write_json(results, {"about": about, "sections": record})
     return [place, figures]
 
 

@@ -68,9 +68,16 @@ def new_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"'{out}' is a file; give a folder with --out")
     public = out / PUBLIC
-    if public.exists() and not (public / STIMULI).is_dir():
+    if public.exists() and not (public / STIMULI).is_dir() and any(public.iterdir()):
         raise UserError(f"'{public}' is there and no study's; give another folder with --out")
-    shutil.rmtree(public, ignore_errors=True)  # of a study whose building was stopped
+    _clear(public)
+
+
+def _clear(public: Path) -> None:
+    """Remove the pages of a study whose building was stopped, last of all what tells that they are a study's."""
+    rest = [place for place in public.glob("*") if place.name != STIMULI]
+    for place in [*rest, public / STIMULI, public]:
+        shutil.rmtree(place, ignore_errors=True) if place.is_dir() else place.unlink(missing_ok=True)
 
 
 def trial_lists(shown: Sequence[Shown], seed: int, trials: Trials, pictures: Pictures) -> list[list[str]]:

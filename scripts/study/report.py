@@ -6,7 +6,7 @@ import html
 from collections import Counter
 from pathlib import Path
 
-from common.files import write_json, write_text
+from common.files import atomic_paths, write_json, write_text
 from scripts.experiments.page import STYLE, html_table
 from scripts.study.analyse import Analysis, Pair, csv_text, record, shown, shown_range, spread_shown, verdicts
 from scripts.study.answers import tidy
@@ -33,11 +33,12 @@ _WIDTH, _LEFT, _ROW = 760, 210, 34  # of the plot, in pixels
 
 def write_report(analysis: Analysis, out: Path) -> list[Path]:
     """Write the page, and beside it the answers as CSV and the figures as JSON; returns their paths."""
-    table, figures = out.with_suffix(".csv"), out.with_suffix(".json")
-    write_text(out, page(analysis))
-    write_text(table, csv_text(tidy(analysis.study, analysis.results, analysis.judged)))
-    write_json(figures, record(analysis))
-    return [out, table, figures]
+    files = [out, out.with_suffix(".csv"), out.with_suffix(".json")]
+    with atomic_paths(*files) as (report, table, figures):
+        write_text(report, page(analysis))
+        write_text(table, csv_text(tidy(analysis.study, analysis.results, analysis.judged)))
+        write_json(figures, record(analysis))
+    return files
 
 
 def page(analysis: Analysis) -> str:

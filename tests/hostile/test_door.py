@@ -198,6 +198,72 @@ def test_files_of_one_result_are_all_written_or_none(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"a.json", "a.npz"} and old.read_text() == "{}"
 
 
+def test_files_of_one_result_that_a_killed_process_began_to_rename_are_all_renamed(tmp_path):
+    for name in ("a.json", "a.npz", "a.png"):
+        (tmp_path / name).write_text("old")
+    script = (
+        "import os, signal, sys; from pathlib import Path; from common.files import atomic_paths\n"
+        "renamed, calls, number = os.replace, [], int(sys.argv[2])\n"
+        "def replace(*pair):\n"
+        "    calls.append(pair)\n"
+        "    if len(calls) == number:\n        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    renamed(*pair)\n"
+        "os.replace = replace\n"
+        "with atomic_paths(*(Path(sys.argv[1]) / name for name in ('a.json', 'a.npz', 'a.png'))) as files:\n"
+        "    for file in files:\n        file.write_text('new')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for number, wanted in ((1, "old"), (2, "new"), (3, "new"), (4, "new")):
+        for name in ("a.json", "a.npz", "a.png"):
+            (tmp_path / name).write_text("old")
+        found = subprocess.run([sys.executable, "-c", script, str(tmp_path), str(number)], env=environment)
+        assert found.returncode == -signal.SIGKILL
+        sweep.cache_clear()
+        sweep(tmp_path)
+        assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+            ("a.json", "a.npz", "a.png"), wanted
+        )
+
+
+def test_an_interrupt_between_two_renames_finishes_them(tmp_path, monkeypatch):
+    renamed, calls = os.replace, []
+
+    def replace(*pair):
+        calls.append(pair)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        renamed(*pair)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt), atomic_paths(tmp_path / "a.json", tmp_path / "a.npz") as files:
+        for file in files:
+            file.write_text("new")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.json": "new", "a.npz": "new"}
+
+
+def test_a_folder_in_the_place_of_one_file_leaves_the_others_as_they_were(tmp_path):
+    (tmp_path / "a.json").write_text("old")
+    (tmp_path / "a.npz").mkdir()
+    with (
+        pytest.raises(UserError, match=r"cannot write '.*a\.npz': Is a directory"),
+        atomic_paths(tmp_path / "a.json", tmp_path / "a.npz") as files,
+    ):
+        for file in files:
+            file.write_text("new")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.json", "a.npz"}
+    assert (tmp_path / "a.json").read_text() == "old"
+
+
+def test_a_file_of_our_own_number_that_we_have_not_made_is_of_an_earlier_process(tmp_path):
+    with atomic_path(tmp_path / "a.json") as ours:
+        ours.write_text("new")
+        left = ours.with_name(ours.name.rpartition("-")[0] + "-left.npz")
+        left.write_text("half")
+        sweep.cache_clear()
+        sweep(tmp_path)
+        assert ours.exists() and not left.exists()
+
+
 def test_a_second_run_into_a_folder_is_refused_and_a_dead_one_holds_nothing(tmp_path):
     script = (
         "import sys, time; from common.files import held\n"

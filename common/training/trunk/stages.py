@@ -16,7 +16,7 @@ import torch
 
 from common.errors import UserError
 from common.networks.trunk import load_trunk
-from common.training.loop import train
+from common.training.loop import seed_everything, train
 from common.training.run import Run
 from common.training.trunk.corpus import Corpus
 from common.training.trunk.folds import write_summaries
@@ -45,6 +45,7 @@ def train_trunk(
     if not corpus.numbers("train"):
         raise UserError("no training photograph is left; every one is kept for validation")
     run = Run(out, {**asdict(settings), "photographs": len(corpus.numbers("train"))}, fresh=restart)
+    seed_everything(settings.seed)  # of a network that begins at random: the same whether guesses were at hand or not
     stores = Stores(
         load_trunk(settings.trunk), settings.train_blocks, Path(features or out / "features"), torch.device(device)
     )
