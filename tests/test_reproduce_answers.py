@@ -5,11 +5,15 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from common.errors import UserError
 from common.methods.occlusion import OcclusionOptions
 from common.metrics.faithfulness import rank_correlation
+from data.derived.question_sets import QuestionSet
+from data.readers.aird import find_aird
+from data.readers.gqa import read_gqa
 from data.readers.salicon import find_salicon
 from scripts.experiments import figure12, table_vqa
 from scripts.experiments.lab import Lab
@@ -110,7 +114,6 @@ def test_other_weights_are_measured_again(lab, answerer):  # noqa: F811
 
 
 def test_attention_is_compared_at_14_by_14_with_the_mean_of_its_annotators(lab, answerer, folder):  # noqa: F811
-    from data.derived.question_sets import QuestionSet
     from data.readers.vqahat import read_attention
 
     questions = QuestionSet("vqa", folder / "coco").read("val")
@@ -119,7 +122,6 @@ def test_attention_is_compared_at_14_by_14_with_the_mean_of_its_annotators(lab, 
     together = read_attention(sorted((folder / "hat").glob("90_*.png")), (14, 14))
     np.testing.assert_array_equal(pairs[0][1], together)
     # The twin: the map at the attention's grid, ranked by hand.
-    import torch
     from scipy.stats import spearmanr
 
     expected = []
@@ -155,6 +157,51 @@ def test_where_people_look_freely_is_compared_with_one_question_of_each_photogra
         table_vqa.attended(lab.on("salicon"), 5)
     with pytest.raises(UserError, match="no map named as COCO's photographs"):
         find_salicon(folder / "hat")
+
+
+def test_where_people_looked_to_reason_goes_with_the_questions_of_gqa(lab, folder):
+    rng = np.random.default_rng(2)
+    maps, gqa = folder / "aird" / "aggregated_maps" / "fixmaps", folder / "gqa"
+    maps.mkdir(parents=True)
+    (gqa / "images").mkdir(parents=True)
+    asked = {}
+    for key, image in (("00126851", "2354786"), ("011000868", "713929"), ("07", "gone")):
+        asked[key] = {"question": "Is it red?", "imageId": image, "answer": "no", "types": {"structural": "verify"}}
+        Image.fromarray(rng.integers(0, 255, (30, 40), dtype=np.uint8)).save(maps / f"{key}.png")
+        if image != "gone":
+            Image.fromarray(rng.integers(0, 255, (30, 40, 3), dtype=np.uint8)).save(gqa / "images" / f"{image}.jpg")
+    (gqa / "val_balanced_questions.json").write_text(json.dumps(asked))
+    questions = QuestionSet.parse(f"gqa:{gqa}").read("val")
+    assert [(q.id, q.image_id, q.answer, q.kind) for q in questions] == [
+        ("00126851", "gqa:2354786", "no", "verify"), ("011000868", "gqa:713929", "no", "verify")
+    ]  # fmt: skip
+    lab.data["aird"] = folder / "aird"
+    assert any("AiR-D left out" in note for note in table_vqa.section(lab).notes)
+    lab.data["gqa"] = gqa
+    table = table_vqa.section(lab).tables[-1]
+    assert table.title == "8.2, VQA maps and attention while reasoning"
+    rows = {row.what: row for row in table.rows}
+    assert rows["Grad-CAM"].n == 2 and rows["centre of the photograph"].difference is not None
+    # The twin: one question, by hand.
+    model = lab.facade("VQA model")
+    heat = model.explain(questions[0].image, questions[0].text).heatmaps[:, 0]
+    grey = Image.open(maps / "00126851.png").resize((14, 14), Image.Resampling.BILINEAR)
+    expected = rank_correlation(heat, torch.as_tensor(np.asarray(grey, np.float32))[None])
+    found = table_vqa.attended(lab.on("aird"), 1)["gradcam"]["by_item"]["0"]
+    assert found == pytest.approx([float(expected)], abs=1e-5)
+
+
+def test_a_folder_without_maps_of_air_d_or_questions_of_gqa_is_named(folder):
+    with pytest.raises(UserError, match=r"no map named by a question of GQA \(fixmaps_corr/"):
+        find_aird(folder, "right")
+    with pytest.raises(UserError, match="whose is one of all, right, wrong; received 'mine'"):
+        find_aird(folder, "mine")
+    (folder / "images").mkdir(exist_ok=True)
+    with pytest.raises(UserError, match="no val_balanced_questions.json"):
+        read_gqa(folder)
+    (folder / "val_balanced_questions.json").write_text('{"1": {"question": "Why?"}}')
+    with pytest.raises(UserError, match="question 1 has no 'imageId'"):
+        read_gqa(folder)
 
 
 def test_human_attention_goes_with_the_questions_of_vqa_v1_only(lab, folder, capsys):

@@ -11,6 +11,7 @@ from data.derived.boxes import box_questions
 from data.derived.questions import derived_questions
 from data.readers.cocoqa import read_cocoqa
 from data.readers.easyvqa import easyvqa_folder, read_easyvqa
+from data.readers.gqa import read_gqa
 from data.readers.questions_file import read_questions_file
 from data.readers.vqa import read_okvqa, read_vqa, read_vqa1
 from data.records import Question
@@ -21,6 +22,7 @@ KINDS: dict[str, tuple[str, Callable[[Path, str], list[Question]], tuple[str, st
     "vqa": ("folder with the official VQA v1 files", read_vqa1, ("train", "val")),
     "okvqa": ("folder with OK-VQA's questions and soft answers", read_okvqa, ("train", "val")),
     "cocoqa": ("folder of COCO-QA's splits", read_cocoqa, ("train", "val")),
+    "gqa": ("folder of GQA: val_balanced_questions.json and images", read_gqa, ("train", "val")),
     "derived": ("Flickr8k folder with flickr30k_entities", derived_questions, ("train", "dev")),
     "boxes": ("folder of COCO with boxes, to derive questions from", box_questions, ("train", "val")),
     "easyvqa": (

@@ -55,7 +55,7 @@ def _add_captioner(models: Any) -> None:
 def _add_vqa(models: Any) -> None:
     about = "Accuracy by question type, and with --maps how true the maps of the answers are."
     parser = models.add_parser("vqa", help="accuracy by question type, and the truth of the maps", description=about)
-    data = "vqa2, vqa, okvqa or cocoqa:PATH, derived:FLICKR8K, boxes:COCO, file:QUESTIONS, easyvqa; repeatable"
+    data = "vqa2, vqa, okvqa, cocoqa or gqa:PATH, derived:FLICKR8K, boxes:COCO, file:QUESTIONS, easyvqa; repeatable"
     maps = "measure the maps of N questions of each set: occlusion, boxes, swapped questions (default: none)"
     add = parser.add_argument
     add("--data", required=True, action="append", metavar="KIND:PATH", help=data)

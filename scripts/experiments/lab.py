@@ -32,6 +32,8 @@ KINDS = (
     "vqa",
     "vqahat",
     "salicon",
+    "aird",
+    "gqa",
     "densecap",
     "visualgenome",
     "samples",

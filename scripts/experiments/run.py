@@ -24,6 +24,8 @@ _DATA = {
     "vqa": "VQA v1 questions, whose ids VQA-HAT bears (default: where VQA v2's are)",
     "vqahat": "VQA-HAT: PNGs of human attention by question id",
     "salicon": "SALICON: PNGs of where people look freely, named as COCO's photographs",
+    "aird": "AiR-D: PNGs of where people looked to answer questions of GQA",
+    "gqa": "GQA: val_balanced_questions.json and images, which AiR-D's ids are of",
     "densecap": "region captions: DenseCap's results.json, beside its photographs",
     "visualgenome": "region captions: Visual Genome's region_descriptions.json, photographs in VG_100K",
     "samples": "photographs named n01440764_tench.JPEG",

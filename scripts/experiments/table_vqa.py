@@ -2,6 +2,7 @@
 
     python -m scripts.experiments.table_vqa --data cocoqa:PATH/coco                        # about 3 min on one CPU core
     python -m scripts.experiments.table_vqa --data vqa:PATH/vqa1 --hat PATH/vqahat_val       # human attention as well
+    python -m scripts.experiments.table_vqa --data gqa:PATH/gqa --aird PATH/AiR-D
 
 To expect: Grad-CAM above Guided Backprop and above the gradient-free map. Published (VGG-16, VQA v1):
 Grad-CAM 0.60 ± 0.038, Guided Backprop 0.42 ± 0.038; with human attention 0.136 over 1374 pairs.
@@ -9,7 +10,7 @@ Grad-CAM 0.60 ± 0.038, Guided Backprop 0.42 ± 0.038; with human attention 0.13
 
 import argparse
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from common.errors import UserError
 from common.files import write_json
 from common.methods.names import label
 from data.derived.question_sets import QuestionSet
+from data.readers.aird import find_aird
 from data.readers.salicon import find_salicon
 from data.readers.vqahat import check_ids, find_vqahat, read_attention
 from data.records import Question
@@ -120,7 +122,8 @@ def _part(answerer: Any, question: Question) -> str:
 
 def attended(lab: Lab, count: int) -> dict[str, Any]:
     """Map -> correlation with human attention, of the questions that have it, paired by photograph."""
-    pairs = (_looked_freely if lab.source == "salicon" else _looked_to_answer)(lab)[:count]
+    looked = {"salicon": _looked_freely, "aird": _looked_to_reason}.get(lab.source, _looked_to_answer)
+    pairs = looked(lab)[:count]
     maps = {question.id: attention for question, attention in pairs}
     answerer = lab.facade(MODEL)
 
@@ -137,6 +140,12 @@ def attended(lab: Lab, count: int) -> dict[str, Any]:
 def _looked_to_answer(lab: Lab) -> list[tuple[Any, Any]]:
     questions = QuestionSet("vqa", lab.data.get("vqa", lab.need("vqa2"))).read("val")
     return attention_pairs(lab.need("vqahat"), questions)
+
+
+def _looked_to_reason(lab: Lab) -> list[tuple[Any, Any]]:
+    """Questions of GQA with where people looked to answer them (AiR-D)."""
+    files, questions = find_aird(lab.need("aird")), QuestionSet("gqa", lab.need("gqa")).read("val")
+    return attention_of(files, questions, lab.need("aird"))
 
 
 def _looked_freely(lab: Lab) -> list[tuple[Any, Any]]:
@@ -156,6 +165,13 @@ def attention_pairs(folder: str | Path, questions: list[Any]) -> list[tuple[Any,
     """
     files = find_vqahat(folder)
     check_ids(questions)
+    return attention_of(files, questions, folder)
+
+
+def attention_of(
+    files: Mapping[str, list[Path]], questions: Sequence[Any], folder: str | Path
+) -> list[tuple[Any, Any]]:
+    """Questions with the attention map (14, 14) of each, of those with `files` in the folder; `UserError` for none."""
     pairs = [(q, read_attention(files[q.id], GRID)) for q in questions if q.id in files]
     if not pairs:
         raise UserError(
@@ -179,7 +195,10 @@ def section(lab: Lab) -> Section:
             less = lab.count(60, 2)
             cell = lab.cell("vqa-references", partial(by_reference, lab, kind, less), count=less, mark=mark)
             tables += _reference_tables(name, cell)
-    tables += [_attention_table(lab.on(kind), mark) for kind in ATTENTION if kind in lab.data]
+    known = [kind for kind in ATTENTION if kind in lab.data and (kind != "aird" or "gqa" in lab.data)]
+    tables += [_attention_table(lab.on(kind), mark) for kind in known]
+    if "aird" in lab.data and "aird" not in known:
+        notes.append("AiR-D left out: give the folder of GQA, whose questions its maps are of, with --gqa PATH.")
     if "vqahat" not in lab.data:
         notes.append(
             "Human attention (VQA-HAT; published 0.136) left out: give its folder with --vqahat PATH, and that of VQA"
@@ -230,6 +249,7 @@ def _reference_tables(name: str, cell: dict[str, Any]) -> list[Table]:
 # Where people looked, by kind of data: what a table is called, what it is of, and how they came to look there.
 ATTENTION = {
     "vqahat": ("human attention", "VQA-HAT, questions of VQA v1 whose photographs are at hand", "to answer"),
+    "aird": ("attention while reasoning", "AiR-D, questions of GQA whose photographs are at hand", "to answer"),
     "salicon": ("where people look freely", "SALICON, photographs of VQA v2, a question of each", "without a question"),
 }
 
@@ -257,6 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--split", default="val", help="split of the sets (default: %(default)s)")
     add("--questions", type=whole(), default=250, metavar="N", help="questions of each set (default: %(default)s)")
     add("--hat", metavar="DIR", help="VQA-HAT: a folder of PNGs named by question id")
+    add("--aird", metavar="DIR", help="AiR-D: the folder with aggregated_maps, of questions gqa:PATH")
     add("--model", metavar="NAME", help=MODEL_HELP)
     add("--out", default="saywhy-out/table_vqa.json", metavar="FILE", help="JSON to write")
     args = parser.parse_args(arguments)
@@ -267,6 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for one in map(QuestionSet.parse, args.data):
         questions = one.read(args.split)
         pairs = attention_pairs(args.hat, questions) if args.hat else []
+        pairs += attention_of(find_aird(args.aird), questions, args.aird) if args.aird else []
         some, by = sample(questions, args.questions), {"": OCCLUSION}
         tables[one.kind] = {"occlusion": occlusion_correlation(answerer, some, by)[""]}
         if pairs:

@@ -86,7 +86,14 @@ EASY = Settings(
 
 RECIPES: dict[str, dict[str, Any]] = {
     "evidence": {},
-    "coattention": {"embedding": 192, "dropout": 0.5, "untold": 0.0, "head_epochs": 12},
+    "coattention": {
+        "embedding": 192,
+        "dropout": 0.5,
+        "untold": 0.0,
+        "head_epochs": 8,
+        "blind_epochs": 3,
+        "captions_times": 0.05,
+    },  # fmt: skip
 }
 """By model: what differs from the defaults."""
 

@@ -182,7 +182,10 @@ class Training:
 
 
 class CoattentionTraining(Training):
-    """The model that reads every position of the map: one rate for all, and nothing is left untold."""
+    """The model that reads every position of the map: one rate for all, and nothing is left untold.
+
+    What there is to multiply is multiplied in bfloat16, which takes half the time.
+    """
 
     def seen(self, summaries: Summaries) -> Maps:
         return Maps(summaries)
@@ -191,7 +194,9 @@ class CoattentionTraining(Training):
         return [{"params": list(self.head.parameters()), "lr": self.settings.head_rate}]
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        return weighted_entropy(scores(self.model, batch), batch, self.settings.label_smoothing), {}
+        with torch.autocast(self.device.type, torch.bfloat16):
+            found = scores(self.model, batch)
+        return weighted_entropy(found.float(), batch, self.settings.label_smoothing), {}
 
 
 TRAININGS = {"evidence": Training, "coattention": CoattentionTraining}
