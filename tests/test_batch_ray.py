@@ -48,7 +48,8 @@ def nodes():
 
 
 def driver(nodes, out, given):
-    return subprocess.Popen([sys.executable, "-c", _DRIVER, str(out), given, nodes.address], cwd=ROOT)
+    command = [sys.executable, "-c", _DRIVER, str(out), given, nodes.address]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def actors(out):
@@ -87,7 +88,8 @@ def test_a_node_that_is_lost_costs_no_row_and_is_blamed_on_none(nodes, whole, tm
     under_way(running, tmp_path / "out")
     lose_one(nodes)
     try:
-        assert running.wait(120) == 0
+        printed, said = running.communicate(timeout=120)
+        assert running.returncode == 0 and printed == "" and len(said.splitlines()) <= 2  # no last words of the node
     finally:
         nodes.add_node(**NODE)
     assert rows(tmp_path / "out") == wanted

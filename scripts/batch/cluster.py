@@ -13,7 +13,7 @@ import socket
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any, NamedTuple
 
 from common.errors import UserError
@@ -95,7 +95,8 @@ def run(
 
     Raises `UserError` where there is no such cluster, and whatever `pool.run` raises.
     """
-    with connected(cluster.address) as ray:
+    # Ray prints the last words of a node that is lost, a screen of them, even as it ends; `pool` says it in a line.
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), connected(cluster.address) as ray:
         count = min(_room(ray, cluster) if cluster.workers is None else cluster.workers, len(shards))
         return pool.run(plan, shards, [Actor(ray, cluster) for _ in range(count)], retry, tell)
 

@@ -115,6 +115,10 @@ class Pool:
                 worker, shard = self.idle.pop(), todo.popleft()
                 self.running[worker.submit(explain_shard, self.plan, shard, self.retry)] = worker, shard
             for failed, death in self.ended():
+                if death.lost:
+                    logging.getLogger("saywhy").warning(
+                        f"saywhy: the machine at shard {failed} was lost; again elsewhere"
+                    )
                 lost[failed] += death.lost
                 again = todo if death.lost and lost[failed] < LOST else died
                 again.append(failed)

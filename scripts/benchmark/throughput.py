@@ -1,10 +1,11 @@
-"""python -m scripts.benchmark.throughput memory|workers|million [--photographs N] [--ray ADDRESS] [--json FILE]
+"""python -m scripts.benchmark.throughput costs|memory|workers|million [--photographs N] [--ray ADDRESS] [--json FILE]
 
-What `saywhy batch` takes beyond its model: `memory`, the peak resident set over N photographs (10,000) against 100;
-`workers`, images a second of two workers over one, by the clock and by the processor time that each takes an image,
-which others that use the machine change less; `million`, a plan of N photographs
-(1,000,000) with a model that costs nothing: planning, rows a second, the driver's peak memory, and what a start takes
-when all is done. On two CPU cores: 6, 2 and 8 minutes; a million files take 4 GB of disk in the temporary folder.
+What `saywhy batch` takes: `costs`, processor time and bytes an image of each task, with maps and without; `memory`, the
+peak resident set over N photographs (10,000) against 100; `workers`, two workers over one, by the clock and by the
+processor time that each takes an image, which others that use the machine change less; `million`, a plan of N
+photographs (1,000,000) with a model that costs nothing: planning, rows a second, the driver's peak memory, and what a
+start takes when all is done. On two CPU cores that nobody else uses: 4, 6, 3 and 8 minutes; a million files take 4 GB
+of disk in the temporary folder.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -63,19 +65,22 @@ def small_photographs(folder: Path, count: int) -> Path:
     return folder
 
 
-def classified(folder: Path, out: Path, *arguments: str, cores: int | None = None) -> dict[str, Any]:
-    """Run `saywhy batch classify`: its peak memory in MB (of the driver), rows, and the speed of its files.
+def batch(task: str, given: Path, out: Path, *arguments: str, cores: int | None = None) -> dict[str, Any]:
+    """Run `saywhy batch`: the driver's peak memory in MB, rows, bytes, and the speed of its files.
 
-    That is images a second from the beginning of the first to the end of the last, and processor seconds an image.
+    That is images a second from the beginning of the first to the end of the last, and the processor seconds an image
+    of the median file.
     """
     here = [sys.executable, "-m", "scripts.benchmark.throughput", "--peak-of", str(cores or "")]
-    command = [*here, "batch", "classify", str(folder), "--out", str(out), "--quiet", *arguments]
+    command = [*here, "batch", task, str(given), "--out", str(out), "--quiet", *arguments]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    files = [about for path in out.glob("shard-*.parquet") if (about := store.about(str(path)))]
+    paths = list(out.glob("shard-*.parquet"))
+    files = [about for path in paths if (about := store.about(str(path)))]
     began, ended = min(each["began"] for each in files), max(each["began"] + each["seconds"] for each in files)
-    rows, spent = (sum(each[name] for each in files) for name in ("rows", "processor_seconds"))
-    speed = {"images_per_second": rows / (ended - began), "processor_seconds_per_image": spent / rows}
-    return {"peak_mb": float(printed.split()[-1]), "rows": rows, **speed}
+    rows, size = sum(each["rows"] for each in files), sum(path.stat().st_size for path in paths)
+    spent = statistics.median(each["processor_seconds"] / each["rows"] for each in files)
+    speed = {"images_per_second": rows / (ended - began), "processor_seconds_per_image": spent}
+    return {"peak_mb": float(printed.split()[-1]), "rows": rows, "bytes": size, **speed}
 
 
 def peak_of(cores: str, *arguments: str) -> None:
@@ -89,12 +94,29 @@ def peak_of(cores: str, *arguments: str) -> None:
     print(resident("VmHWM") / 1024)
 
 
+def costs(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Each task with maps and without, over photographs as they are, two workers of a thread each."""
+    given = args.input or SAMPLES
+    found = [str(path.resolve()) for path in sorted(given.glob("*.jpg"))[: args.photographs or 512]]
+    (folder / "list.txt").write_text("\n".join(found))
+    rows = {}
+    for task in ("caption", "vqa", "classify"):
+        question = ("--question", "what is in the picture?") if task == "vqa" else ()
+        for name, more in (("maps", ()), ("predictions alone", ("--no-explain",))):
+            out = folder / f"{task} {name}"
+            rows[out.name] = batch(task, folder / "list.txt", out, "--workers", "2", *question, *more)
+            print(out.name, rows[out.name], file=sys.stderr, flush=True)
+    return rows
+
+
 def memory(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Peak memory of one process over many photographs and over 100."""
     found = {}
     for count in (100, args.photographs or 10_000):
         photographs = small_photographs(folder / f"in-{count}", count)
-        found[str(count)] = classified(photographs, folder / f"out-{count}", "--workers", "0", "--shard-size", "100")
+        found[str(count)] = batch(
+            "classify", photographs, folder / f"out-{count}", "--workers", "0", "--shard-size", "100"
+        )
     few, many = found.values()
     return {**found, "ratio": many["peak_mb"] / few["peak_mb"]}
 
@@ -111,7 +133,7 @@ def workers(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         found = {}
         for name, count, cores in (("one", 1, 1), ("two", 2, 2), ("one of two threads", 1, 2)):
             out = folder / f"out-{number}-{name}"
-            found[name] = classified(photographs, out, "--workers", str(count), cores=cores)
+            found[name] = batch("classify", photographs, out, "--workers", str(count), cores=cores)
         one, two = found["one"], found["two"]
         ratio = two["images_per_second"] / one["images_per_second"]
         unshared = 2 * one["processor_seconds_per_image"] / two["processor_seconds_per_image"]
@@ -168,9 +190,10 @@ def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.benchmark.throughput", description="What batches take.")
-    add, rows = parser.add_argument, {"memory": memory, "workers": workers, "million": million}
+    add, rows = parser.add_argument, {"costs": costs, "memory": memory, "workers": workers, "million": million}
     add("row", choices=rows, help="what to measure")
-    add("--photographs", type=int, metavar="N", help="how many (default: 10,000, 600 and 1,000,000)")
+    add("--photographs", type=int, metavar="N", help="how many (default: 512, 10,000, 600 and 1,000,000)")
+    add("--input", type=Path, metavar="DIR", help="of costs: a folder of JPEGs (default: the bundled ones)")
     add("--repeats", type=int, default=3, metavar="N", help="of workers (default: %(default)s)")
     add("--shard-size", type=int, metavar="N", help="of million (default: 256)")
     add("--ray", metavar="ADDRESS", help="of million: a Ray cluster in place of two processes")
