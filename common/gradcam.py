@@ -52,11 +52,14 @@ Methods = str | Variant | Sequence[str | Variant]
 
 
 class Known(NamedTuple):
-    """What a caller has of some targets already: their scores (T, B), alpha (T, B, K), eq. 1 of them, and the map A."""
+    """What a caller has of some targets already: their scores (T, B), alpha (T, B, K), eq. 1 of them, the map A, and
+    perhaps their whole gradients (T, B, K, h, w).
+    """
 
     scores: Tensor
     alpha: Tensor
     features: Tensor
+    gradients: Tensor | None = None
 
 
 def known_of(
@@ -173,7 +176,8 @@ class _Run:
     def __post_init__(self) -> None:
         self._maps: dict[str, Tensor] = {}
         self._scores: Tensor | None = None if self.known is None else self.known.scores
-        self._gradients: list[Tensor] | None = None
+        known = None if self.known is None else self.known.gradients
+        self._gradients: list[Tensor] | None = None if known is None else [known]
 
     def map(self, method: str) -> Tensor:
         if method not in self._maps:
@@ -192,6 +196,11 @@ class _Run:
         """A (B, K, h, w), a leaf, the output whose graph starts at it, and the scores (T, B) read off it."""
         A, output = self.explainable.split(self.images.clone(), self.query, self.features)
         return A, output, self.scores_of(output)
+
+    @property
+    def A(self) -> Tensor:
+        """The explained map, without a graph."""
+        return self.split[0].detach() if self.known is None else self.known.features
 
     def scores_of(self, output: Any) -> Tensor:
         if self._scores is None:
@@ -215,11 +224,11 @@ class _Run:
         return found if method in _OF_IMAGES else self.explainable.on_image(found)
 
     def gradcam(self, alpha: Tensor) -> Tensor:
-        return localisation(self.split[0].detach() if self.known is None else self.known.features, alpha)
+        return localisation(self.A, alpha)
 
     def variant(self, combine: Variant) -> Tensor:
         """The map of a function (A, gradient) -> map; all of them share one batched backward pass."""
-        A = wide(self.split[0].detach())
+        A = wide(self.A)
         maps = torch.cat([combine(A, gradient) for gradient in self.gradient_parts()])
         if maps.shape[:2] != self.scores.shape or maps.dim() != 4:
             raise MethodError(
@@ -230,9 +239,9 @@ class _Run:
 
     def gradient_parts(self) -> Iterable[Tensor]:
         """d scores / d A, in parts (t, B, K, h, w); kept for the next variant where it is one part."""
-        A, _, scores = self.split
         if self._gradients is not None:
             return self._gradients
+        A, _, scores = self.split
         parts = gradient_parts(scores, A)
         first = next(parts)
         if len(first) == len(scores):
@@ -272,14 +281,14 @@ def _of_table(name: str) -> _Way:
 
 
 def _of_head(name: str) -> _Way:
-    return lambda run: HEAD_METHODS[name](run.split[0].detach(), run.rescored)
+    return lambda run: HEAD_METHODS[name](run.A, run.rescored)
 
 
 METHODS: dict[str, _Way] = {
     "gradcam": lambda run: run.gradcam(run.alpha),
     "counterfactual": lambda run: run.gradcam(-run.alpha),  # paper, section 3.4
     "cam": lambda run: class_activation(run.split[2], run.split[0]),
-    "activation": lambda run: activation_energy(wide(run.split[0].detach())).expand(len(run.scores), -1, -1, -1),
+    "activation": lambda run: activation_energy(wide(run.A)).expand(len(run.scores), -1, -1, -1),
     "guided": lambda run: run.image_gradients("guided"),
     "deconv": lambda run: run.image_gradients("deconv"),
     "gradient": lambda run: run.image_gradients(None),

@@ -273,9 +273,12 @@ def explain_each(
     methods: gradcam.Methods = "gradcam",
     provenance: Mapping[str, Any] | None = None,
     occlusion_options: OcclusionOptions | None = None,
-    known: gradcam.Known | None = None,
+    known: gradcam.Known | Sequence[gradcam.Known] | None = None,
 ) -> list[Explanation]:
-    """One explanation (B = 1) of each image, with the targets that are its own."""
+    """One explanation (B = 1) of each image, with the targets that are its own.
+
+    Of images that are taken one by one (`Ragged`), what is `known` is a list, one entry an image.
+    """
     if isinstance(encoded.features, Ragged):
         return [
             one
@@ -287,6 +290,7 @@ def explain_each(
                 methods,
                 provenance,
                 occlusion_options,
+                None if known is None else known[image],  # type: ignore[arg-type]
             )
         ]
     found = gradcam.explain(

@@ -46,6 +46,11 @@ def _plain(model, photo, question, reply):
     return inputs, start
 
 
+def _centred(logits):
+    """Each token's logit less the mean of all: what a word's score is, in answers as in captions."""
+    return logits - logits.mean(-1, keepdim=True)
+
+
 def test_the_prompt_is_the_processors_own(model, photo):
     sight = model.look(photo)
     for question in (QUESTION, "a?", "Größe 🙂 of   it?"):
@@ -148,7 +153,7 @@ def test_maps_are_those_of_a_slow_twin_with_hooks_in_float64(folder, photo):
         handle = model.module.base_model.get_submodule(model.family.encoder).register_forward_hook(keep_states)
     try:
         with torch.enable_grad():
-            logits = model.module(**inputs, use_cache=False).logits[0].log_softmax(-1)
+            logits = _centred(model.module(**inputs, use_cache=False).logits[0])
     finally:
         if model.family.encoder is None:
             del model.module.base_model.get_image_features
@@ -199,7 +204,7 @@ def test_behind_a_block_maps_are_those_of_a_hook_on_it_in_float64(folder, photo)
     (first,) = [part for name, part in model.module.named_modules() if name.endswith(ends) and "vision" not in name]
     handle = first.register_forward_hook(keep)
     with torch.enable_grad():
-        logits = model.module(**inputs, use_cache=False).logits[0].log_softmax(-1)
+        logits = _centred(model.module(**inputs, use_cache=False).logits[0])
     handle.remove()
     score = sum(logits[start + place - 1, token] for place, token in enumerate(reply))
     (gradient,) = torch.autograd.grad(score, kept[0])
@@ -240,10 +245,35 @@ def test_what_a_word_of_the_question_adds_is_a_difference_of_passes(folder, phot
     del shorter[first:last]
     reply = model.prompts.reply("a dog").tokens
     with torch.no_grad():
-        logits = model.logits(sight, sight.tokens, [shorter], torch.tensor([reply]))[0].log_softmax(-1)
+        logits = _centred(model.logits(sight, sight.tokens, [shorter], torch.tensor([reply]))[0])
     without = sum(float(logits[place, token]) for place, token in enumerate(reply))
     assert float(found.word_drops[0, 3]) == pytest.approx(float(found.scores[0, 0]) - without, abs=1e-4)
     assert float(found.word_gradients.abs().sum()) > 0
+
+
+def test_what_words_add_to_first_order_is_that_of_a_hook_in_float64(folder, photo):
+    answerer = vqa.load(f"hf:{folder}")
+    model = answerer.network.model
+    model.module.double()
+    found = answerer.explain(photo, QUESTION, answers="a dog", methods="hirescam")
+    reply, asked = model.prompts.reply("a dog").tokens, model.prompts.read(QUESTION)
+    inputs, start = _plain(model, photo, QUESTION, list(reply))
+    inputs = {k: v.double() if v.is_floating_point() else v for k, v in inputs.items()}
+    kept = []
+
+    def keep(module, given, output):
+        kept.append(output.detach().requires_grad_())
+        return kept[0].clone()
+
+    handle = model.module.get_input_embeddings().register_forward_hook(keep)
+    with torch.enable_grad():
+        logits = _centred(model.module(**inputs, use_cache=False).logits[0])
+    handle.remove()
+    (gradient,) = torch.autograd.grad(sum(logits[start + i - 1, token] for i, token in enumerate(reply)), kept[0])
+    added = (gradient * kept[0].detach()).sum(-1)[0]
+    behind = start - len(asked.tokens)  # so much longer is the row with the image's tokens
+    expected = [float(added[behind + first : behind + last].sum()) for first, last in asked.spans]
+    assert found.word_gradients[0].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-7)
 
 
 def test_half_precision_gives_nearly_the_same(folder, photo):

@@ -167,7 +167,8 @@ class Answerer(Facade):
         known, slopes = self.network.attribute(encoded, request)
         if layer != self.network.layer:
             known = None
-        about = {"task": "vqa", "model": self.name, "weights": self.network.source}
+        more = getattr(self.network, "about", {})
+        about = {"task": "vqa", "model": self.name, "weights": self.network.source, **more}
         found = explain_each(explainable, encoded, request, methods, about, occlusion_options, known)
         found = [
             replace(each, provenance={**each.provenance, "question": text.text})

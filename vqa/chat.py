@@ -4,7 +4,7 @@ Letters: S replies to each question, B questions, M prompt tokens, L reply token
 C channels, N image tokens.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,12 +14,13 @@ from common.chat import loading
 from common.chat.model import ChatModel, Sight
 from common.chat.split import ENTRANCE, ChatSplit, split_at
 from common.errors import UserError
-from common.formulas import gradients
+from common.formulas import gradients, wide
+from common.gradcam import Known
+from common.layers import hooked
 from common.request import Encoded, PhotoReader, Request
-from common.targets import Target, score_table
-from common.text import Place, Sequences, Text, TextLogLikelihood, TextOutput, joined, marks, padded
+from common.targets import score_table
+from common.text import SCORE, Place, Sequences, Text, TextLogLikelihood, TextOutput, joined, marks, padded, scored
 from vqa.answerer import Answerer
-from vqa.attribution import leaves
 from vqa.network import Answer
 from vqa.question import question_words
 
@@ -40,10 +41,11 @@ class ChatNetwork(PhotoReader):
 
     Features and states are what the model has seen of each photograph. A query is prompts (B, M), with a placeholder
     for the image, and the replies to be scored (S, B, L), both padded with -1. A reply's score is the sum of its
-    tokens' log-probabilities, without its end.
+    tokens' logits (`common.text.SCORE`), without its end.
     """
 
     layer = ENTRANCE
+    about: Mapping[str, Any] = {"score": SCORE}
 
     def __init__(self, model: ChatModel) -> None:
         self.model = model
@@ -81,7 +83,7 @@ class ChatNetwork(PhotoReader):
         words = [text.words if len(each) == 1 else () for each in texts for text in each[:1]]
         columns += [[_word(each[0], number) for each in texts] for number in range(max(map(len, words)))]
         query = sequences.stacked(fill=-1)
-        targets: list[Target] = [TextLogLikelihood(marks(column, query.shape)) for column in columns]
+        targets = scored([TextLogLikelihood(marks(column, query.shape)) for column in columns], SCORE)
         count = len(texts[0])
         rows = [[*range(count), *(count + number for number in range(len(each)))] for each in words]
         names = [[*(text.text for text in each), *own] for each, own in zip(texts, words, strict=True)]
@@ -105,28 +107,49 @@ class ChatNetwork(PhotoReader):
 
     def _run(self, sight: Sight, tokens: Tensor, query: tuple[Tensor, Tensor]) -> TextOutput:
         """The same for one question (1, M) and its replies (S, 1, L), given the image's tokens (N, C)."""
-        (prompt,), replies = query[0].tolist(), query[1].to(self.model.device)
-        asked = [token for token in prompt if token >= 0]
-        logits = self.model.logits(sight, tokens, [asked] * len(replies), replies[:, 0])
+        replies = query[1].to(self.model.device)
+        logits = self.model.logits(sight, tokens, *self._rows(query))
         return TextOutput.of(logits[:, None], replies.clamp(min=0), replies >= 0)
 
-    def attribute(self, encoded: Encoded, request: Request) -> tuple[None, Tensor]:
+    def _rows(self, query: tuple[Tensor, Tensor]) -> tuple[list[list[int]], Tensor]:
+        """Prompt and reply (S, L) of each of S rows, as a chat model takes them."""
+        asked = [token for token in query[0][0].tolist() if token >= 0]
+        return [asked] * len(query[1]), query[1][:, 0].to(self.model.device)
+
+    def attribute(self, encoded: Encoded, request: Request) -> tuple[list[Known], Tensor]:
         B, M = request.query[0].shape
         found = torch.zeros(len(request.targets), B, M, device=self.model.device)
+        known = []
         for b, sight in enumerate(encoded.features):
-            found[request.own(b), b] = self._token_gradients(sight, request.of(b, B))
-        return None, found
+            each, found[request.own(b), b] = self._gradients(sight, request.of(b, B))
+            known.append(each)
+        return known, found
 
-    def _token_gradients(self, sight: Sight, request: Request) -> Tensor:
-        """The gradient times the embedding of each token of one prompt, summed over its entries (T, M)."""
-        with torch.enable_grad(), leaves(self.module.get_input_embeddings()) as found:
-            output = self._run(sight, sight.tokens, request.query)
-            scores = score_table(request.targets, output, 1)
-            slopes = (gradients(scores, found[0]) * found[0].detach()).sum((1, 3)).float()  # (T, W)
+    def _gradients(self, sight: Sight, request: Request) -> tuple[Known, Tensor]:
+        """What is known of one photograph's map, and the gradient times the embedding of each token of the prompt,
+        summed over its entries (T, M): by one backward pass of both.
+        """
+        A, embed = sight.A.detach(), self.module.get_input_embeddings()
+        with torch.no_grad():
+            words = embed(self.model.rows(sight, *self._rows(request.query))[0])
+        both = torch.cat([A.flatten(), words.to(A).flatten()])[None].requires_grad_()
+        with torch.enable_grad():
+            leaf = both[0, A.numel() :].view(words.shape).to(words)
+        with torch.enable_grad(), hooked([embed], lambda *_: leaf.clone()):
+            output = self._run(sight, sight.with_map(both[0, : A.numel()].view(A.shape)), request.query)
+            scores = score_table(request.targets, output, 1, differentiable=True)
+            slopes = wide(gradients(scores, both))[:, 0]
+        of_map = slopes[:, : A.numel()].view(len(slopes), *A.shape)
+        known = Known(scores.detach(), of_map.mean((-2, -1)), A, of_map)
+        added = (slopes[:, A.numel() :].view(len(slopes), *words.shape) * words).sum((1, 3)).float()  # (T, W)
+        return known, self._of_prompt(sight, added, request.query[0].shape[1])
+
+    def _of_prompt(self, sight: Sight, slopes: Tensor, length: int) -> Tensor:
+        """Values (T, W) of a row's tokens as those of the prompt's, which has a placeholder for the image's (T, M)."""
         cut = sight.splice
         start, stop = len(cut.before), len(cut.before) + len(cut.image)
         inside = slopes.new_zeros(len(slopes), len(cut.placeholder))
-        return torch.cat([slopes[:, :start], inside, slopes[:, stop:]], 1)[:, : request.query[0].shape[1]]
+        return torch.cat([slopes[:, :start], inside, slopes[:, stop:]], 1)[:, :length]
 
     def explainable(self, layer: str | None) -> Callable[[Sight], ChatSplit]:
         return split_at(self.model, layer, self._run)

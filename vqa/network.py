@@ -82,9 +82,10 @@ class AnswerNetwork(request.Network, Protocol):
         """The output for queries about these images; one image may be asked several."""
         ...
 
-    def attribute(self, encoded: Encoded, request: Request) -> tuple[Known | None, Tensor]:
+    def attribute(self, encoded: Encoded, request: Request) -> tuple[Known | list[Known] | None, Tensor]:
         """What each token of the queries adds to the targets' scores, to first order (T, B, M): the gradient times the
-        embedding. And what was found on the way there of the map at `layer`, where the model reads it apart."""
+        embedding. And what was found on the way there of the map at `layer`, if anything: of each image where they
+        are taken one by one."""
         ...
 
 

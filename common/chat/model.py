@@ -179,16 +179,21 @@ class ChatModel:
         Prompts are as they are read, with the image's placeholder; replies are padded with -1. Without a `sight`
         there is no image, nor a placeholder for one.
         """
-        L = replies.shape[1]
-        rows = [self._checked(tuple(row) if sight is None else sight.splice(row), L) for row in prompts]
-        mask = padded([[1] * (len(row) + L) for row in rows], self.device)
-        starts = torch.tensor([len(row) for row in rows], device=self.device)
-        places = starts[:, None] + torch.arange(L, device=self.device)
-        ids = padded([[*row, *[self.pad] * L] for row in rows], self.device, self.pad)
-        ids = ids.scatter(1, places, torch.where(replies < 0, self.pad, replies))
+        ids, starts = self.rows(sight, prompts, replies)
+        places = starts[:, None] + torch.arange(replies.shape[1], device=self.device)
+        mask = (torch.arange(ids.shape[1], device=self.device) <= places[:, -1:]).long()
         read = self._types(ids, starts) if sight is None or tokens is None else self._read(sight, tokens, ids, starts)
         found = self.module(input_ids=ids, attention_mask=mask, **read, logits_to_keep=places - 1, use_cache=False)
         return found.logits.to(self.device)
+
+    def rows(self, sight: Sight | None, prompts: Sequence[Sequence[int]], replies: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows that are read (R, W), prompt and reply, and where in each its reply begins (R,)."""
+        L = replies.shape[1]
+        rows = [self._checked(tuple(row) if sight is None else sight.splice(row), L) for row in prompts]
+        starts = torch.tensor([len(row) for row in rows], device=self.device)
+        places = starts[:, None] + torch.arange(L, device=self.device)
+        ids = padded([[*row, *[self.pad] * L] for row in rows], self.device, self.pad)
+        return ids.scatter(1, places, torch.where(replies < 0, self.pad, replies)), starts
 
     def _read(self, sight: Sight, tokens: Tensor, ids: Tensor, starts: Any) -> dict[str, Any]:
         """What the language model reads besides the rows (R, W): the image's features, and which tokens are its."""
