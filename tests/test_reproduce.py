@@ -621,6 +621,8 @@ def test_windows_of_occlusion_are_ranked_by_each_method(lab, sample_folder):
     small, windows = faithfulness.section(lab).tables
     names = ["Grad-CAM, window 32", "c-MWP, window 32", "Grad-CAM, window 64", "c-MWP, window 64"]
     assert [row.what for row in windows.rows] == names
+    # Another size of window is another reference: nothing is compared across sizes.
+    assert [row.difference is None for row in windows.rows] == [True, False, True, False]
     assert [row.what for row in small.rows] == list(faithfulness.NAMES.values())
     assert small.rows[-1].what == "occlusion of cells of the map" and small.reference == "Grad-CAM"
     assert all(row.n + row.left_out == windows.rows[0].n + windows.rows[0].left_out for row in windows.rows)
