@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from PIL import Image
@@ -280,6 +280,7 @@ def explain_each(
     Of images that are taken one by one (`Ragged`), what is `known` is a list, one entry an image.
     """
     if isinstance(encoded.features, Ragged):
+        of_each: Any = known or [None] * len(encoded)
         return [
             one
             for image in range(len(encoded))
@@ -290,7 +291,7 @@ def explain_each(
                 methods,
                 provenance,
                 occlusion_options,
-                None if known is None else known[image],  # type: ignore[arg-type]
+                of_each[image],
             )
         ]
     found = gradcam.explain(
@@ -301,7 +302,7 @@ def explain_each(
         methods=methods,
         features=encoded.features,
         occlusion_options=occlusion_options,
-        known=known,
+        known=cast(gradcam.Known | None, known),
     )
     about = {**found.provenance, **explainable.about, **(provenance or {})}
     photos: Sequence[Photo | None] = encoded.photos or [None] * len(encoded)
