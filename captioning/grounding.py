@@ -24,12 +24,13 @@ from captioning.network import Caption
 from captioning.visual import gains, query_of
 from common import gradcam
 from common.metrics import grounding as metrics
-from common.request import Encoded
+from common.request import Encoded, Ragged, split_alone
 from common.targets import Target
 from common.text import SCORE, OtherWordLogLikelihood, Place, Text, TextLogLikelihood, marks, scored
 from data.records import Box, GroundedCaption
 from data.words.coco_classes import class_spans, mentioned
 from data.words.english import singular
+from data.words.vocabulary import tokenize
 
 BASELINES = ("centre", "random", "energy", "other word", "wrong word")
 POINTING = ("gradcam", *BASELINES)
@@ -106,7 +107,7 @@ def generated_case(
     for phrase in (phrase for written in captions for phrase in written.phrases if phrase.boxes):
         named.setdefault(phrase.noun, []).append(phrase)
     heads = []
-    for position, word in enumerate(caption.words):
+    for position, word in enumerate(_bare(caption.words)):
         found = named.get(singular(word), [])
         if found:
             boxes = tuple(dict.fromkeys(box for phrase in found for box in phrase.boxes))
@@ -126,12 +127,17 @@ def class_case(image: int, text: Text, instances: Sequence[Any], nouns: Sequence
     for instance in instances:
         boxes.setdefault(instance.name, []).append(instance.box)
     heads = []
-    for start, stop, name in class_spans(text.words):
+    for start, stop, name in class_spans(_bare(text.words)):
         word = " ".join(text.words[start:stop])
         if name in boxes and not set(text.words[start:stop]) & set(text.unknown):
             heads.append(Span(start, stop, word, name, tuple(boxes[name])))
     said = {singular(noun) for noun in nouns if mentioned([noun]) & boxes.keys()}
     return Case(image, text, tuple(heads), (), tuple(_wrong(heads, nouns, said, random.Random(image))))
+
+
+def _bare(words: Sequence[str]) -> list[str]:
+    """Words as data sets have them: chat models write capitals and punctuation."""
+    return [" ".join(tokenize(word)) or word for word in words]
 
 
 def measure(
@@ -143,24 +149,25 @@ def measure(
 ) -> list[Record]:
     """Records of all words and phrases of `cases`, whose `image` numbers the images of `encoded`.
 
-    One pass of the decoder and one batched backward pass for all the cases; `score` as in `explain`. Maps by each of
-    `methods` are measured, other and wrong words by the first.
+    One pass of the decoder and one batched backward pass for all the cases (of photographs that are taken one by one,
+    for each); `score` as in `explain`. Maps by each of `methods` are measured, other and wrong words by the first.
     """
     cases = [case for case in cases if case.heads or case.phrases]
     if not cases:
         return []
-    rows = torch.tensor([case.image for case in cases], device=encoded.pixels.device)
-    explainable = captioner.network.explainable(captioner.layer)
-    query = query_of([case.text for case in cases], captioner.network, rows.device)
+    if isinstance(encoded.features, Ragged) and len(cases) > 1:
+        return [record for case in cases for record in measure(captioner, encoded, [case], score, methods)]
+    query = query_of([case.text for case in cases], captioner.network, captioner.device)
     targets, found = _targets(cases, captioner.network, query.shape)
-    shown = encoded[rows.tolist()]
+    shown = encoded[[case.image for case in cases]]
+    explainable, pixels, features = split_alone(captioner.network.explainable(captioner.layer), shown)
     explanation = gradcam.explain(
         explainable,
-        shown.pixels,
+        pixels,
         scored(targets, score),
         query=query,
         methods=list(dict.fromkeys((*methods, "activation"))),
-        features=shown.features,
+        features=features,
     )
     given = explanation.scores if score == "log_probability" else None
     visual = gains(captioner.network, shown.features, query, targets, given)

@@ -88,6 +88,10 @@ class Explainable:
         """Maps (T, B, h, w) at the positions of A as maps of the image: the same, where A lies on it as a grid."""
         return maps
 
+    def at_positions(self, maps: Tensor) -> Tensor:
+        """Maps (T, B, h, w) of the image as what they say of A's positions: the way back from `on_image`."""
+        return maps
+
 
 class SplitModel(Explainable):
     """A model with a seam of its own: a subclass gives `features(images, query)` and `head(A, query)`."""

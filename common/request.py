@@ -312,6 +312,15 @@ def explain_each(
     ]
 
 
+def split_alone(explainable: Any, encoded: Encoded) -> tuple[Explainable, Tensor, Tensor | None]:
+    """(the split model, pixels, features) of images that are explained together: of photographs that are taken one by
+    one (`Ragged`), `encoded` is one.
+    """
+    if not isinstance(encoded.features, Ragged):
+        return explainable, encoded.pixels, encoded.features
+    return explainable(encoded.features[0]), encoded.pixels[0], None
+
+
 def _alone(encoded: Encoded, image: int) -> Encoded:
     """One image of a batch that is `Ragged`, as a batch of one."""
     one = encoded[[image]]

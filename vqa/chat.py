@@ -72,6 +72,11 @@ class ChatNetwork(PhotoReader):
         score = float(self._run(sight, sight.tokens, query).log_probs.sum())
         return Answer(reply.text, score, float(torch.tensor(score).exp()), read=reply)
 
+    def blind_answer(self, question: str) -> str:
+        """The reply to a question without an image."""
+        (reply,) = self.model.replies(None, self.model.prompts.read(question, image=False).tokens)
+        return reply.text
+
     def request(self, questions: Sequence[Text], answers: Sequence[Sequence[str | Text]]) -> Request:
         """Replies, each as a whole; where one is asked for, each of its words as well."""
         texts = [[self._reply(answer) for answer in each] for each in answers]

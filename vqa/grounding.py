@@ -17,7 +17,7 @@ from common.methods.cells import cell_occlusion
 from common.methods.occlusion import OcclusionOptions
 from common.metrics.faithfulness import over_windows, rank_correlation
 from common.metrics.grounding import Summary, centre_hit, centre_map, pointing, random_hit, summary
-from common.request import Encoded
+from common.request import Encoded, PhotoReader
 from data.records import Question
 from vqa.answerer import Answerer
 from vqa.metrics import exact_match
@@ -28,12 +28,18 @@ FILLS: Mapping[str, float | Literal["blur"]] = {"grey": 0.0, "blurred": "blur"}
 CELLS = "cells of the map"
 MEASURED = (CELLS, "32 pixels, grey", "111 pixels, blurred")  # beside the report, which has all
 MAPS = ("guided", "guided_gradcam", "gradcam", "no_relu", "activation")
+OF_TOKENS = ("hirescam", "gradcam", "layercam", "token_occlusion")  # of chat models, whose pixels aren't differentiated
 
 
 def sample(questions: Sequence[Question], count: int, seed: int = 0) -> list[Question]:
     """At most `count` of the questions, drawn with `seed`, in an order that keeps an image's together."""
     chosen = random.Random(seed).sample(list(questions), min(count, len(questions)))
     return sorted(chosen, key=lambda q: (q.image_id, q.id))
+
+
+def methods_of(answerer: Answerer) -> tuple[str, ...]:
+    """The methods whose maps are measured unless somebody names others; the first is set against the baselines."""
+    return OF_TOKENS if isinstance(answerer.network, PhotoReader) else ("gradcam",)
 
 
 def looked_at(answerer: Answerer, questions: Sequence[Question]) -> Iterator[tuple[Question, Encoded]]:
@@ -54,6 +60,13 @@ def references_of(side: int, windows: Sequence[int] = WINDOWS) -> dict[str, Occl
                 stride = window if window == windows[0] else 16  # side by side; larger ones overlap
                 found[f"{window} pixels, {name}"] = OcclusionOptions(window=window, stride=stride, fill=fill)
     return found
+
+
+def references_for(answerer: Answerer) -> dict[str, OcclusionOptions | None]:
+    """`references_of` a model's input; of a chat model, whose photographs are of any size, the map's cells alone."""
+    if isinstance(answerer.network, PhotoReader):
+        return {CELLS: None}
+    return references_of(min(answerer.network.preprocessing.size))
 
 
 def occlusion_correlation(
@@ -89,6 +102,8 @@ def reference_correlations(
     is zero everywhere ranks nothing and counts as 0; a reference that is leaves the question out (NaN).
     """
     answer = answerer.answer(encoded, question.text, top=1).text
+    if isinstance(answerer.network, PhotoReader):
+        return {CELLS: _token_correlations(answerer, question, encoded, answer)}
     found = answerer.explain(encoded, question.text, answer, methods=MAPS).maps
     maps = {name: each[:, 0].abs().amax(1) if name.startswith("guided") else each[:, 0] for name, each in found.items()}
     maps["cells"] = _occluded_cells(answerer, question, encoded, answer)
@@ -104,6 +119,13 @@ def reference_correlations(
     return rows
 
 
+def _token_correlations(answerer: Answerer, question: Question, encoded: Encoded, answer: str) -> dict[str, float]:
+    """Map -> rank correlation with the occlusion of tokens, of a chat model's whole reply."""
+    found = answerer.explain(encoded, question.text, answer, methods=(*OF_TOKENS, "activation")).maps
+    reference = found.pop("token_occlusion")[:1, 0]
+    return {name: _correlation(each[:1, 0], reference) for name, each in found.items()}
+
+
 def _occluded_cells(answerer: Answerer, question: Question, encoded: Encoded, answer: str) -> Tensor:
     network = answerer.network
     request = network.request([answerer.read(question.text)], [[answer]]).on(encoded.pixels.device)
@@ -113,32 +135,37 @@ def _occluded_cells(answerer: Answerer, question: Question, encoded: Encoded, an
 
 
 def pointing_accuracy(
-    answerer: Answerer, questions: Sequence[Question], progress: Callable[[], None] = lambda: None
+    answerer: Answerer,
+    questions: Sequence[Question],
+    progress: Callable[[], None] = lambda: None,
+    methods: Sequence[str] | None = None,
 ) -> dict[str, dict[str, Summary]]:
     """Whether a map's largest value lies in a human box of the right answer, beside what needs no explanation.
 
-    Maps of the model's own answer and of the right one; `centre` points at the middle, `random` anywhere (its
-    chance, exactly), `activation` where the trunk fires most. Rows: all questions, and those answered rightly.
-    Questions without boxes, and boxes that cover the whole image, are left out.
+    Maps by the first of `methods` of the model's own answer, of the right one and of another question's right answer;
+    by the others of its own answer. `centre` points at the middle, `random` anywhere (its chance, exactly),
+    `activation` where the trunk fires most. Rows: all questions, and those answered rightly. Questions without boxes,
+    and boxes that cover the whole image, are left out.
     """
+    first, *others = methods or methods_of(answerer)
     rows: list[tuple[str, bool, dict[str, float]]] = []
-    for question, encoded in looked_at(answerer, [q for q in questions if q.boxes]):
-        boxes = [question.boxes]
+    boxed = [q for q in questions if q.boxes]
+    wrong = _other_answers(boxed)
+    for (question, encoded), other in zip(looked_at(answerer, boxed), wrong, strict=True):
         answer = answerer.answer(encoded, question.text, top=1)
-        own = answerer.explain(encoded, question.text, answer.text, methods="gradcam,activation")
-        found = {
-            "own answer": float(pointing(own.heatmaps[:, 0], boxes)),
-            "centre": float(centre_hit(boxes)),
-            "random": float(random_hit(boxes)),
-            "activation": float(pointing(own.activation[:, 0], boxes)),
+        asked = (first, *others, "activation")
+        maps = {
+            name: found[:1, 0] for name, found in _maps(answerer, encoded, question.text, answer.text, asked).items()
         }
-        known = getattr(answerer.network.module, "answer_index", {})
-        if question.answer in known:
-            right = _map(answerer, encoded, question.text, question.answer)
-            found["right answer"] = float(pointing(right, boxes))
+        maps["own answer"] = maps.pop(first)
+        for name, said in (("right answer", question.answer), ("other answer", other)):
+            if said and _knows(answerer, said):
+                maps[name] = _map(answerer, encoded, question.text, said, first)
+        found = {name: float(pointing(each, [question.boxes])) for name, each in maps.items()}
+        found |= {"centre": float(centre_hit([question.boxes])), "random": float(random_hit([question.boxes]))}
         rows.append((question.image_id, bool(exact_match(answer.text, question)), found))
         progress()
-    names = ("own answer", "right answer", "centre", "random", "activation")
+    names = ("own answer", "right answer", "other answer", *others, "activation", "centre", "random")
     kept = {"all": rows, "answered rightly": [row for row in rows if row[1]]}
     return {
         which: {
@@ -146,6 +173,22 @@ def pointing_accuracy(
         }
         for which, some in kept.items()
     }
+
+
+def _knows(answerer: Answerer, answer: str) -> bool:
+    """Whether a model has an answer; one that writes has any."""
+    known = getattr(answerer.network.module, "answer_index", None)
+    return known is None or answer in known
+
+
+def _other_answers(questions: Sequence[Question], seed: int = 0) -> list[str]:
+    """For each question the answer of another one, of its kind where there is one; '' where all are the same."""
+    rng, found = random.Random(seed), []
+    for question in questions:
+        apart = [q for q in questions if q.answer and q.answer != question.answer and q.image_id != question.image_id]
+        alike = [q for q in apart if q.kind == question.kind] or apart
+        found.append(rng.choice(alike).answer if alike else "")
+    return found
 
 
 def question_swap(
@@ -232,8 +275,18 @@ def attention_correlations(answerer: Answerer, question: Question, attention: An
     return {**found, "centre": _correlation(centre_map(1, *reference.shape[-2:]), reference)}
 
 
-def _map(answerer: Answerer, encoded: Encoded, question: str, answer: str | None = None) -> Tensor:
-    return answerer.explain(encoded, question, answer).heatmaps[:, 0]
+def _map(
+    answerer: Answerer, encoded: Encoded, question: str, answer: str | None = None, method: str | None = None
+) -> Tensor:
+    """The map (1, h, w) of an answer as a whole, by default of the model's own."""
+    method = method or methods_of(answerer)[0]
+    return _maps(answerer, encoded, question, answer, [method])[method][:1, 0]
+
+
+def _maps(
+    answerer: Answerer, encoded: Encoded, question: str, answer: str | None, methods: Sequence[str]
+) -> Mapping[str, Tensor]:
+    return answerer.explain(encoded, question, answer, methods=methods).maps
 
 
 def _correlation(maps: Tensor, references: Tensor) -> float:

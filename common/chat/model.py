@@ -135,20 +135,25 @@ class ChatModel:
 
     @torch.no_grad()
     def replies(
-        self, sight: Sight, prompt: Sequence[int], beam: int = 1, count: int = 1, length: int | None = None
+        self, sight: Sight | None, prompt: Sequence[int], beam: int = 1, count: int = 1, length: int | None = None
     ) -> list[Text]:
         """What the model says to a prompt's tokens, best first: greedy, or by beam search; `count` replies.
 
-        A reply is cut at `length` tokens, by default the model's `max_tokens`.
+        A reply is cut at `length` tokens, by default the model's `max_tokens`. Without a `sight` there is no image, nor
+        a placeholder for one.
         """
         length = length or self.max_tokens
-        row = self._checked(sight.splice(prompt), length)
+        row = self._checked(tuple(prompt) if sight is None else sight.splice(prompt), length)
         tokens = torch.tensor([row], device=self.device)
         with hub.quiet(self.name):
             rows = self.module.generate(
                 input_ids=tokens,
                 attention_mask=torch.ones_like(tokens),
-                **self._read(sight, sight.tokens, tokens, len(row)),
+                **(
+                    self._types(tokens, len(row))
+                    if sight is None
+                    else self._read(sight, sight.tokens, tokens, len(row))
+                ),
                 max_new_tokens=length,
                 num_beams=max(beam, count),
                 num_return_sequences=count,

@@ -77,6 +77,10 @@ class ChatSplit(SplitModel):
         """Maps (T, 1, 1, n) of the tokens on the photograph: (T, 1, h, w)."""
         return self.sight.layout.place(maps[:, 0, 0])[:, None]
 
+    def at_positions(self, maps: Tensor) -> Tensor:
+        """Maps (T, 1, h, w) of the photograph as what they say of the tokens (T, 1, 1, n)."""
+        return self.sight.layout.read(maps[:, 0])[:, None, None]
+
 
 class BlockSplit(ChatSplit):
     """The same, split behind a block of the language model: A is what it gives at the image's tokens in every row."""

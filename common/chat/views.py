@@ -108,6 +108,18 @@ class Layout:
             total = total + torch.einsum("hr,trc,wc->thw", down, grid, across)
         return total
 
+    def read(self, maps: Tensor) -> Tensor:
+        """What maps (T, h, w) of the photograph say of each of the n tokens (T, n): the mean over what it sees."""
+        found = []
+        for view in self.views:
+            left, top, right, bottom = view.box
+            down, across = (
+                _means(maps.shape[1], top, bottom, view.rows),
+                _means(maps.shape[2], left, right, view.columns),
+            )
+            found.append(torch.einsum("rh,thw,cw->trc", down.to(maps), maps, across.to(maps)).flatten(1))
+        return torch.cat(found, 1)
+
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold of it."""
         views = [{"rows": v.rows, "columns": v.columns, "box": [round(side, 6) for side in v.box]} for v in self.views]
@@ -123,6 +135,12 @@ def _shares(cells: int, start: float, stop: float, bins: int) -> Tensor:
     overlap = (high - low).clamp(min=0)
     length = (edges[1:] - edges[:-1])[None]
     return torch.where(length > 0, overlap / length.clamp(min=1e-12), torch.zeros_like(overlap))
+
+
+def _means(bins: int, start: float, stop: float, cells: int) -> Tensor:
+    """(cells, bins): the weights of a mean over each cell between start and stop, of bins that divide 0..1."""
+    shares = _shares(cells, start, stop, bins).T
+    return shares / shares.sum(1, keepdim=True).clamp(min=1e-12)
 
 
 def tiled(rows: int, columns: int, side: int) -> Sequence[View]:

@@ -17,6 +17,8 @@ from common.errors import UserError
 from scripts import console as cli
 
 _SPLITS = "Flickr8k's dev, COCO's val"
+_MEASURED = "maps that are measured; the first is set against the baselines"
+_OF_TOKENS = "hirescam,gradcam,layercam,token_occlusion"
 
 
 def add_parser(subparsers: Any) -> None:
@@ -38,7 +40,7 @@ def _add_captioner(models: Any) -> None:
     metrics = "comma-separated: BLEU, ROUGE-L, CIDEr, and with Java METEOR, SPICE (default: %(default)s)"
     score = "what is explained of each word: its logit, or its log-probability as in the paper (default: %(default)s)"
     human = "captions by people, of each image, whose words are located (default: %(default)s)"
-    methods = "maps that are measured; the first is set against the baselines (default: %(default)s)"
+    methods = f"{_MEASURED} (default: gradcam; of chat models {_OF_TOKENS})"
     add, scores = parser.add_argument, ("logit", "log_probability")
     add("--data", required=True, metavar="KIND:PATH", help=data)
     add("--beam", type=cli.whole(1, 64), metavar="N", help="beam width (default: the checkpoint's)")
@@ -46,7 +48,7 @@ def _add_captioner(models: Any) -> None:
     add("--metrics", default="BLEU,ROUGE-L,CIDEr", metavar="A,B", help=metrics)
     add("--score", default="logit", choices=scores, help=score)
     add("--human-captions", type=cli.whole(), default=1, metavar="N", help=human)
-    add("--methods", default="gradcam", metavar="A,B", help=methods)
+    add("--methods", metavar="A,B", help=methods)
     add("--no-grounding", action="store_true", help="caption metrics only")
     _add_run_arguments(parser, None, "only the first N images, for a trial")
     parser.set_defaults(run=evaluate_captioner)
@@ -56,11 +58,16 @@ def _add_vqa(models: Any) -> None:
     about = "Accuracy by question type, and with --maps how true the maps of the answers are."
     parser = models.add_parser("vqa", help="accuracy by question type, and the truth of the maps", description=about)
     data = "vqa2, vqa, okvqa, cocoqa or gqa:PATH, derived:FLICKR8K, boxes:COCO, file:QUESTIONS, easyvqa; repeatable"
-    maps = "measure the maps of N questions of each set: occlusion, boxes, swapped questions (default: none)"
+    maps = (
+        "measure the maps of N questions of each set: occlusion, insertion and deletion, boxes, swapped questions"
+        " (default: none)"
+    )
+    methods = f"{_MEASURED} on boxes and by insertion and deletion (default: gradcam; of chat models {_OF_TOKENS})"
     add = parser.add_argument
     add("--data", required=True, action="append", metavar="KIND:PATH", help=data)
     add("--baselines", action="store_true", help="commonest answers of the training split beside it")
     add("--maps", type=cli.whole(0), default=0, metavar="N", help=maps)
+    add("--methods", metavar="A,B", help=methods)
     _add_run_arguments(parser, "val", "only N questions of each set, drawn with seed 0")
     parser.set_defaults(run=evaluate_vqa)
 
@@ -81,10 +88,11 @@ def evaluate_captioner(args: argparse.Namespace) -> int:
     cli.device_of(args)
     if args.batch < 1 or args.human_captions < 1 or (args.limit is not None and args.limit < 1):
         raise UserError("--batch, --human-captions and --limit are at least 1")
-    args.metrics, args.methods = metric_names(args.metrics), cli.methods_of(args)
+    args.metrics = metric_names(args.metrics)
     on_coco = args.data.startswith("coco:")
     args.split = args.split or ("val" if on_coco else "dev")
     captioner = captioning.load(args.model, device=args.device, layer=args.layer, beam=args.beam)
+    args.methods = _methods(args, captioner)
     folder = cli.output_folder(args)
     found, lines = (_on_coco if on_coco else _on_flickr8k)(captioner, args)
     result = {
@@ -194,6 +202,7 @@ def _captions_and_records(
     captioner: Any, truth: Any, args: argparse.Namespace, locate: bool
 ) -> tuple[list[list[str]], dict[str, list[Any]]]:
     """The words of each photograph's caption, and the records of words located in people's captions and in these."""
+    from data.words.vocabulary import tokenize
     from scripts.experiments.grounded import batches, located
 
     records: dict[str, list[Any]] = {"human": [], "generated": []}
@@ -202,7 +211,15 @@ def _captions_and_records(
     else:
         seen = batches(captioner, truth.images, args.batch, args.quiet)
         said = [caption for _, each in seen for caption in captioner.caption(each)]
-    return [list(caption.words) for caption in said], records
+    return [[token for word in caption.words for token in tokenize(word)] for caption in said], records
+
+
+def _methods(args: argparse.Namespace, model: Any) -> tuple[str, ...]:
+    """The methods that are asked for, or what is measured of a model of this kind."""
+    from common.request import PhotoReader
+
+    args.methods = args.methods or (_OF_TOKENS if isinstance(model.network, PhotoReader) else "gradcam")
+    return tuple(cli.methods_of(args))
 
 
 def _scores(found: dict[str, Any]) -> str:
@@ -222,6 +239,7 @@ def evaluate_vqa(args: argparse.Namespace) -> int:
         raise UserError("--maps is at least 0 and --limit at least 1")
     sets = [QuestionSet.parse(text) for text in args.data]
     answerer = vqa.load(args.model, device=args.device, layer=args.layer)
+    args.methods = _methods(args, answerer)
     folder = cli.output_folder(args)
     result = {
         "task": "evaluate vqa", "model": answerer.name, "weights": answerer.network.source, "split": args.split,
@@ -247,6 +265,8 @@ def _set_figures(answerer: Any, one: Any, args: argparse.Namespace) -> dict[str,
         blind = getattr(answerer.network, "baselines", {}).get("without_image", {})
         if some and some[0].source in blind:
             found["without_image"] = blind[some[0].source]
+        elif hasattr(answerer.network, "blind_answer"):
+            found["without_image"] = by_kind([answerer.network.blind_answer(q.text) for q in some], some)
     if args.maps:
         found["maps"] = _map_figures(answerer, questions, args)
     return found
@@ -268,19 +288,22 @@ def _answers(answerer: Any, questions: Sequence[Any], args: argparse.Namespace) 
 
 
 def _map_figures(answerer: Any, questions: Sequence[Any], args: argparse.Namespace) -> dict[str, Any]:
-    """Rank correlation with occlusion, pointing on human boxes, swapped questions and answers."""
+    """Rank correlation with occlusion, insertion and deletion, pointing on boxes, swapped questions and answers."""
     from scripts.experiments.grounded import plain, ticks
     from vqa import grounding
+    from vqa.curves import curve_areas
 
     some = grounding.sample(questions, args.maps)
     boxed = grounding.sample([q for q in questions if q.boxes and q.kind == "object"], args.maps)
     step = ticks(len(some), "occlusion", args.quiet)
-    known = grounding.references_of(min(answerer.network.preprocessing.size))
+    known = grounding.references_for(answerer)
     references = {name: known[name] for name in grounding.MEASURED if name in known}
     figures: dict[str, Any] = {"occlusion": grounding.occlusion_correlation(answerer, some, references, step)}
+    step = ticks(len(some), "insertion and deletion", args.quiet)
+    figures["curves"] = curve_areas(answerer, some, step, args.methods)
     if boxed:
         step = ticks(len(boxed), "boxes", args.quiet)
-        figures["pointing"] = grounding.pointing_accuracy(answerer, boxed, step)
+        figures["pointing"] = grounding.pointing_accuracy(answerer, boxed, step, args.methods)
     images = {q.image_id for q in some}
     several = [q for q in questions if q.image_id in images]
     figures["swap"] = grounding.question_swap(answerer, several, ticks(len(images), "swaps", args.quiet))
