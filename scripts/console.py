@@ -93,7 +93,9 @@ def add_chat_arguments(parser: argparse.ArgumentParser, prompt: bool = False) ->
     if prompt:
         parser.add_argument("--prompt", metavar="TEXT", help="what a chat model is asked (default: for one sentence)")
     parser.add_argument("--dtype", metavar="TYPE", help="chat models: float32, bfloat16, float16 (default: as saved)")
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="chat models: cut replies there (default: 64)")
+    parser.add_argument(
+        "--max-tokens", type=whole(1, 4096), metavar="N", help="chat models: cut replies there (default: 64)"
+    )
     parser.add_argument("--device-map", metavar="MAP", help="chat models: 'auto' spreads one over devices (accelerate)")
 
 
@@ -115,8 +117,12 @@ def add_method_arguments(parser: argparse.ArgumentParser) -> None:
         "--methods", default="gradcam", metavar="A,B",
         help=f"comma-separated: {', '.join(METHOD_NAMES).replace('_', '-')} (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--window", type=int, metavar="PIXELS", help="side of the occlusion window (default: 32)")
-    parser.add_argument("--stride", type=int, metavar="PIXELS", help="step of the occlusion window (default: 16)")
+    parser.add_argument(
+        "--window", type=whole(1, 4096), metavar="PIXELS", help="side of the occlusion window (default: 32)"
+    )
+    parser.add_argument(
+        "--stride", type=whole(1, 4096), metavar="PIXELS", help="step of the occlusion window (default: 16)"
+    )
     parser.add_argument("--html", action="store_true", help="write a page with words to click as well: a .html file")
 
 

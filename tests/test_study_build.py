@@ -276,7 +276,6 @@ def test_words_of_an_empty_folder_and_wrong_arguments_are_one_line(tmp_path, cap
         "no photographs in": built("words", tmp_path / "none", tmp_path / "a"),
         "is not a folder": built("words", tmp_path / "absent", tmp_path / "a"),
         "no Annotations and JPEGImages": built("discriminate", SAMPLES, tmp_path / "b"),
-        "--count is at least 1": built("words", SAMPLES, tmp_path / "a", "--count", "0"),
         "give a whole link": built("words", SAMPLES, tmp_path / "a", "--completion", "javascript:alert(1)"),
         "npm install jspsych@8": built("words", SAMPLES, tmp_path / "a", "--jspsych", str(tmp_path)),
         "unknown method": built("words", SAMPLES, tmp_path / "a", "--methods", "nonsense"),

@@ -205,7 +205,7 @@ def _check(args: argparse.Namespace) -> tuple[int, int]:
     numbers = {"workers": int(args.ray is not None), "num_cpus": 0, "num_gpus": 0}
     for name, least in {**numbers, **dict.fromkeys(("batch", "shard_size", "top", "beam"), 1)}.items():
         value = getattr(args, name, None)
-        if value is not None and value < least:
+        if value is not None and not value >= least:
             raise UserError(f"--{name.replace('_', '-')} is {value}; give at least {least}")
     if args.shard is None:
         return 0, 1

@@ -28,6 +28,8 @@ _KINDS = {
     "words": ("which word of a caption does a map explain?", "gradcam,guided-gradcam"),
 }  # fmt: skip
 _DIFFERENCE = {"choice": 0.1, "rating": 0.3}
+_MOST = 10_000  # people that are simulated
+_SEED = cli.whole(0, 2**32 - 1)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -66,14 +68,20 @@ def _add_material(parser: Any, kind: str, methods: str) -> None:
         network = "captioner: a checkpoint, or hf:NAME" if words else "network; see 'saywhy models'"
         default = "" if words else "efficientnet_lite0"
         add("--model", default=default, metavar="NAME", help=f"{network} (default: {default or 'the shipped one'})")
-    add("--count", type=int, default=48, metavar="N", help="photographs that a person judges (default: %(default)s)")
+    add(
+        "--count",
+        type=cli.whole(1, 10_000),
+        default=48,
+        metavar="N",
+        help="photographs that a person judges (default: %(default)s)",
+    )
     add("--split", default="val", metavar="NAME", help="VOC's list of photographs (default: %(default)s)")
     if not words:
         train = "photographs to fine-tune on; 0: ImageNet's classes, in groups (default: %(default)s)"
-        add("--train", type=int, default=6000, metavar="N", help=train)
+        add("--train", type=cli.whole(0), default=6000, metavar="N", help=train)
         networks = "where fine-tuned networks are kept (default: networks, in the folder of the study)"
         add("--networks", metavar="DIR", help=networks)
-    add("--seed", type=int, default=0, metavar="N", help="of photographs, lists and names (default: %(default)s)")
+    add("--seed", type=_SEED, default=0, metavar="N", help="of photographs, lists and names (default: %(default)s)")
     add("--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:N (default: %(default)s)")
 
 
@@ -89,7 +97,9 @@ def _add_serve(steps: Any) -> None:
     serve.add_argument("study", metavar="DIR", help="folder of the study")
     host = "0.0.0.0 for other computers in the room (default: %(default)s, this one alone)"
     serve.add_argument("--host", default="127.0.0.1", metavar="NAME", help=host)
-    serve.add_argument("--port", type=int, default=8000, metavar="N", help="(default: %(default)s; 0: any)")
+    serve.add_argument(
+        "--port", type=cli.whole(0, 65535), default=8000, metavar="N", help="(default: %(default)s; 0: any)"
+    )
     serve.set_defaults(run=serve_one)
 
 
@@ -110,7 +120,11 @@ def _add_power(steps: Any) -> None:
     power.add_argument("--people", default="10,20,40,80", metavar="N,N", help="how many (default: %(default)s)")
     _add_difference(power)
     power.add_argument(
-        "--studies", type=int, default=200, metavar="N", help="simulated for each (default: %(default)s)"
+        "--studies",
+        type=cli.whole(1, 100_000),
+        default=200,
+        metavar="N",
+        help="simulated for each (default: %(default)s)",
     )
     power.set_defaults(run=power_one)
 
@@ -119,7 +133,9 @@ def _add_rehearse(steps: Any) -> None:
     about = "Write answers of simulated people into rehearsal/, to see the whole analysis before anybody takes part."
     rehearse = steps.add_parser("rehearse", help="simulated people, to try the analysis", description=about)
     rehearse.add_argument("study", metavar="DIR", help="folder of the study")
-    rehearse.add_argument("--people", type=int, default=20, metavar="N", help="how many (default: %(default)s)")
+    rehearse.add_argument(
+        "--people", type=cli.whole(2, _MOST), default=20, metavar="N", help="how many (default: %(default)s)"
+    )
     _add_difference(rehearse)
     rehearse.set_defaults(run=rehearse_one)
 
@@ -127,7 +143,7 @@ def _add_rehearse(steps: Any) -> None:
 def _add_difference(parser: Any) -> None:
     told = "true difference of the planned pairs: a share, or points of a rating (default: 0.1, or 0.3)"
     parser.add_argument("--difference", type=float, metavar="X", help=told)
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the simulation (default: %(default)s)")
+    parser.add_argument("--seed", type=_SEED, default=0, metavar="N", help="of the simulation (default: %(default)s)")
 
 
 def build_one(args: argparse.Namespace) -> int:
@@ -136,8 +152,6 @@ def build_one(args: argparse.Namespace) -> int:
     from scripts.study.material import Asked
     from scripts.study.pages import page_options
 
-    if args.count < 1 or getattr(args, "train", 0) < 0:
-        raise UserError("--count is at least 1 and --train at least 0")
     if not Path(args.photos).is_dir():
         raise UserError(f"--photos: '{args.photos}' is not a folder; give the folder of the photographs")
     methods, options, out = cli.methods_of(args), page_options(args.jspsych, args.completion), Path(args.out)
@@ -208,8 +222,8 @@ def power_one(args: argparse.Namespace) -> int:
         people = [int(part) for part in args.people.split(",")]
     except ValueError:
         raise UserError(f"--people is '{args.people}'; give whole numbers, such as 10,20,40") from None
-    if min(people) < 2 or args.studies < 1:
-        raise UserError("--people are at least 2, --studies at least 1")
+    if not 2 <= min(people) <= max(people) <= _MOST:
+        raise UserError(f"--people is '{args.people}'; give whole numbers from 2 to {_MOST}")
     one, other = (study.plan["labels"][name] for name in study.plan["comparisons"][0])
     print(f"{one} less {other}, truly {shown(difference, study.rates, '+')}, in {args.studies} simulated studies:")
     for found in power(study, people, difference, args.studies, args.seed):
@@ -224,8 +238,6 @@ def rehearse_one(args: argparse.Namespace) -> int:
     from scripts.study.simulate import rehearse
 
     study, difference = _simulated(open_study(args.study), args)
-    if args.people < 2:
-        raise UserError(f"--people is {args.people}; give at least 2")
     path = rehearse(study, args.people, difference, study.folder / "rehearsal", args.seed)
     print(f"{path}\n  saywhy study analyse {args.study} --results {path.parent} --out {path.parent / 'report.html'}")
     return cli.OK

@@ -34,6 +34,7 @@ from common.errors import UserError
 from common.formulas import upsample
 from common.images import open_image
 from common.metrics.grounding import box_mask, energy_inside, summary
+from scripts.console import whole
 from scripts.experiments.compared import compared
 from scripts.experiments.drawing import figure_parser, save_figure
 from scripts.experiments.heads import Head, features_of, train_head
@@ -221,7 +222,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--add", metavar="DIR", help="the same layout: what the rebalanced set may take besides")
     parser.add_argument("--test", required=True, metavar="DIR", help="the same layout, to measure on")
     parser.add_argument("--boxes", metavar="FILE", help="boxes of the nuisance in the test photographs")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of photographs that are left out")
+    parser.add_argument(
+        "--seed", type=whole(0, 2**32 - 1), default=0, help="of the choice of photographs that are left out"
+    )
     args = parser.parse_args(arguments)
     classifier = classification.load(args.model, fast=True, device=args.device)
     train, files = read_kinds(args.train), read_kinds(args.test)

@@ -16,6 +16,10 @@ NUMBERS = {
     ("--limit",): [*EVALUATE, *TRAIN, ["reproduce", "--out", "OUT"]],
     ("--threads",): TRAIN,
     ("--batch", "--human-captions", "--beam"): EVALUATE[:1],
+    ("--max-tokens", "--window", "--stride"): [["caption", "PHOTO"], ["vqa", "PHOTO", "what is it?"]],
+    ("--count",): [["study", "build", "words", "--photos", "FOLDER", "--out", "OUT"]],
+    ("--studies",): [["study", "power", "FOLDER"]],
+    ("--people",): [["study", "rehearse", "FOLDER"], ["study", "power", "FOLDER"]],
     ("--crop",): [["classify", "PHOTO"], ["batch", "classify", "PHOTO", "--out", "OUT"]],
 }
 WRONG_NUMBERS = [
@@ -25,6 +29,19 @@ WRONG_NUMBERS = [
     for command in commands
     for value in (NO_WHOLE if option != "--crop" else [v for v in NO_WHOLE if v != "1e3"] + ["1e-300", "2", "1e3"])
 ]
+NO_SEED = ["-1", "x", "", "1.5", "nan", "9" * 5000, "4294967296"]
+WRONG_NUMBERS += [
+    *(["study", "build", "words", "--photos", "FOLDER", "--out", "OUT", f"--seed={value}"] for value in NO_SEED),
+    *(["study", step, "FOLDER", f"--seed={value}"] for step in ("power", "rehearse") for value in NO_SEED),
+    *(["study", "serve", "FOLDER", f"--port={value}"] for value in ("-1", "65536", "x", "", "9" * 5000)),
+    *(["study", "power", "FOLDER", f"--difference={value}"] for value in ("nan", "inf", "-1", "x", "9" * 5000)),
+    *(["demo", f"--port={value}"] for value in ("-1", "0", "65536", "x", "9" * 5000)),
+    *(["demo", "--model", value] for value in ("", "caption", "caption=", "=x", "nothing=x", "\x1b=x")),
+    *(["batch", "classify", "PHOTO", "--out", "OUT", "--ray", "auto", f"--num-cpus={value}"]
+      for value in ("nan", "-1", "x", "-inf")),
+    *(["batch", "classify", "PHOTO", "--out", "OUT", f"--{name}={value}"]
+      for name in ("workers", "batch", "shard-size", "top") for value in ("-1", "x", "1.5", "nan", "9" * 5000)),
+]  # fmt: skip
 TASKS = [["classify", "PHOTO"], ["caption", "PHOTO"], ["vqa", "PHOTO", "what is it?"]]
 WRONG = [
     *([*task, "--device", device] for task in TASKS
