@@ -28,7 +28,7 @@ check: lint types test
 
 fuzz: $(VENV)/.installed-dev
 	end=$$(( $$(date +%s) + 60 * $(MINUTES) )); while [ $$(date +%s) -lt $$end ]; do \
-	    SAYWHY_FUZZ=1 $(BIN)/python -m pytest -q -x tests/hostile/test_fuzz.py || exit 1; \
+	    SAYWHY_FUZZ=1 $(BIN)/python -m pytest -q -x tests/hostile/test_fuzz.py tests/hostile/test_data.py || exit 1; \
 	done
 
 kill: $(VENV)/.installed-dev

@@ -19,7 +19,7 @@ from common.chat.loading import is_chat
 from common.errors import UserError, check_no_options
 from common.explainable import Explainable, HookedModel, TokenGrid
 from common.networks import hub
-from common.text import Text, TextOutput, padded, spelled
+from common.text import Text, TextOutput, check_length, padded, spelled
 
 # Special tokens that an encoder puts before its patch tokens.
 PREFIX_TOKENS = {
@@ -144,11 +144,10 @@ class TransformersNetwork:
 
     def read(self, text: str | Sequence[str]) -> Text:
         text = text if isinstance(text, str) else " ".join(text)
-        if len(text) > 10_000:  # far beyond any caption: the check on its words needs no tokens
-            words = tuple(text.split())
-            return Text(words, (), ((0, 0),) * len(words))
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return _as_written(self._text_of(list(ids)), text.split())
+        check_length(text, "a caption")
+        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        hub.check_tokens(ids, self.vocabulary_size, self.name)
+        return _as_written(self._text_of(ids), text.split())
 
     def encode(self, images: Tensor) -> Tensor:
         return images

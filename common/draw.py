@@ -3,17 +3,20 @@
 h,w heatmap, H,W image. Maps are scaled for drawing only; what is saved stays raw.
 """
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
-from common.files import atomic_path
+from common.errors import UserError
+from common.files import write_bytes
 from common.formulas import upsample
 from common.methods.names import METHOD_NAMES, kind, label
 
@@ -161,14 +164,18 @@ def attributed_words(
     return _column([shaded_words([*words, f"({name})"], [*each, 0.0], width) for name, each in rows], 4)
 
 
-def save_picture(picture: Image.Image, path: str | Path) -> None:
-    """Write a picture, atomically; PNG or JPEG by the suffix.
+def save_picture(picture: Image.Image, path: str | Path, **options: Any) -> None:
+    """Write a picture, atomically; PNG or JPEG by the suffix, with Pillow's `options`.
 
     PNG at the lowest compression: photographs hardly shrink any further (7 % here), and that takes eight times as long.
     """
-    quick = {"compress_level": 1} if Path(path).suffix.lower() == ".png" else {"optimize": True}
-    with atomic_path(path) as temporary:
-        picture.save(temporary, **quick)
+    suffix, stream = Path(path).suffix.lower(), io.BytesIO()
+    form = Image.registered_extensions().get(suffix, "")
+    if form not in Image.SAVE:
+        raise UserError(f"a picture's name ends in .png or .jpg, not in '{suffix}'")
+    quick = {"compress_level": 1} if form == "PNG" else {"optimize": True}
+    picture.save(stream, form, **(options or quick))
+    write_bytes(path, stream.getvalue())
 
 
 def fitted(image: Image.Image, side: int = 640) -> Image.Image:

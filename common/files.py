@@ -180,6 +180,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write bytes, atomically. What Pillow writes to a file by itself may end in the middle where the disk is full."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
 def write_npz(path: str | os.PathLike[str], **arrays: np.ndarray) -> None:
     """Write named arrays as a compressed NPZ, atomically."""
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:

@@ -64,6 +64,15 @@ class Text:
         return self
 
 
+LONGEST = 2000  # characters of what a model is to have written: its tokens are spelled one by one
+
+
+def check_length(text: str, what: str, most: int = LONGEST) -> None:
+    """Raise `UserError` for a text that is longer than any is of its kind."""
+    if len(text) > most:
+        raise UserError(f"{what} of {len(text)} characters; at most {most} are read: give a sentence or two")
+
+
 def spelled(
     tokens: Sequence[int],
     decode: Callable[[Sequence[int]], str],

@@ -223,7 +223,7 @@ def test_captions_that_are_too_long_for_the_model_are_an_error(folder, photos):
     captioner = adapters.load(str(folder))
     with pytest.raises(UserError, match="reads at most"):
         captioner.explain(photos[0], "a dog runs on the grass " * 10)
-    with pytest.raises(UserError, match="2000 words"):
+    with pytest.raises(UserError, match="8000 characters"):
         captioner.explain(photos[0], "dog " * 2000)
 
 

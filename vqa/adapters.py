@@ -17,7 +17,7 @@ from common.errors import UserError, check_no_options
 from common.explainable import Explainable, HookedModel, TokenGrid
 from common.networks import hub
 from common.request import Encoded, Request
-from common.text import Place, Sequences, Text, TextLogLikelihood, TextOutput, marks, padded
+from common.text import Place, Sequences, Text, TextLogLikelihood, TextOutput, check_length, marks, padded
 from vqa.answerer import Answerer
 from vqa.attribution import token_gradients
 from vqa.network import Answer, best_answers
@@ -53,6 +53,7 @@ class TransformersNetwork:
         ids, unknown = found["input_ids"], self.tokenizer.unk_token_id
         if len(ids) > self.longest:
             raise UserError(f"the question has {len(ids)} tokens; {self.name} reads at most {self.longest}")
+        hub.check_tokens(ids, int(self.text.vocab_size), self.name)
         places: list[list[int]] = [[] for _ in words]
         for place, word in enumerate(found.word_ids()):
             if word is not None:
@@ -207,9 +208,13 @@ class BlipNetwork(TransformersNetwork):
         return Request((self.tokens(questions), query), targets, [list(each) for each in answers])
 
     def _ids(self, answer: str) -> list[int]:
+        check_length(answer, "an answer")
         ids = list(self.tokenizer(answer, add_special_tokens=False)["input_ids"])
         if not ids:
             raise UserError(f"the answer {answer!r} is empty; name one of at least a word")
+        if len(ids) >= self.longest:
+            raise UserError(f"an answer of {len(ids)} tokens; {self.name} reads at most {self.longest - 1}")
+        hub.check_tokens(ids, int(self.text.vocab_size), self.name)
         return ids
 
 

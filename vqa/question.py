@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.text import check_length
 from data.records import MAX_QUESTION_WORDS
 from data.words.vocabulary import PAD, tokenize
 
@@ -117,6 +118,7 @@ def question_words(question: str) -> list[str]:
     """The words of a question (see `data.words.vocabulary.tokenize`); `UserError` when there is none, or too many."""
     if not isinstance(question, str):
         raise UserError(f"a question is a string; received {question!r}")
+    check_length(question, "a question", 10_000)
     words = [SPELLINGS.get(word, word) for word in tokenize(question)]
     if not words:
         raise UserError(f"the question {question!r} is empty; ask something such as 'what color is the hat?'")

@@ -171,7 +171,8 @@ class ChatModel:
         return self.checked_reply(found)
 
     def checked_reply(self, reply: Text) -> Text:
-        """A reply, or a `UserError` for one that has the image's placeholder in it."""
+        """A reply, or a `UserError` for one that has the image's placeholder in it, or tokens nobody knows."""
+        hub.check_tokens(reply.tokens, self.vocabulary_size, self.name)
         if self.image_token in reply.tokens:
             raise UserError(f"the reply '{reply.text[:60]}' has the image's token in it; leave it out")
         return reply

@@ -13,7 +13,7 @@ from typing import Any
 
 from common.chat.families import Family
 from common.errors import UserError
-from common.text import Text, spelled
+from common.text import Text, check_length, spelled
 
 _PROBE, _REPLY = "What is this?", "Saywhy"
 
@@ -77,6 +77,7 @@ class Prompts:
     def read(self, question: str, image: bool = True) -> Text:
         """The prompt's tokens, with one placeholder for the image, and the question's words among them."""
         question = " ".join(question.split())
+        check_length(question, "a question", 10_000)
         text = self._tokenized_text(question, image)
         found = self._tokens(text, return_offsets_mapping=True)
         start = text.rfind(question)
@@ -100,6 +101,7 @@ class Prompts:
 
     def reply(self, text: str) -> Text:
         """A reply as the model would write it: its words, and their tokens behind the prompt."""
+        check_length(text, "a reply")
         before = self._tokenized_text(_PROBE, True)
         prompt, whole = self._tokens(before)["input_ids"], self._tokens(before + self._lead + text)["input_ids"]
         if whole[: len(prompt)] != prompt:  # a merge across the border: the reply by itself

@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.images import INTERPOLATIONS, Preprocessing
 from common.networks.weights import check_finite, reachable
+
+PROCESSOR = "preprocessor_config.json"
 
 
 def library(name: str) -> Any:
@@ -161,14 +163,28 @@ def _saved_preprocessing(place: Place, config: Any) -> Preprocessing:
         with quiet(f"hf:{place.name}"):
             processor = place.load("AutoImageProcessor")
     except UserError:
+        if (Path(place.path) / PROCESSOR).is_file():  # there, and not to be read
+            raise
         assumed = preprocessing_from_config(config)
         warnings.warn(
-            f"hf:{place.name} has no preprocessor_config.json: assuming {'x'.join(map(str, assumed.size))} pixels,"
+            f"hf:{place.name} has no {PROCESSOR}: assuming {'x'.join(map(str, assumed.size))} pixels,"
             f" mean {assumed.mean}, std {assumed.std}",
             stacklevel=2,
         )
         return assumed
-    return _from_processor(processor.to_dict())
+    try:
+        return _from_processor(processor.to_dict())
+    except UserError as problem:
+        raise UserError(f"hf:{place.name}: {PROCESSOR}: {problem}") from problem
+    except (TypeError, ValueError, OverflowError, AttributeError) as problem:  # entries of other kinds
+        raise UserError(f"hf:{place.name}: {PROCESSOR} has an entry of a wrong kind ({_line(problem)})") from problem
+
+
+def check_tokens(ids: Iterable[int], known: int, name: str) -> None:
+    """Raise `UserError` where a tokenizer writes tokens that the model `name`, which knows so many, doesn't know."""
+    most = max(ids, default=0)
+    if most >= known:
+        raise UserError(f"{name}: its tokenizer writes token {most}, and the model knows {known}: files of two models?")
 
 
 def _from_processor(values: dict[str, Any]) -> Preprocessing:

@@ -1,5 +1,6 @@
 """A training's folder: `log.jsonl` (one record an epoch), `state.pt` (to go on from) and `curve.png`."""
 
+import io
 import json
 import os
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 
 from common.errors import UserError
-from common.files import atomic_path, write_text
+from common.files import atomic_path, write_bytes, write_text
 
 
 class Run:
@@ -103,5 +104,6 @@ def draw_curve(records: list[dict[str, Any]], path: str | os.PathLike[str]) -> N
         axes.set_xlabel("epoch", fontsize=8)
         axes.tick_params(labelsize=8)
     figure.axes[0].legend(fontsize=8)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=100)
+    stream = io.BytesIO()
+    figure.savefig(stream, dpi=100)
+    write_bytes(path, stream.getvalue())

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 import torch
 
 import classification
+from common.draw import save_picture
 from common.errors import MethodError, UserError
-from common.files import atomic_path, write_json
+from common.files import atomic_path, write_json, write_text
 from common.metrics.comparison import difference
 from common.metrics.grounding import Summary, summary
 from common.networks.trunk import fingerprint
@@ -121,7 +122,7 @@ class Lab:
         """A picture that `draw` makes (a Pillow image), kept as `cells/<name>.jpg` with its settings."""
 
         def write(path: Path) -> None:
-            draw().convert("RGB").save(path, quality=88)
+            save_picture(draw().convert("RGB"), path, quality=88)
 
         return Picture(self._kept(f"{name}.jpg", f"{name}.picture", write, settings), caption)
 
@@ -129,7 +130,7 @@ class Lab:
         """The explanation that `explain` gives, to click, kept as `cells/<name>.html` with its settings."""
 
         def write(path: Path) -> None:
-            path.write_text(explain().html(), encoding="utf-8")
+            write_text(path, explain().html())
 
         return Widget(self._kept(f"{name}.html", f"{name}.widget", write, settings), caption)
 

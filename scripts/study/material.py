@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
+from common.draw import save_picture
 from common.errors import MethodError, UserError
-from common.files import atomic_path
 from scripts import console as cli
 
 SIDE = 480  # pixels of a picture's longer side
@@ -117,8 +117,8 @@ class Pictures:
     def add(self, picture: Image.Image) -> str:
         """Keep a picture; returns its file's name."""
         name = f"{self.name()}.jpg"
-        with atomic_path(self.folder / name) as temporary:
-            Image.frombytes("RGB", picture.size, picture.convert("RGB").tobytes()).save(temporary, quality=88)
+        pixels = Image.frombytes("RGB", picture.size, picture.convert("RGB").tobytes())
+        save_picture(pixels, self.folder / name, quality=88)
         return name
 
 

@@ -7,13 +7,15 @@ import struct
 import zlib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from common.errors import UserError
 from data.readers import boxes, coco, karpathy, masks, pascal_xml, regions, vqa, vqahat
 from data.records import Box
 from scripts.saywhy import main
-from tests.hostile.test_fuzz import places, put
+from tests.hostile.test_fuzz import FUZZ, JSON, places, put
 
 ODD = [None, True, [], {}, "", "x", [1], {"a": 1}, -1, 0, 10**7, 10**400, math.nan, math.inf, 1e300, [[[]]]]
 PHOTO = "COCO_train2014_000000000001.jpg"
@@ -100,6 +102,21 @@ def test_whatever_stands_in_a_data_set_is_read_or_told_in_a_line(name, sets):
                 except UserError as problem:
                     line = str(problem)
                     assert "\n" not in line and len(line) < 1000, (path, odd)
+    finally:
+        file.write_text(json.dumps(record))
+
+
+@FUZZ
+@given(data=st.data(), name=st.sampled_from(list(FILES)), new=JSON)
+def test_what_hypothesis_makes_of_an_entry_is_read_or_told_in_a_line(sets, data, name, new):
+    record, read = FILES[name]
+    file = sets / name
+    path = data.draw(st.sampled_from(list(places(record))))
+    try:
+        file.write_text(json.dumps(put(record, path, new)))
+        read(file)
+    except UserError as problem:
+        assert "\n" not in str(problem)
     finally:
         file.write_text(json.dumps(record))
 

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from common.draw import save_picture
 from common.errors import UserError
 from common.files import atomic_path, atomic_paths, held, sweep
 from common.printed import PrintableStream, printable
@@ -196,6 +199,29 @@ def test_files_of_one_result_are_all_written_or_none(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"] and old.read_text() == "old"
     write(fail=False)
     assert {path.name for path in tmp_path.iterdir()} == {"a.json", "a.npz"} and old.read_text() == "{}"
+
+
+@pytest.mark.parametrize("short", [1, 100, 3000])
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_a_picture_that_finds_no_room_for_its_end_is_not_written_without_it(name, short, tmp_path):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8))
+    save_picture(picture, tmp_path / name)
+    size = (tmp_path / name).stat().st_size
+    (tmp_path / name).unlink()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size - short, limits[1]))
+        with pytest.raises(UserError, match=rf"cannot write '.*{name}': File too large"):
+            save_picture(picture, tmp_path / name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_of_no_known_kind_is_refused(tmp_path):
+    for name in ("a", "a.txt", "a.json", "a.html"):
+        with pytest.raises(UserError, match="ends in .png or .jpg"):
+            save_picture(Image.new("RGB", (4, 4)), tmp_path / name)
 
 
 def test_files_of_one_result_that_a_killed_process_began_to_rename_are_all_renamed(tmp_path):
