@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import spearmanr
 from torch import nn
 
 import vqa
@@ -18,7 +20,10 @@ from common.networks.trunk import SeeingTrunk, load_trunk
 from common.training.maps import Maps
 from common.training.summaries import Summaries
 from common.training.trunks import save_seeing_trunk
+from data.records import Question
 from data.words.vocabulary import SPECIAL, Vocabulary
+from scripts.experiments import figure12
+from vqa import grounding
 from vqa.answerer import Answerer
 from vqa.coattention import ATTENTION, LEVELS, CoattentionModel
 from vqa.network import CoattentionNetwork
@@ -197,6 +202,39 @@ def test_attention_is_shown_level_by_level_for_each_question(answerer, photo):
         torch.testing.assert_close(each.of_words.sum(1), torch.ones(3))
     alone = answerer.attention(photo, "dog")
     torch.testing.assert_close(alone.image, found[1].image)
+
+
+def test_its_own_attention_is_ranked_against_occlusion_beside_grad_cam(answerer, photo):
+    question, encoded = Question("1", QUESTION, Path("x.jpg"), "x:1"), answerer.encode(photo)
+    row = grounding.reference_correlations(answerer, question, encoded, {"cells": None})["cells"]
+    assert {f"attention_{level}" for level in LEVELS} | {"gradcam", "cells"} <= set(row)
+    A, tokens = encoded.features, torch.tensor([[4, 5, 6, 7, 9]])
+    scores = answerer.network.module.head(A, tokens)[0]
+    best, drops = int(scores.argmax()), []
+    for cell in range(A[0, 0].numel()):
+        without = A.flatten(2).clone()
+        without[:, :, cell] = 0
+        drops.append(float(scores[best] - answerer.network.module.head(without.view_as(A), tokens)[0, best]))
+    looked = answerer.attention(encoded, QUESTION).image[1].flatten()
+    assert row["attention_phrase"] == pytest.approx(spearmanr(looked.numpy(), drops).statistic, abs=1e-4)
+
+
+def test_figure_12_shows_where_each_level_looks(answerer, photo):
+    tiles = figure12.attention_tiles(answerer.attention(photo, QUESTION), photo)
+    assert [tile.title for tile in tiles] == [f"(b) its attention, {level} level" for level in LEVELS]
+    assert all(tile.note.startswith("hears ") and tile.note.count("%") == 3 for tile in tiles)
+    plain = Answerer(OwnWithout(answerer.network.module))
+    both = [figure12.draw(model, photo, QUESTION, ["red", "no"]) for model in (answerer, plain)]
+    assert both[0].height > both[1].height + 200
+
+
+class OwnWithout(CoattentionNetwork):
+    """The same, but for where it looks."""
+
+    def __getattribute__(self, name):
+        if name == "attention":
+            raise AttributeError(name)
+        return super().__getattribute__(name)
 
 
 def test_a_model_without_attention_says_so(photo):

@@ -70,7 +70,7 @@ def test_the_second_vqa_model_has_a_recipe_of_its_own(monkeypatch, tmp_path, cap
     made = called[0]
     assert (made.model, made.embedding, made.dropout) == ("coattention", 64, 0.5)
     assert saywhy.main([*command, "other"]) == 2
-    assert "model is one of evidence, coattention; received other" in capsys.readouterr().err
+    assert "model is one of evidence, coattention, pooled; received other" in capsys.readouterr().err
 
 
 def test_device_and_what_else_a_run_needs_are_handed_on(task):

@@ -13,14 +13,18 @@ from common.training.trunks import load_head
 from data.words.vocabulary import Vocabulary
 from vqa.coattention import ATTENTION, CoattentionModel
 from vqa.model import VqaModel
+from vqa.pooled import PooledModel
 
-Model = VqaModel | CoattentionModel
-MODELS: dict[str, type[VqaModel] | type[CoattentionModel]] = {"evidence": VqaModel, "coattention": CoattentionModel}
+Model = VqaModel | CoattentionModel | PooledModel
+MODELS: dict[str, type[VqaModel] | type[CoattentionModel] | type[PooledModel]] = {
+    "evidence": VqaModel, "coattention": CoattentionModel, "pooled": PooledModel
+}  # fmt: skip
 """By what reads the image."""
 _SIZE = schema.whole(1, 8192)
 _SCHEMA = {"model": schema.optional(schema.one_of(MODELS)), "vocabulary": schema.names(), "answers": schema.names()}
 SIZES: dict[str, dict[str, schema.Rule]] = {
     "evidence": {"embedding": _SIZE, "hidden": _SIZE, "joint": _SIZE},
+    "pooled": {"embedding": _SIZE, "hidden": _SIZE, "joint": _SIZE},
     "coattention": {"embedding": _SIZE, "joint": _SIZE, "attention": schema.one_of(ATTENTION)},
 }
 """What else a model is built with."""

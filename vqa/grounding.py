@@ -98,7 +98,8 @@ def reference_correlations(
     """Reference -> map -> rank correlation, for the model's own answer to one question.
 
     A reference is occlusion of pixels with its options, or None: occlusion of cells of the explained map. The maps are
-    `MAPS` and, as the ceiling of what a map of that layer can agree, the occlusion of cells itself: `cells`. A map that
+    `MAPS`, where a model with attention looks itself (`attention_word` and so on), and, as the ceiling of what a map of
+    that layer can agree, the occlusion of cells itself: `cells`. A map that
     is zero everywhere ranks nothing and counts as 0; a reference that is leaves the question out (NaN).
     """
     answer = answerer.answer(encoded, question.text, top=1).text
@@ -106,7 +107,7 @@ def reference_correlations(
         return {CELLS: _token_correlations(answerer, question, encoded, answer)}
     found = answerer.explain(encoded, question.text, answer, methods=MAPS).maps
     maps = {name: each[:, 0].abs().amax(1) if name.startswith("guided") else each[:, 0] for name, each in found.items()}
-    maps["cells"] = _occluded_cells(answerer, question, encoded, answer)
+    maps |= {**_attention(answerer, question, encoded), "cells": _occluded_cells(answerer, question, encoded, answer)}
     rows = {}
     for name, options in references.items():
         if options is None:
@@ -124,6 +125,14 @@ def _token_correlations(answerer: Answerer, question: Question, encoded: Encoded
     found = answerer.explain(encoded, question.text, answer, methods=(*OF_TOKENS, "activation")).maps
     reference = found.pop("token_occlusion")[:1, 0]
     return {name: _correlation(each[:1, 0], reference) for name, each in found.items()}
+
+
+def _attention(answerer: Answerer, question: Question, encoded: Encoded) -> dict[str, Tensor]:
+    """Maps (1, h, w) of where a model with attention looks, by level; none of one without."""
+    if not hasattr(answerer.network, "attention"):
+        return {}
+    found = answerer.attention(encoded, question.text)
+    return {f"attention_{level}": image[None] for level, image in zip(found.levels, found.image, strict=True)}
 
 
 def _occluded_cells(answerer: Answerer, question: Question, encoded: Encoded, answer: str) -> Tensor:

@@ -25,6 +25,7 @@ from data.words.vocabulary import PAD
 from vqa.attribution import token_gradients
 from vqa.coattention import LEVELS, CoattentionModel
 from vqa.model import AnswerOutput, VqaModel
+from vqa.pooled import PooledModel
 from vqa.question import question_words
 from vqa.request import find_answer, numbered_request
 
@@ -192,9 +193,26 @@ class CoattentionNetwork(OwnNetwork):
         return [Attention(LEVELS, image, asked.words, words[:, : len(asked.words)]) for asked, image, words in rows]
 
 
-def own_network(module: VqaModel | CoattentionModel, **about: Any) -> OwnNetwork:
+class PooledNetwork(OwnNetwork):
+    """A `PooledModel` behind an `Answerer`; its head reads the map's mean: the `states` are (B, K)."""
+
+    module: PooledModel
+    embedding = "question.embedding"
+
+    def states(self, features: Tensor) -> Tensor:
+        return features.mean((2, 3))
+
+    def attribute(self, encoded: Encoded, request: Request) -> tuple[None, Tensor]:
+        return None, token_gradients(self, encoded.states, request)
+
+    def split(self) -> SplitModel:
+        return OwnSplit(self.module, self.layer)
+
+
+def own_network(module: VqaModel | CoattentionModel | PooledModel, **about: Any) -> OwnNetwork:
     """The network around a model of the project; see `OwnNetwork`."""
-    return CoattentionNetwork(module, **about) if isinstance(module, CoattentionModel) else LstmNetwork(module, **about)
+    kinds: dict[type, type[OwnNetwork]] = {CoattentionModel: CoattentionNetwork, PooledModel: PooledNetwork}
+    return kinds.get(type(module), LstmNetwork)(module, **about)
 
 
 class OwnSplit(SplitModel):

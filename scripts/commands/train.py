@@ -62,7 +62,8 @@ def add_parser(subparsers: Any) -> None:
         "vqa",
         help="train the VQA model",
         description="Train the VQA model; options left out are as the shipped checkpoint was trained. '--model"
-        " coattention' has defaults of its own: width 192, dropout 0.5, 8 epochs, fewer questions of captions.",
+        " coattention' has defaults of its own (width 192, dropout 0.5, 8 epochs, fewer questions of captions), and so"
+        " has the control '--model pooled'.",
     )
     data = (
         "vqa2, vqa, okvqa or cocoqa:PATH, derived:FLICKR8K, boxes:COCO, captions:COCO (those without photographs),"

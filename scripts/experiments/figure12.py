@@ -4,7 +4,9 @@
     python -m scripts.experiments.figure12 --image my.jpg --question "what color is it?" --answer red --answer yellow
 
 Part (a): the map moves with the answer. Part (b): the same answer explained at the last layer of every block;
-early layers show edges, late ones the object. To expect, of the bundled meadow: 'cow' on the cow, 'grass' below and
+early layers show edges, late ones the object. A model with co-attention (`--model runs/co`, a run of `saywhy train vqa
+--model coattention`) shows besides where it looks itself: by the words, the phrases and the whole question, whatever
+the answer, and which words it listens to. To expect, of the bundled meadow: 'cow' on the cow, 'grass' below and
 around it, 'trees' above.
 """
 
@@ -20,6 +22,7 @@ from scripts.experiments.drawing import SAMPLES, figure_parser, save_figure
 from scripts.experiments.lab import Lab
 from scripts.experiments.report import Section
 from scripts.experiments.run import run_program
+from vqa.network import Attention
 
 METHODS = ("gradcam", "guided_gradcam")
 PHOTOGRAPH = SAMPLES / "cows.jpg"
@@ -44,11 +47,24 @@ def draw(answerer: Any, image: Image.Image, question: str, answers: Sequence[str
     tiles.append(Tile(Image.new("RGB", shown.size, PAPER), ""))
     for picture, name in zip(guided, found.names, strict=True):
         tiles.append(Tile(picture, f"Guided Grad-CAM: {name}"))
+    if hasattr(answerer.network, "attention"):
+        looked = attention_tiles(answerer.attention(seen, question), shown)
+        tiles += looked + [Tile(Image.new("RGB", shown.size, PAPER), "")] * (-len(looked) % (1 + len(answers)))
     for layer in block_ends(answerer):
         one = answerer.explain(seen, question, answers[0], layer=layer)
         tiles.append(Tile(draw_map("gradcam", shown, one.heatmaps[0, 0]), f"(b) {one.names[0]} at {layer}"))
     note = f"{answerer.name}; after figure 12 of Selvaraju et al."
     return panel(question, tiles, 1 + len(answers), legends_of(METHODS), 220, note)
+
+
+def attention_tiles(found: Attention, shown: Image.Image) -> list[Tile]:
+    """Where a model with attention looks at each level, and the words it listens to most there."""
+    tiles = []
+    for level, image, heard in zip(found.levels, found.image, found.of_words.tolist(), strict=True):
+        most = sorted(zip(heard, found.words, strict=True), reverse=True)[:3]
+        note = "hears " + ", ".join(f"{word} {share:.0%}" for share, word in most)
+        tiles.append(Tile(draw_map("gradcam", shown, image), f"(b) its attention, {level} level", note))
+    return tiles
 
 
 def block_ends(answerer: Any) -> list[str]:

@@ -32,6 +32,7 @@ from scripts.experiments.grounded import plain
 from scripts.experiments.lab import Lab, measured, paired
 from scripts.experiments.report import Row, Section, Table, against, row_of
 from scripts.experiments.run import run_program
+from vqa.coattention import LEVELS
 from vqa.grounding import (
     CELLS,
     OCCLUSION,
@@ -50,6 +51,8 @@ ROWS = {
     "activation": "activation energy, whatever the answer",
     "cells": "occlusion of cells of the map",
 }
+# What a model with attention has besides: where it looks itself, whatever the answer.
+LOOKED = {f"attention_{level}": f"its own attention, {level} level" for level in LEVELS}
 # The maps whose references are compared.
 BY_REFERENCE = {"gradcam": "Grad-CAM", "no_relu": "Grad-CAM before its ReLU", "cells": "occlusion of cells itself"}
 ZERO = "A map that is zero everywhere ranks nothing and counts as 0; a reference without any drop is left out."
@@ -210,8 +213,10 @@ def section(lab: Lab) -> Section:
 def _table(name: str, cell: dict[str, Any]) -> Table:
     published, first = PUBLISHED["occlusion"], cell["all gradcam"]
     rows = []
-    for key in ROWS:
-        row = row_of(ROWS[key], cell[f"all {key}"], published.get(key, ""), MODEL)
+    for key, what in {**ROWS, **LOOKED}.items():
+        if f"all {key}" not in cell:
+            continue
+        row = row_of(what, cell[f"all {key}"], published.get(key, ""), MODEL)
         rows.append(row if key == "gradcam" else against(row, paired(cell[f"all {key}"], first)))
     rows += [row_of(f"Grad-CAM, {part}", cell[f"{part} gradcam"], "", MODEL) for part in (NEEDED, BLIND)]
     note = (
@@ -309,7 +314,7 @@ def _print(tables: dict[str, Any]) -> None:
                 published = PUBLISHED[what].get(key, "-")
                 mean, error = ("-" if row[k] is None else f"{row[k]:.3f}" for k in ("mean", "error"))
                 ours = f"{mean:>6} ± {error:<5}  {row['n']:>5}"
-                print(f"  {ROWS.get(key, key):<38}{ours}  {published}")
+                print(f"  {({**ROWS, **LOOKED}).get(key, key):<38}{ours}  {published}")
 
 
 if __name__ == "__main__":

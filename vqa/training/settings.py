@@ -10,6 +10,7 @@ _TIMES = "how often an epoch asks a question {} (0.5: half of them, others each 
 MODELS = {
     "evidence": "the trunk's summary of the image",
     "coattention": "every position of its last map (Lu et al. 2016)",
+    "pooled": "the mean of its last map (Lu et al. 2015): a control",
 }
 """What reads the image, by name."""
 ATTENTIONS = ("parallel", "alternating")
@@ -94,6 +95,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "blind_epochs": 3,
         "captions_times": 0.05,
     },  # fmt: skip
+    "pooled": {"dropout": 0.5, "untold": 0.0, "head_epochs": 8, "blind_epochs": 3, "captions_times": 0.05},
 }
 """By model: what differs from the defaults."""
 

@@ -199,4 +199,11 @@ class CoattentionTraining(Training):
         return weighted_entropy(found.float(), batch, self.settings.label_smoothing), {}
 
 
-TRAININGS = {"evidence": Training, "coattention": CoattentionTraining}
+class PooledTraining(CoattentionTraining):
+    """The model that reads the mean of the map."""
+
+    def seen(self, summaries: Summaries) -> Maps:
+        return Maps(summaries, mean=True)
+
+
+TRAININGS = {"evidence": Training, "coattention": CoattentionTraining, "pooled": PooledTraining}
