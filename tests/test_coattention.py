@@ -11,6 +11,7 @@ from PIL import Image
 from scipy.stats import spearmanr
 from torch import nn
 
+import captioning
 import vqa
 from common.errors import UserError
 from common.formulas import localisation
@@ -306,3 +307,10 @@ def test_stored_maps_are_the_trunks_of_the_photograph_and_its_mirror(trunk, tmp_
     torch.testing.assert_close(found, maps.trunk.features(images).detach(), atol=2e-3, rtol=2e-3)
     means = Maps(maps.summaries, mean=True).of("x", files)[[2, 0], [0, 1]]
     torch.testing.assert_close(means, found.mean((2, 3)), atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize("package", [vqa, captioning])
+def test_files_of_torch_7_are_refused_in_one_line(package, tmp_path):
+    (tmp_path / "lstm.t7").write_bytes(b"\x04\x00\x00\x00")
+    with pytest.raises(UserError, match=r"lstm.t7' is a file of Torch 7, .* are not read, see docs/own_model.md"):
+        package.load(tmp_path / "lstm.t7")

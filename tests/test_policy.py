@@ -97,6 +97,16 @@ def test_maps_of_actions_and_values_are_eq_1_and_2_by_autograd(trained):
     assert found["occlusion"].shape == found["gradcam"].shape == (2, 6, 6)  # a position for each cell
 
 
+def test_maps_after_an_earlier_convolution_are_pooled_to_cells(trained):
+    known, made = trained
+    picture = known.pictures[0]
+    found = policy.maps_of(made, picture, "toggle", "maps.1", ["activation"])["activation"]
+    fine = policy.explain(policy.HookedModel(made, "maps.1"), agent.as_images(picture[None]), [0], methods="activation")
+    assert fine.activation.shape == (1, 1, 12, 12) and found.shape == (2, 6, 6)
+    torch.testing.assert_close(found[0], fine.activation[0, 0].reshape(6, 2, 6, 2).mean((1, 3)))
+    assert len(policy.on_layers(made, picture, "toggle", (1, 1), (2, 2))) == 4 * 3
+
+
 def test_maps_are_measured_on_the_cells_of_the_agent_and_of_what_it_wants():
     layout = Layout(4, frozenset(), door=(2, 1), key=(1, 2), goal=(3, 3), start=State((1, 1), 0, False, LOCKED))
     heat = torch.zeros(2, 4, 4)

@@ -121,6 +121,11 @@ def load_head(
     list that doesn't fit the weights, and a trunk that is missing or another one.
     """
     stem = Path(path)
+    if stem.suffix == ".t7":
+        raise UserError(
+            f"'{path}' is a file of Torch 7, as neuraltalk2 and VQA_LSTM_CNN released theirs: these are not read, see"
+            " docs/own_model.md; leave it out for the shipped model, or give a checkpoint of 'saywhy train'"
+        )
     stem = stem_of(stem / kind if stem.is_dir() else stem)
     tensors, config = load_checkpoint(stem)
     check_kind(config, kind, rules(config) if callable(rules) else rules, stem)

@@ -6,6 +6,11 @@
 A small convolutional network is taught MiniGrid's DoorKey from pixels by who knows the way (`agent`, `doorkey`).
 On layouts that it never saw it plays beside one that acts at random. Then its actions and values are explained, and
 their maps measured on the cells of what is there: of the agent, and of the key, door or goal that it goes to next.
+
+To expect: it wins 87 % of the layouts, at random 1 %. Covering a cell shows that it decides by the agent and what it
+goes to next (98 % of the peaks); Grad-CAM at the last map does not (7 %, 3 % by chance). Its head reads every position
+by weights of its own, which pooled gradients mix, and convolutions spread what they read: after the first of them
+HiResCAM, which does not pool, has 97 %, Grad-CAM 26 %.
 """
 
 from __future__ import annotations
@@ -17,10 +22,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from common.draw import Tile, draw_map, legends_of, panel
+from common.explainable import HookedModel
 from common.gradcam import explain
 from common.methods.names import label
 from common.methods.occlusion import OcclusionOptions
@@ -52,6 +59,7 @@ MEASURES = {
     "peak": "peak on the agent or the thing to go to next",
     "rank": "rank correlation with occlusion of cells",
 }
+LAYERS = {f"maps.{place}": f"after convolution {n}" for n, place in enumerate((1, 3, 6, 8), 1)}
 SUBTITLES = {"action": "the action taken", "value": "the value of the state"}
 
 
@@ -106,19 +114,15 @@ def moments(layout: Layout, path: Sequence[tuple[State, str]]) -> list[tuple[Sta
     return list(first.values())
 
 
-def maps_of(policy: Policy, picture: np.ndarray, action: str) -> dict[str, Tensor]:
+def maps_of(
+    policy: Policy, picture: np.ndarray, action: str, layer: str = LAYER, methods: Sequence[str] = METHODS
+) -> dict[str, Tensor]:
     """Method -> maps (2,h,w), a position for each cell: of the action's score before the softmax, and of the value."""
     images = as_images(picture[None])
     targets: list[Target] = [Index(NAMES.index(action)), value]
-    found = explain(policy_at(policy), images, targets, methods=METHODS, occlusion_options=COVER)
-    return {name: each[:, 0] for name, each in found.maps.items()}
-
-
-def policy_at(policy: Policy) -> Any:
-    """The policy split at its last map."""
-    from common.explainable import HookedModel
-
-    return HookedModel(policy, LAYER)
+    found = explain(HookedModel(policy, layer), images, targets, methods=methods, occlusion_options=COVER)
+    cells = (picture.shape[0] // CELL, picture.shape[1] // CELL)
+    return {name: F.adaptive_avg_pool2d(each[:, 0], cells) for name, each in found.maps.items()}
 
 
 def on_cells(maps: dict[str, Tensor], layout: Layout, state: State) -> dict[str, float]:
@@ -134,6 +138,15 @@ def on_cells(maps: dict[str, Tensor], layout: Layout, state: State) -> dict[str,
                 found[f"{target} {name} rank"] = float(rank[0])
         even = _measures(torch.ones_like(maps["gradcam"][t]), agent, wanted)
         found.update({f"{target} even {key}": x for key, x in even.items()})
+    return found
+
+
+def on_layers(policy: Policy, picture: np.ndarray, action: str, agent: Cell, wanted: Cell) -> dict[str, float]:
+    """'layer method' -> whether the peak of the action's map after each convolution is on either cell."""
+    found = {}
+    for layer in LAYERS:
+        for name, each in maps_of(policy, picture, action, layer, METHODS[:3]).items():
+            found[f"{layer} {name}"] = _measures(each[0], agent, wanted)["peak"]
     return found
 
 
@@ -156,7 +169,9 @@ def explained(policy: Policy, world: World, count: int, known: frozenset[Any]) -
     def episode(number: int, layout: Layout) -> dict[str, list[float]]:
         found: dict[str, list[float]] = {}
         for state, action in moments(layout, played(world, layout, greedy(policy))[1]):
-            row = on_cells(maps_of(policy, world.picture(layout, state), action), layout, state)
+            picture, things = world.picture(layout, state), layout.objects(state)
+            row = on_cells(maps_of(policy, picture, action), layout, state)
+            row |= on_layers(policy, picture, action, things["agent"], things[layout.wanted(state)])
             for key, each in row.items():
                 found.setdefault(key, []).append(each)
         return found
@@ -181,6 +196,10 @@ def tables(games: dict[str, Any], maps: dict[str, Any]) -> list[Table]:
             keys = [name for name in ROWS if f"{target} {name} {key}" in maps]
             rows = _rows(maps, keys, f"{target} {{}} {key}", keys)
             found.append(Table(f"Policy, {SUBTITLES[target]}", source, what, rows, reference=ROWS[keys[0]]))
+    for layer, what in LAYERS.items():
+        rows = _rows(maps, METHODS[:3], f"{layer} {{}}", METHODS[:3])
+        title = f"Policy, {SUBTITLES['action']}, {what}"
+        found.append(Table(title, source, MEASURES["peak"], rows, reference=ROWS[METHODS[0]]))
     return found
 
 
@@ -201,9 +220,14 @@ def draw(policy: Policy, world: World, known: frozenset[Any], seed: int = HELD_O
         worth = float(policy(as_images(picture[None])).value)
         maps = maps_of(policy, picture, action)
         tiles.append(Tile(shown, f"To the {layout.wanted(state)}: {action}", f"value {worth:.2f}"))
-        for name in ("gradcam", "hirescam", "occlusion"):
-            tiles.append(Tile(draw_map(name, shown, maps[name][0]), f"{label(name)}: {action}"))
-        tiles.append(Tile(draw_map("gradcam", shown, maps["gradcam"][1]), f"{label('gradcam')}: value"))
+        early = maps_of(policy, picture, action, next(iter(LAYERS)), ["hirescam"])["hirescam"]
+        for name, values, what, where in (
+            ("occlusion", maps["occlusion"][0], action, "a cell at a time"),
+            ("hirescam", early[0], action, "after the first convolution"),
+            ("gradcam", maps["gradcam"][0], action, "after the last convolution"),
+            ("gradcam", maps["gradcam"][1], "value", "after the last convolution"),
+        ):
+            tiles.append(Tile(draw_map(name, shown, values), f"{label(name)}: {what}", where))
     note = "The red triangle is the agent; yellow: key and door, green: goal. Each map on its own scale."
     return panel("Why a policy acts as it does", tiles, 5, legends_of(("gradcam", "occlusion")), 220, note)
 
