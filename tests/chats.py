@@ -271,11 +271,32 @@ def idefics2(words):
     return hf.Idefics2ForConditionalGeneration(config), processor
 
 
+def blip2(words):
+    text = {
+        "model_type": "opt", "vocab_size": len(words), "hidden_size": WIDE, "ffn_dim": 24, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "max_position_embeddings": 512, "word_embed_proj_dim": WIDE,
+        "bos_token_id": words.eos_token_id, "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id,
+    }  # fmt: skip
+    config = hf.Blip2Config(
+        vision_config={**_vision("blip_2_vision_model"), "num_hidden_layers": 2},
+        qformer_config={
+            "vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "intermediate_size": 24, "encoder_hidden_size": 16, "cross_attention_frequency": 1,
+        },
+        text_config=text, num_query_tokens=4, image_token_index=words.image_token_id,
+    )  # fmt: skip
+    images = hf.BlipImageProcessor(size={"height": SIDE, "width": SIDE})
+    plain = hf.PreTrainedTokenizerFast(  # the processor takes no tokenizer with an image token of its own
+        tokenizer_object=words.backend_tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )  # fmt: skip
+    return hf.Blip2ForConditionalGeneration(config), hf.Blip2Processor(images, plain, num_query_tokens=4)
+
+
 MAKERS = {
     "llava": llava, "fast_vlm": fast_vlm,
     "qwen2_vl": qwen2_vl, "qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl, "qwen3_5": qwen3_5,
     "paligemma": paligemma, "gemma3": gemma3, "llava_next": llava_next, "llava_onevision": llava_onevision,
-    "idefics3": idefics3, "smolvlm": smolvlm, "internvl": internvl, "idefics2": idefics2,
+    "idefics3": idefics3, "smolvlm": smolvlm, "internvl": internvl, "idefics2": idefics2, "blip-2": blip2,
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 import captioning
 import vqa
 from common.chat import loading
-from common.chat.families import FAMILIES
+from common.chat.families import FAMILIES, REFUSED, check_covered
 from common.chat.prompt import Prompts
 from common.errors import UserError
 from common.text import spelled
@@ -59,6 +59,20 @@ def test_models_of_other_kinds_are_refused_with_those_that_work(task, tmp_path, 
     assert "no test says where its image tokens lie" in line and "blip" in line and "qwen3_vl" in line
     assert "no such folder" in _refused(capsys, *asked, "hf:./nowhere")
     assert "no config.json" in _refused(capsys, *asked, f"hf:{tmp_path.parent}")
+
+
+@pytest.mark.parametrize("kind", ["InstructBlip", "Florence2", "Mllama", "Pix2Struct", "Kosmos2", "Lxmert"])
+def test_models_that_are_known_and_not_covered_say_why(kind, tmp_path, capsys):
+    getattr(hf, f"{kind}Config")().save_pretrained(tmp_path)
+    line = _refused(capsys, "vqa", "data/samples/cat.jpg", "what?", "--out", tmp_path, "--model", f"hf:{tmp_path}")
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert REFUSED[config["model_type"]] in line and "qwen3_vl" in line
+
+
+def test_a_blip_2_on_t5_is_refused():
+    config = hf.Blip2Config(text_config={"model_type": "t5"})
+    with pytest.raises(UserError, match="OPT"):
+        check_covered("blip-2", config, "it")
 
 
 def test_options_of_chat_models_are_refused_for_others():
@@ -172,13 +186,19 @@ def test_the_images_token_in_a_reply_is_refused(folder, photo):
         vqa.load(f"hf:{folder}").explain(photo, "what?", answers="a <image> dog")
 
 
+def _query(answerer, answer):
+    return torch.tensor([answerer.read("what?").tokens]), torch.tensor([[answer.read.tokens]])
+
+
 def test_replies_are_cut_at_so_many_tokens_and_explained(folder, photo):
     answerer = vqa.load(f"hf:{folder}", max_tokens=3)
     answer = answerer.answer(photo, "what?")
     assert len(answer.read.tokens) == 3
     found = answerer.explain(photo, "what?")
     assert found.names == (answer.text, *answer.read.words)
-    assert float(found.scores[0, 0]) == pytest.approx(answer.score, abs=1e-4)
+    output = answerer.network.head(answerer.encode(photo).features, _query(answerer, answer))
+    assert float(found.scores[0, 0]) == pytest.approx(float(output.logits.sum()), abs=1e-3)
+    assert answer.score == pytest.approx(float(output.log_probs.sum()), abs=1e-4)
     assert len(captioning.load(f"hf:{folder}").caption(photo, max_length=2).read.tokens) == 2
 
 

@@ -34,9 +34,10 @@ class Family:
     """How one kind of model is run.
 
     `layout` says where its tokens lie; `places` says so in words. `types` names the input that tells images from
-    text, and `reply_type` is what it says of the reply's tokens; `plain` is for models without a chat template,
-    `encoder` for those whose learned queries read the states of the module of that name, `spaced` for those whose
-    processor puts a space between the image and a word that follows at once.
+    text, and `reply_type` is what it says of the reply's tokens; `plain` is for models without a chat template, `asks`
+    how those are asked besides that read the image's tokens before any text, `encoder` for those whose learned queries
+    read the states of the module of that name, `spaced` for those whose processor puts a space between the image and a
+    word that follows at once.
     """
 
     layout: Callable[[Seen], Layout]
@@ -46,6 +47,7 @@ class Family:
     reply_type: int = 0
     image_type: int = 1
     plain: bool = False
+    asks: str | None = None
     encoder: str | None = None
     spaced: bool = False
 
@@ -196,6 +198,11 @@ def _idefics3_size(processor: Any, size: Size) -> tuple[int, int]:
     return tall, math.ceil(int(tall * (width / height)) / edge) * edge
 
 
+def _blip2(seen: Seen) -> Layout:
+    side = _side(seen.config)
+    return _grid(seen, side, side, _of_patches(seen.config), "the whole photograph, squashed to a square")
+
+
 def _idefics2(seen: Seen) -> Layout:
     _, images, _, height, width = seen.inputs["pixel_values"].shape
     if images > 1:
@@ -220,6 +227,7 @@ def _internvl(seen: Seen) -> Layout:
     return Layout(tuple(views), "tiles of the photograph, then the whole")
 
 
+_QUERIED = "last states of the image encoder, before the learned queries that read them"
 _QWEN = "patches of the photograph at its own proportions, merged in squares, row by row"
 _DEEP = "entrance of the language model, with the DeepStack features of its first blocks as further channels"
 _ANYRES = "the whole, squashed; then the tiles' grid without its padding, row by row; tokens that end rows are left out"
@@ -243,11 +251,31 @@ FAMILIES: dict[str, Family] = {
     "idefics2": Family(
         _idefics2,
         "patches of the photograph at its own proportions, row by row",
-        "last states of the image encoder, before the learned queries that read them",
+        _QUERIED,
         encoder="vision_model",
         spaced=True,
     ),
+    "blip-2": Family(_blip2, _SQUASHED, _QUERIED, encoder="vision_model", asks="Question: {} Answer:"),
 }
+
+
+# Kinds that are known and not covered, and why.
+REFUSED = {
+    "instructblip": "the queries that read its image read the question as well",
+    "florence2": "it has an encoder of its own for image and text, and its reply is a decoder's",
+    "mllama": "its language model reads the image by cross-attention, in every few blocks",
+    "pix2struct": "its patches are of another grid for each photograph, and its reply is a decoder's",
+    "kosmos-2": "its image is read by learned queries that go with its own places of phrases",
+    "lxmert": "it reads the boxes of a detector that transformers doesn't have",
+}
+
+
+def check_covered(family: str, config: Any, name: str) -> None:
+    """Raises `UserError` for a model of a family's kind whose language model is an encoder with a decoder."""
+    if FAMILIES[family].asks and getattr(config.get_text_config(), "is_encoder_decoder", False):
+        raise UserError(
+            f"{name}: its language model is an encoder with a decoder (T5), which is not covered; take one on OPT"
+        )
 
 
 def layout_of(family: str, seen: Seen) -> Layout:

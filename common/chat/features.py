@@ -53,14 +53,17 @@ class Resampled:
 
     def output(self, tokens: Tensor, copies: int = 1) -> Any:
         """What the model makes of the table (N, C) in the place of the encoder's own states, `copies` of it."""
-        given = type(self.states)(last_hidden_state=tokens.view(self.states.last_hidden_state.shape))
-        with _giving(self.encoder, given):
+        with giving(self.encoder, self.states_of(tokens)):
             made, form = table(self.encode())
         return form.output(made, copies)
 
+    def states_of(self, tokens: Tensor) -> Any:
+        """The table (N, C) as what the encoder gives."""
+        return type(self.states)(last_hidden_state=tokens.view(self.states.last_hidden_state.shape))
+
 
 @contextmanager
-def _giving(module: nn.Module, output: Any) -> Iterator[None]:
+def giving(module: nn.Module, output: Any) -> Iterator[None]:
     """The module gives `output` inside, and isn't run."""
     own = vars(module).get("forward")
     module.forward = lambda *_, **__: output

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from common.chat.families import FAMILIES
+from common.chat.families import FAMILIES, REFUSED
 from common.chat.model import MAX_REPLY, ChatModel
 from common.errors import UserError
 from common.networks import hub
@@ -64,7 +64,8 @@ def is_chat(name: str, others: Iterable[str] = (), what: str = "models") -> bool
     if kind in FAMILIES or kind in listed:
         return kind in FAMILIES
     explained = f"{what} that can be explained: {', '.join(listed)}, and" if listed else "those that can be explained:"
-    why = "no test says where its image tokens lie" if _describes(kind) else "it doesn't write about images"
+    unsaid = "no test says where its image tokens lie" if _describes(kind) else "it doesn't write about images"
+    why = REFUSED.get(kind, unsaid)
     raise UserError(f"hf:{name}: is a '{kind}' model: {why}; {explained} chat models: {', '.join(FAMILIES)}")
 
 

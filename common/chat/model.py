@@ -11,7 +11,8 @@ N image tokens, n of them with a place, T targets.
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,8 +21,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from common.chat.families import FAMILIES, Seen, layout_of
-from common.chat.features import Form, Resampled, resampled, table
+from common.chat.families import FAMILIES, Seen, check_covered, layout_of
+from common.chat.features import Form, Resampled, giving, resampled, table
 from common.chat.prompt import Prompts, Splice
 from common.chat.views import Layout
 from common.errors import UserError
@@ -74,6 +75,7 @@ class ChatModel:
         module.requires_grad_(False)
         self.max_tokens = max_tokens
         self.kind = str(module.config.model_type)
+        check_covered(self.kind, module.config, name)
         self.family = FAMILIES[self.kind]
         self.prompts = Prompts(processor, self.family, name)
         text = module.config.get_text_config()
@@ -91,6 +93,11 @@ class ChatModel:
     @property
     def device(self) -> torch.device:
         return self.module.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What its weights are held in; BLIP-2 keeps its queries in float32."""
+        return self.module.get_input_embeddings().weight.dtype
 
     def _end_tokens(self, text: Any) -> tuple[int, ...]:
         named = self.module.generation_config.eos_token_id
@@ -131,7 +138,7 @@ class ChatModel:
     def _moved(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        return value.to(self.device, self.module.dtype if value.is_floating_point() else value.dtype)
+        return value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
 
     @torch.no_grad()
     def replies(
@@ -145,15 +152,11 @@ class ChatModel:
         length = length or self.max_tokens
         row = self._checked(tuple(prompt) if sight is None else sight.splice(prompt), length)
         tokens = torch.tensor([row], device=self.device)
-        with hub.quiet(self.name):
-            rows = self.module.generate(
+        with hub.quiet(self.name), self._writing(sight, tokens) as (module, read):
+            rows = module.generate(
                 input_ids=tokens,
                 attention_mask=torch.ones_like(tokens),
-                **(
-                    self._types(tokens, len(row))
-                    if sight is None
-                    else self._read(sight, sight.tokens, tokens, len(row))
-                ),
+                **read,
                 max_new_tokens=length,
                 num_beams=max(beam, count),
                 num_return_sequences=count,
@@ -162,6 +165,24 @@ class ChatModel:
                 suppress_tokens=[self.image_token],  # it stands for an image that isn't there
             )
         return [self._reply(found[len(row) :]) for found in rows.tolist()]
+
+    @contextmanager
+    def _writing(self, sight: Sight | None, row: Tensor) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """The module that writes behind a row (1, W), and what it reads besides.
+
+        BLIP-2's own `generate` takes no encoded image: its encoder gives what it gave, whatever the pixels.
+        """
+        if sight is None:
+            yield self._reader(sight), self._types(row, row.shape[1])
+        elif self.family.asks and isinstance(sight.form, Resampled):
+            with giving(sight.form.encoder, sight.form.states_of(sight.tokens)):
+                yield self.module, {"pixel_values": torch.zeros(1, device=self.device)}
+        else:
+            yield self.module, self._read(sight, sight.tokens, row, row.shape[1])
+
+    def _reader(self, sight: Sight | None) -> Any:
+        """What reads rows of tokens: BLIP-2 reads none without an image, and its language model does."""
+        return self.module.language_model if self.family.asks and sight is None else self.module
 
     def _reply(self, tokens: list[int]) -> Text:
         stop = next((i for i, token in enumerate(tokens) if token in self.ends), len(tokens))
@@ -188,8 +209,14 @@ class ChatModel:
         ids, starts = self.rows(sight, prompts, replies)
         places = starts[:, None] + torch.arange(replies.shape[1], device=self.device)
         mask = (torch.arange(ids.shape[1], device=self.device) <= places[:, -1:]).long()
-        read = self._types(ids, starts) if sight is None or tokens is None else self._read(sight, tokens, ids, starts)
-        found = self.module(input_ids=ids, attention_mask=mask, **read, logits_to_keep=places - 1, use_cache=False)
+        read: dict[str, Any] = self._types(ids, starts)
+        if sight is not None and tokens is not None:
+            read = self._read(sight, tokens, ids, starts)
+        if self.family.asks and sight is not None:
+            read["pixel_values"] = None
+        found = self._reader(sight)(
+            input_ids=ids, attention_mask=mask, **read, logits_to_keep=places - 1, use_cache=False
+        )
         return found.logits.to(self.device)
 
     def rows(self, sight: Sight | None, prompts: Sequence[Sequence[int]], replies: Tensor) -> tuple[Tensor, Tensor]:

@@ -60,7 +60,7 @@ class Prompts:
         self.processor, self.tokenizer, self.family, self.name = processor, processor.tokenizer, family, name
         if not self.tokenizer.is_fast:
             raise UserError(f"{name}: its tokenizer has no fast form (tokenizer.json); save it again with one")
-        if not family.plain and not getattr(processor, "chat_template", None):
+        if not (family.plain or family.asks) and not getattr(processor, "chat_template", None):
             raise UserError(
                 f"{name}: has no chat template, so how it is asked is not known; put the chat_template.jinja of the"
                 " published model into its folder"
@@ -70,6 +70,8 @@ class Prompts:
 
     def text(self, question: str, image: bool = True) -> str:
         """The whole prompt as the processor takes it, up to where the reply begins."""
+        if self.family.asks:
+            return self.family.asks.format(question)
         if self.family.plain:
             return f"{self.processor.image_token if image else ''}{question}"
         return self._templated([{"role": "user", "content": _content(question, image)}], add_generation_prompt=True)
@@ -88,7 +90,11 @@ class Prompts:
             start = text.index(word, start)
             spans.append(_span(found["offset_mapping"], start, start + len(word)))
             start += len(word)
-        return Text(tuple(words), tuple(found["input_ids"]), tuple(spans), (), question)
+        tokens = tuple(found["input_ids"])
+        if self.family.asks and image:  # the image's tokens come first, and in no text
+            tokens = (self.tokenizer.convert_tokens_to_ids(str(self.processor.image_token)), *tokens)
+            spans = [(first + 1, last + 1) for first, last in spans]
+        return Text(tuple(words), tokens, tuple(spans), (), question)
 
     def inputs(self, image: Any, question: str = _PROBE) -> Any:
         """What the processor makes of an image and a question: the model's inputs, as tensors."""
@@ -140,8 +146,8 @@ class Prompts:
 
     def _before_reply(self) -> str:
         """What the template puts between the prompt and a reply: a space, or nothing."""
-        if self.family.plain:
-            return ""
+        if self.family.plain or self.family.asks:
+            return " " if self.family.asks else ""
         reply = {"role": "assistant", "content": [{"type": "text", "text": _REPLY}]}
         try:
             whole = self._templated([{"role": "user", "content": _content(_PROBE, True)}, reply])

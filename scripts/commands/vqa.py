@@ -8,7 +8,11 @@ from common.errors import UserError
 from scripts import console as cli
 
 MAX_SHADED = 4  # answers for which the question's words are shaded
-_ABOUT = {"score": "score: pre-softmax", "log p": "log p: log-probability given image, question and words before"}
+_ABOUT = {
+    "score": "score: pre-softmax",
+    "log p": "log p: log-probability given image, question and words before",
+    "logit": "logit: its words', given image, question and words before",
+}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -69,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         )  # fmt: skip
         record = {**said, **cli.explained(explanation), **_words(explanation)}
         page = cli.page_of(
-            args, explanation, f"{file.name}: {text} {found.text}", score_notes(explanation, _unit(said))
+            args, explanation, f"{file.name}: {text} {found.text}", score_notes(explanation, _unit(said, explanation))
         )
         return cli.Outcome(record, line, explanation, draw(image, record, explanation), page)
 
@@ -89,7 +93,7 @@ def draw(image: Any, record: dict[str, Any], explanation: Any) -> Any:
         own = explanation.names[0] == said
         said, likely = explanation.names[0], "the model's own reply" if own else f"its own reply: {_short(said)}"
     photograph = Tile(fitted(image), "Photograph", likely)
-    tiles, columns = explanation_tiles(photograph, explanation, _unit(record))
+    tiles, columns = explanation_tiles(photograph, explanation, _unit(record, explanation))
     where = f"{record['model']}, explained at layer {record['layer']}"
     # Of a reply that is explained word by word, the question's words are shaded for the whole.
     shaded = slice(0, 1) if written and len(explanation) > MAX_SHADED else slice(None)
@@ -97,7 +101,7 @@ def draw(image: Any, record: dict[str, Any], explanation: Any) -> Any:
     return panel(
         f"{record['question']} {said}", tiles, columns=columns,
         legends=legends_of(list(explanation.maps)),
-        note=f"{where}; words: gradient times embedding; {_ABOUT[_unit(record)]}",
+        note=f"{where}; words: gradient times embedding; {_ABOUT[_unit(record, explanation)]}",
         above=lambda width: attributed_words(explanation.words, explanation.names[shaded], weights, width),
     )  # fmt: skip
 
@@ -151,7 +155,10 @@ def _short(text: str, letters: int = 60) -> str:
     return text if len(text) <= letters else f"{text[:letters]}..."
 
 
-def _unit(said: dict[str, Any]) -> str:
+def _unit(said: dict[str, Any], explanation: Any) -> str:
+    """What a target's score is: of a written answer its words' logits, or their log-probabilities."""
+    if explanation.provenance.get("score") == "logit":
+        return "logit"
     return "log p" if said["written"] else "score"
 
 
