@@ -229,6 +229,12 @@ def test_a_large_jpeg_is_decoded_at_reduced_scale_and_looks_the_same(sample_imag
     assert decoded_image(data, "large.jpg", at_least=1000).size == (1600, 1200)
 
 
+def test_on_a_cpu_classes_are_explained_by_few_photographs_and_texts_by_more():
+    """Sixteen at once take a classifier's trunk longer an image, and hold 400 MB more; texts share their steps."""
+    assert tasks.batch_size("classify", "cpu") == tasks.TRUNK < tasks.batch_size("caption", "cpu")
+    assert tasks.batch_size("vqa", "cpu") == tasks.batch_size("caption", "cpu")
+
+
 def test_a_row_keeps_maps_of_any_size(tmp_path):
     for factor in (1e-9, 1.0, 1e9):
         maps = factor * torch.rand(2, 1, 3, 3, generator=torch.Generator().manual_seed(0))

@@ -62,9 +62,11 @@ def load(task: str, asked: dict[str, Any], how: dict[str, Any]) -> Explainer:
 TRUNK = 4  # photographs that go through a trunk together on a CPU: few, so that their maps stay in its caches
 
 
-def batch_size(device: str) -> int:
-    """Photographs explained together, by default: their captions and answers share the steps of what reads the maps."""
-    return 16 if device == "cpu" else 64
+def batch_size(task: str, device: str) -> int:
+    """Photographs explained together, by default: captions and answers share the steps of what reads the maps."""
+    if device != "cpu":
+        return 64
+    return TRUNK if task == "classify" else 16
 
 
 class _Photographs:

@@ -219,7 +219,7 @@ def batch(bench: Bench, task: str) -> Work:
 
     reach, asked = _BATCHES[task]
     bare, full = (tasks.load(task, {**asked, "layer": None, "methods": each}, {}) for each in ([], ["gradcam"]))
-    size = tasks.batch_size("cpu")
+    size = tasks.batch_size(task, "cpu")
     photographs = [Path(path).read_bytes() for path in sorted(SAMPLES.glob("*.jpg"))[:size]]
     samples = [full.prepare(data, Item(str(n), bytes, "what is this?")) for n, data in enumerate(photographs)]
     title = f"batch {task}, {len(samples)} photographs with maps, over predictions alone"
@@ -235,7 +235,8 @@ def batch_bare(bench: Bench) -> Work:
 
     folder = TemporaryDirectory()
     asked = {**_BATCHES["caption"][1], "layer": None, "beam": 1, "methods": []}
-    how = {"device": "cpu", "batch": tasks.batch_size("cpu"), "decoders": 2, "threads": torch.get_num_threads()}
+    size, threads = tasks.batch_size("caption", "cpu"), torch.get_num_threads()
+    how = {"device": "cpu", "batch": size, "decoders": 2, "threads": threads}
     task = tasks.Captions(asked, "cpu")
     made = plan.Plan(folder.name, "caption", tasks.LOADER, asked, task.about, how=how)
     made = plan.prepared(made, inputs.sources([str(SAMPLES)]), 1000)

@@ -30,6 +30,7 @@ from scripts.batch import cluster, local, store
 from scripts.batch.inputs import sources
 from scripts.batch.plan import Plan, prepared
 from scripts.benchmark.run import machine, reset_peak, resident
+from scripts.door import guarded
 
 SAMPLES = Path(__file__).resolve().parents[2] / "data" / "samples"
 LOADER = "scripts.benchmark.throughput:load"
@@ -215,4 +216,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--peak-of"]:
         peak_of(*sys.argv[2:])
     else:
-        sys.exit(main())
+        sys.exit(guarded(main))

@@ -83,7 +83,7 @@ def _add_run_arguments(parser: Any) -> None:
     add("--ray", metavar="ADDRESS", help="on a Ray cluster: auto, HOST:PORT or ray://HOST:PORT; --workers: its actors")
     add("--num-cpus", type=float, metavar="N", help="processors of a Ray actor, also its threads (default: 1)")
     add("--num-gpus", type=float, metavar="N", help="GPUs of a Ray actor (default: 1 with --device cuda, else 0)")
-    add("--batch", type=int, metavar="N", help="photographs explained together (default: 16 on a CPU, 64 on a GPU)")
+    add("--batch", type=int, metavar="N", help="photographs explained together (default: 16, classify 4; on a GPU 64)")
     add("--shard", metavar="I/N", help="do part I of N, counted from 0, such as $SLURM_ARRAY_TASK_ID/100")
     add("--shard-size", type=int, metavar="N", help="photographs in a file (default: 256; fewer for fewer than 4096)")
     add("--retry-errors", action="store_true", help="do again what ended in an error")
@@ -133,7 +133,7 @@ def _engine(args: argparse.Namespace) -> tuple[Callable[..., Any], dict[str, Any
     """What does the shards: processes of this machine or actors of a Ray cluster; and how: device, batch, threads."""
     from scripts.batch import cluster, local, tasks
 
-    how = {"device": args.device, "batch": args.batch or tasks.batch_size(args.device), "decoders": 2}
+    how = {"device": args.device, "batch": args.batch or tasks.batch_size(args.task, args.device), "decoders": 2}
     if getattr(args, "device_map", None):
         how["device_map"] = args.device_map
     if args.ray is not None:
