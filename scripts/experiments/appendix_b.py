@@ -126,7 +126,7 @@ def ilsvrc_tables(lab: Lab) -> list[Table]:
 
 def boxes_table(lab: Lab, kind: str) -> Table:
     """Table 3's measure on other boxes, the class given; paired by photograph."""
-    count, train = lab.count(5000, 15, 200), lab.trained_on(*TRAIN)
+    count, train = lab.count(5000, 6, 200), lab.trained_on(*TRAIN)
     measure = partial(boxed_errors, lab, kind, count, train)
     cell = lab.cell(f"boxed-variants-{kind}", measure, count=count, train=train, variants=VARIANTS)
     rows = compared({variant: label(variant) for variant in VARIANTS}, cell, "gradcam", lab.model)

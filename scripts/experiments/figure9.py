@@ -46,7 +46,7 @@ CAPTION = "Where the neurons fire that speak most for it (first row) and most ag
 def section(lab: Lab) -> Section:
     """Figure 9, textual explanations."""
     lab = lab.on("flickr8k")
-    count, shown = lab.count(600, 40), lab.count(2, 1)
+    count, shown = lab.count(600, 15), lab.count(2, 1)
     tables: list[Table] = []
     pictures: list[Picture] = []
     notes: list[str] = []
