@@ -24,10 +24,10 @@ pq = pytest.importorskip("pyarrow.parquet")
 pytest.importorskip("fsspec")
 
 from scripts.batch import local, store  # noqa: E402
-from scripts.batch.files import place  # noqa: E402
+from scripts.batch.files import place, read_bytes  # noqa: E402
 from scripts.batch.inputs import items, sources  # noqa: E402
 from scripts.batch.plan import opened  # noqa: E402
-from scripts.batch.shard import explain_shard  # noqa: E402
+from scripts.batch.shard import clear_marks, explain_shard  # noqa: E402
 from scripts.batch.status import line, status  # noqa: E402
 from scripts.benchmark.killed import compared, counted  # noqa: E402
 from tests.stub import plan_of  # noqa: E402
@@ -433,3 +433,46 @@ def test_rows_that_are_lost_double_or_other_than_in_another_run_are_counted(tmp_
     (ours / "shard-00002.parquet").unlink()
     found = counted(str(ours), given)
     assert (found["rows"], found["lost"], found["double"]) == (12, 4, 4)
+
+
+def test_what_is_no_list_and_what_is_no_file_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00cat")
+    (tmp_path / "list.csv").write_bytes(b"image\n\xff\xfe")
+    for name in ("list.txt", "list.csv"):
+        with pytest.raises(UserError, match=f"{name}: not UTF-8 text"):
+            keys(str(tmp_path / name))
+    with pytest.raises(UserError, match="/dev/zero: is not a regular file"):
+        read_bytes("/dev/zero")
+    fs = place("memory://x")[0]
+
+    def unreachable(path):
+        raise RuntimeError("nobody\nthere")  # as packages of addresses raise errors of their own
+
+    monkeypatch.setattr(type(fs), "isdir", lambda self, path: unreachable(path))
+    monkeypatch.setattr(type(fs), "cat_file", lambda self, path, **options: unreachable(path))
+    with pytest.raises(UserError, match=r"memory://x/a.jpg: cannot be reached \(RuntimeError: nobody there\)"):
+        keys("memory://x/a.jpg")
+    with pytest.raises(UserError, match="cannot be reached"):
+        read_bytes("memory://x/a.jpg")
+
+
+def test_a_shard_that_rotted_is_named(tmp_path):
+    done(tmp_path / "out", photographs(tmp_path / "in", 3))
+    shard = sorted((tmp_path / "out").glob("shard-*.parquet"))[0]
+    data = shard.read_bytes()
+    shard.write_bytes(data[:4] + bytes(60) + data[64:])
+    with pytest.raises(UserError, match="is damaged .*; delete it and run the batch again"):
+        list(store.rows(str(tmp_path / "out")))
+
+
+def test_the_mark_of_a_shard_that_is_done_goes_and_what_is_no_mark_is_nobodys(tmp_path):
+    plan = plan_of(tmp_path / "out", sources([photographs(tmp_path / "in", 3)]), shard_size=1)
+    local.run(0, plan, [0, 1])
+    running = tmp_path / "out" / ".plan" / "running"
+    running.mkdir(exist_ok=True)
+    for number in (0, 2):  # killed when its rows were there, and before
+        (running / f"shard-{number:05d}.json").write_text("{}")
+    (running / "junk.json").write_text("[]")
+    clear_marks(plan, store.done(plan))
+    assert sorted(path.name for path in running.iterdir()) == ["junk.json", "shard-00002.json"]
+    assert status(str(tmp_path / "out"))["running"] == 0

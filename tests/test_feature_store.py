@@ -173,3 +173,21 @@ def test_several_workers_read_one_store(tmp_path, method):
 def test_an_image_listed_twice_is_refused(tmp_path):
     with pytest.raises(UserError, match="listed twice"):
         FeatureStore.open(tmp_path / "s.h5", ["a", "a"], SHAPE, "t")
+
+
+def test_a_disk_that_is_too_full_for_a_store_is_one_line_and_no_file(tmp_path):
+    # In a process of its own, which HDF5 used to end by a segmentation fault.
+    script = (
+        "import resource, sys; from pathlib import Path\n"
+        "from common.errors import UserError; from common.training.store import FeatureStore\n"
+        "for limit in (100, 3000, 10000, 30000, 34000):\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, -1))\n"
+        "    try:\n"
+        "        FeatureStore.open(Path(sys.argv[1]) / 'a.h5', list(map(str, range(100))), (2, 10, 8), 'f')\n"
+        "    except UserError as problem:\n"
+        "        print(str(problem).partition(': ')[2])\n"
+    )
+    found = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert found.stdout.splitlines() == ["File too large; choose another folder or free some space"] * 5
+    assert list(tmp_path.iterdir()) == []

@@ -80,7 +80,7 @@ class FeatureStore:
             for row in rows:
                 self.file["done"][row] = 1
             self.file.flush()
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             raise _full(self.path, error) from error
 
     def fill(
@@ -176,12 +176,32 @@ def _create(path: Path, names: Sequence[str], shape: tuple[int, ...], fingerprin
             "name a file on another disk or free some space"
         )
     encoded = np.array([name.encode() for name in names])
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs["fingerprint"] = fingerprint
-        file.create_dataset("names", data=encoded)
-        _allocated(file, "done", (len(names),), np.dtype("uint8"), (len(names),))
-        chunk = (1, 1, *shape[1:]) if len(shape) > 3 else (1, *shape)
-        _allocated(file, "features", (len(names), *shape), np.dtype("float16"), chunk)
+    chunk = (1, 1, *shape[1:]) if len(shape) > 3 else (1, *shape)
+    with atomic_path(path) as temporary:
+        _reserve(temporary, needed + encoded.nbytes + 256 * len(names) * (shape[0] if len(shape) > 3 else 1) + 2**16)
+        with h5py.File(temporary, "w") as file:
+            file.attrs["fingerprint"] = fingerprint
+            file.create_dataset("names", data=encoded)
+            _allocated(file, "done", (len(names),), np.dtype("uint8"), (len(names),))
+            _allocated(file, "features", (len(names), *shape), np.dtype("float16"), chunk)
+        _reserve(temporary, temporary.stat().st_size)
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Have the disk set aside the whole of a file: HDF5 can end the process where it finds no room for what it holds.
+
+    Raises `OSError` where there is too little room. Some file systems can't set any aside.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.posix_fallocate(handle, 0, size)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            raise
+    finally:
+        os.close(handle)
 
 
 def _allocated(file: h5py.File, name: str, shape: tuple, dtype: np.dtype, chunk: tuple) -> None:
@@ -215,8 +235,9 @@ def _broken(path: Path) -> UserError:
     return UserError(f"feature store '{path}' is truncated or not an HDF5 file; delete it and run again")
 
 
-def _full(path: Path, error: OSError) -> UserError:
-    reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
+def _full(path: Path, error: OSError | RuntimeError) -> UserError:
+    number = getattr(error, "errno", None)
+    reason = os.strerror(number) if number else str(error).splitlines()[0]
     return UserError(
         f"cannot write feature store '{path}': {reason}; free some space and run again: finished rows are kept"
     )

@@ -35,6 +35,8 @@ def read_json(path: AnyPath, lists: tuple[str, ...] = ()) -> Any:
     """What a JSON file holds; where `lists` are named, an object that has a list under each."""
     try:
         record = json.loads(read_text(path, "give the path of the published JSON file"))
+    except UserError:
+        raise
     except RecursionError:
         raise UserError(f"{path}: is nested too deeply; copy the file again") from None
     except json.JSONDecodeError as error:

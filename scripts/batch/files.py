@@ -54,14 +54,41 @@ def parent(address: str) -> str:
 
 
 def read_bytes(address: str) -> bytes:
-    """A file's bytes. Raises `UserError` where it can't be read."""
+    """A file's bytes. Raises `UserError` where it can't be read, or has no end."""
+    with reached(address):
+        if not is_local(address):
+            fs, path = place(address)
+            return fs.cat_file(path)
+        file = Path(_bare(address))
+        if not (file.is_file() or file.is_dir()) and file.exists():
+            raise UserError(f"{address}: is not a regular file; save it to a file first")
+        return file.read_bytes()
+
+
+def read_text(address: str) -> str:
+    """A file's text, UTF-8. Raises `UserError` where it is none."""
     try:
-        if is_local(address):
-            return Path(_bare(address)).read_bytes()
-        fs, path = place(address)
-        return fs.cat_file(path)
+        return read_bytes(address).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{address}: not UTF-8 text; save the file as UTF-8") from None
+
+
+@contextmanager
+def reached(address: str) -> Iterator[None]:
+    """What an address answers with in place of its files, whatever the package of its kind raises, is a `UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{address}: {_reason(error)}") from None
+    except Exception as error:
+        if is_local(address):
+            raise
+        line = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"{address}: cannot be reached ({type(error).__name__}: {line}); check it, and the network"
+        ) from None
 
 
 def stat(address: str) -> Stat:

@@ -30,14 +30,19 @@ def sources(inputs: Sequence[str], question: str | None = None) -> Iterator[Sour
     Raises `UserError` for what is not there, of no known kind, or without a photograph.
     """
     for given in inputs:
-        found = (each for address in _expanded(given) for each in _of_address(address, given))
-        any_found = False
+        found, any_found = _of_argument(given), False
         for source in found:
             any_found = True
             source = source._replace(key=source.address) if len(inputs) > 1 else source
             yield source if source.question or not question else source._replace(question=question)
         if not any_found:
             raise UserError(f"'{given}' holds no photographs ({', '.join(IMAGES[:4])}, ...), tar or Parquet files")
+
+
+def _of_argument(given: str) -> Iterator[Source]:
+    with files.reached(given):
+        for address in _expanded(given):
+            yield from _of_address(address, given)
 
 
 def _expanded(given: str) -> Iterator[str]:
@@ -105,7 +110,7 @@ def _of_file(address: str, key: str, stat: files.Stat) -> Iterator[Source]:
     elif name.endswith((".jsonl", ".csv", ".json")):
         yield from _of_table(address)
     elif name.endswith((".txt", ".lst")):
-        lines = files.read_bytes(address).decode("utf-8").splitlines()
+        lines = files.read_text(address).splitlines()
         yield from (_listed(address, line.strip()) for line in lines if line.strip())
     else:
         raise UserError(
@@ -122,7 +127,7 @@ def _listed(table: str, image: str, question: str | None = None, answers: tuple[
 
 def _of_table(address: str) -> Iterator[Source]:
     """The photographs of a JSONL, JSON or CSV, with their questions and answers where it has such columns."""
-    text, kind = files.read_bytes(address).decode("utf-8-sig"), address.lower()
+    text, kind = files.read_text(address), address.lower()
     rows: Iterable[tuple[int, Any]]
     if kind.endswith(".csv"):
         rows = enumerate(csv.DictReader(io.StringIO(text)), 2)

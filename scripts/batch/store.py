@@ -103,9 +103,13 @@ def done(plan: Plan) -> dict[int, dict[str, Any]]:
 def rows_of(address: str, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
     """The rows of one shard's file, a few at a time."""
     fs, path = files.place(address)
-    with fs.open(path, "rb") as stream:
-        for batch in files.needed("pyarrow.parquet").ParquetFile(stream).iter_batches(64, columns=columns):
-            yield from batch.to_pylist()
+    try:
+        with fs.open(path, "rb") as stream:
+            for batch in files.needed("pyarrow.parquet").ParquetFile(stream).iter_batches(64, columns=columns):
+                yield from batch.to_pylist()
+    except (OSError, files.needed("pyarrow").ArrowException) as problem:
+        line = " ".join(str(problem).split())[:120]
+        raise UserError(f"'{address}' is damaged ({line}); delete it and run the batch again") from None
 
 
 def rows(out: str, columns: Sequence[str] | None = None) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

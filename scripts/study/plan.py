@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,32 @@ EXCLUSIONS: dict[str, float] = {
 """People are left out who fail more checks, answer a smaller share of their trials, or answer half of them
 faster; and of the others the single answers that came faster than the last."""
 
-_NEEDED = frozenset(
-    "id kind title question measure options methods labels comparisons exclusions networks photographs count notes"
-    " published seed versions lists checks sha256".split()
-)
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _pair(value: Any) -> bool:
+    return _texts(value) and len(value) == 2
+
+
+def _listed(value: Any) -> bool:
+    return _texts(value) and len(value) > 0
+
+
+_NEEDED: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys("id kind title question photographs sha256".split(), lambda value: isinstance(value, str)),
+    "measure": lambda value: value in ("choice", "rating"),
+    **dict.fromkeys(("options", "count"), lambda value: type(value) is int and 2 <= value <= 10**6),
+    "seed": lambda value: type(value) is int,
+    "methods": _listed,
+    **dict.fromkeys(("notes", "checks"), _texts),
+    "comparisons": lambda value: isinstance(value, list) and all(map(_pair, value)),
+    "lists": lambda value: isinstance(value, list) and len(value) > 0 and all(map(_listed, value)),
+    "networks": lambda value: isinstance(value, list) and all(isinstance(each, dict) for each in value),
+    **dict.fromkeys("labels exclusions published versions".split(), lambda value: isinstance(value, dict)),
+}
+"""What a plan holds, and whether a value is of its kind."""
 
 
 @dataclass(frozen=True)
@@ -104,18 +126,51 @@ def open_study(folder: str | Path) -> Study:
     if not (place / PLAN).is_file():
         raise UserError(f"'{folder}' holds no study: it has no {PLAN}; make one with `saywhy study build`")
     plan, key = _read(place / PLAN), _read(place / KEY)
-    lacking = _NEEDED - plan.keys()
-    if lacking:
-        raise UserError(f"'{place / PLAN}' is not a study's plan: it has no '{sorted(lacking)[0]}'")
+    _check(plan, place / PLAN)
     trials = {trial for each in plan["lists"] for trial in each}
     if trials - key.keys():
         raise UserError(f"'{place / KEY}' is not this plan's: trial {sorted(trials - key.keys())[0]} is not in it")
+    wrong = [trial for trial in trials if not _is_known(key[trial], plan["methods"])]
+    wrong += [check for check in plan["checks"] if not _is_check(key.get(check))]
+    if wrong:
+        raise UserError(f"'{place / KEY}': of trial {wrong[0]} it doesn't say what a study needs; build it again")
+    shown = [{key[trial]["photograph"] for trial in each} for each in plan["lists"]]
+    if any(each != shown[0] for each in shown):
+        raise UserError(f"'{place / KEY}': the lists show different photographs; build the study again")
+    return Study(place, plan, key)
+
+
+def _check(plan: dict[str, Any], file: Path) -> None:
+    """Raise `UserError` for the first entry of a plan that is missing or of another kind."""
+    lacking = _NEEDED.keys() - plan.keys()
+    if lacking:
+        raise UserError(f"'{file}' is not a study's plan: it has no '{sorted(lacking)[0]}'")
+    wrong = [name for name, fits in _NEEDED.items() if not fits(plan[name])]
+    named = {*plan["methods"], *(method for pair in plan["comparisons"] for method in pair)} if not wrong else set()
+    if wrong or named - plan["labels"].keys() or not named <= {*plan["methods"]}:
+        what = wrong[0] if wrong else "labels"
+        raise UserError(f"'{file}': '{what}' is not as a plan has it; a study needs it as it was built")
     unknown = plan["exclusions"].keys() ^ EXCLUSIONS.keys()
-    odd = [name for name, value in plan["exclusions"].items() if not isinstance(value, (int, float))]
+    odd = [name for name, value in plan["exclusions"].items() if not _is_number(value)]
     if unknown or odd:
         amiss = sorted([*unknown, *odd])[0]
-        raise UserError(f"'{place / PLAN}': exclusions are numbers, {', '.join(EXCLUSIONS)}; '{amiss}' is amiss")
-    return Study(place, plan, key)
+        raise UserError(f"'{file}': exclusions are numbers, {', '.join(EXCLUSIONS)}; '{amiss}' is amiss")
+
+
+def _is_known(known: Any, methods: Sequence[str]) -> bool:
+    """Whether the key says of a trial its photograph, its method, and what is right."""
+    if not isinstance(known, dict) or not isinstance(known.get("photograph"), str):
+        return False
+    right = known.get("strong") in ("A", "B") if "strong" in known else type(known.get("right")) is int
+    return right and isinstance(known.get("method"), str) and known["method"] in methods
+
+
+def _is_check(known: Any) -> bool:
+    return isinstance(known, dict) and "check" in known and type(known.get("right")) is int
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and -1e9 <= value <= 1e9
 
 
 def trial_options(study: Study) -> dict[str, int]:
@@ -135,7 +190,7 @@ def trial_options(study: Study) -> dict[str, int]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise UserError(f"cannot read '{path}' ({problem}); a study needs it as it was built") from problem
     if not isinstance(found, dict):
         raise UserError(f"'{path}' holds no JSON object; a study needs it as it was built")

@@ -15,7 +15,10 @@ from common.errors import UserError
 from data.readers import boxes, coco, karpathy, masks, pascal_xml, regions, vqa, vqahat
 from data.records import Box
 from scripts.saywhy import main
+from scripts.study.plan import open_study
+from scripts.study.simulate import simulated_answers
 from tests.hostile.test_fuzz import FUZZ, JSON, places, put
+from tests.studies import made_up
 
 ODD = [None, True, [], {}, "", "x", [1], {"a": 1}, -1, 0, 10**7, 10**400, math.nan, math.inf, 1e300, [[[]]]]
 PHOTO = "COCO_train2014_000000000001.jpg"
@@ -182,3 +185,20 @@ def test_a_decompression_bomb_among_attention_maps_is_named(tmp_path):
         file.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
         with pytest.raises(UserError, match=rf"{side}\.png"):
             vqahat.read_attention([file], (14, 14))
+
+
+@pytest.mark.parametrize("file", ["plan.json", "key.json"])
+def test_a_study_that_was_edited_is_read_or_told_in_a_line(file, tmp_path):
+    study = made_up(tmp_path)
+    record = json.loads((tmp_path / file).read_text())
+    paths = [path for path in places(record) if len(path) <= 2][:60]
+    for path in paths:
+        for odd in ODD:
+            (tmp_path / file).write_text(json.dumps(put(record, path, odd)))
+            try:
+                changed = open_study(tmp_path)
+                assert 0 <= changed.guess <= 0.5 and changed.plan["question"].replace("a", "b") is not None
+                simulated_answers(changed, 2, 0.1)
+            except UserError as problem:
+                assert "\n" not in str(problem), (path, odd)
+    assert study.lists

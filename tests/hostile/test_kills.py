@@ -75,7 +75,9 @@ COMMANDS = {
     ),
     "batch": Command("saywhy batch vqa SOME --question cat? --model WHOLE/vqa --workers 0 --shard-size 2 --out OUT"),
     "show": Command("saywhy show BATCH duck.jpg --out OUT/panel.png", ("duck", "cat")),
-    "study build": Command("saywhy study build words --photos MANY --model WHOLE/captioner --count 4 --out OUT"),
+    "study build": Command(
+        "saywhy study build words --photos MANY --model WHOLE/captioner --count 4 --out OUT", grows=("public/*",)
+    ),
     "study analyse": Command("saywhy study analyse OUT --out OUT/report.html", lies=answered, slow=True),
     "study rehearse": Command("saywhy study rehearse OUT --people 3", ("people 3", "people 2"), lies=answered),
     "figure 12": Command(
@@ -216,10 +218,15 @@ def together(command, before, after, out, moment):
     fixed = {name for name in after if not any(fnmatch(name, pattern) for pattern in command.grows)}
     for name in fixed & there.keys():
         assert there[name] in (before.get(name), after[name]), (name, moment)
-    groups = {name.partition(".")[0] for name in fixed if before.get(name) != after[name]}
-    for group in groups:
-        names = [name for name in fixed if name.partition(".")[0] == group and before.get(name) != after[name]]
+    new = [name for name in fixed if before.get(name) != after[name]]
+    for group in {stem(name) for name in new}:
+        names = [name for name in new if stem(name) == group]
         assert len({there.get(name) == after[name] for name in names}) == 1, (names, moment)
+
+
+def stem(name):
+    """What the files of one result have in common."""
+    return str(Path(name).with_name(Path(name).name.partition(".")[0]))
 
 
 def same(found, wanted, moment):
@@ -247,4 +254,4 @@ def start(command, places):
 
 
 def said(out):
-    return Path(f"{out}.said").read_text()
+    return Path(f"{out}.said").read_text() if Path(f"{out}.said").exists() else ""
