@@ -103,6 +103,8 @@ class ChatModel:
         named = self.module.generation_config.eos_token_id
         named = text.eos_token_id if named is None else named
         listed = [] if named is None else [named] if isinstance(named, int) else list(named)
+        if not all(type(token) is int and 0 <= token < self.vocabulary_size for token in listed):
+            raise UserError(f"{self.name}: its eos_token_id, {str(named)[:40]}, is none of the model's tokens")
         own = self.processor.tokenizer.eos_token_id
         found = dict.fromkeys([*([own] if own in listed else []), *listed, *([own] if own is not None else [])])
         if not found:

@@ -57,6 +57,8 @@ class Prompts:
     """The prompts of one model; `name` is what errors call it."""
 
     def __init__(self, processor: Any, family: Family, name: str) -> None:
+        if not hasattr(processor, "tokenizer"):
+            raise UserError(f"{name}: processor_config.json names no processor of images and text; copy it again")
         self.processor, self.tokenizer, self.family, self.name = processor, processor.tokenizer, family, name
         if not self.tokenizer.is_fast:
             raise UserError(f"{name}: its tokenizer has no fast form (tokenizer.json); save it again with one")

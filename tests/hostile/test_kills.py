@@ -105,6 +105,7 @@ COMMANDS = {
         "saywhy train vqa --data boxes:COCO --data captions:COCO --trunk WHOLE --hidden 8 --joint 8 --embedding 8"
         f" --head-epochs 2 {TINY}",
         grows=TRAINING,
+        slow=True,
     ),
 }
 

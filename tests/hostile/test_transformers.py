@@ -17,6 +17,7 @@ import vqa
 from common.errors import UserError
 from common.images import Preprocessing
 from common.networks import hub
+from tests import chats
 from tests import test_caption_adapters as captioners
 from tests import test_transformers_classifiers as classifiers
 from tests import test_vqa_adapters as answerers
@@ -125,3 +126,19 @@ def test_texts_without_end_are_refused_at_once(text, places, photo):
     with pytest.raises(UserError):
         models["vilt"].explain(photo, "is there a cat", text)
     assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("file", "entry", "value"),
+    [
+        *(("generation_config.json", "eos_token_id", value) for value in ([[]], "x", -1, 10**9, 10**400, [5, None])),
+        ("processor_config.json", "processor_class", "Nothing"),
+    ],
+)
+def test_a_chat_models_folder_that_was_edited_is_told_in_a_line(file, entry, value, tmp_path):
+    chats.saved("llava", tmp_path)
+    record = json.loads((tmp_path / file).read_text())
+    (tmp_path / file).write_text(json.dumps({**record, entry: value}))
+    with pytest.raises(UserError) as raised:
+        captioning.load(f"hf:{tmp_path}")
+    assert "\n" not in str(raised.value)
