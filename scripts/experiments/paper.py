@@ -217,7 +217,7 @@ ROWS = (
     ),
     Reported(
         "Figure 12b", "co-attention, layer by layer", "a picture", "fig12", "-", "ResNet-200 with co-attention",
-        lambda lab: ["photograph", "no co-attention"], _SPEAKERS[1],
+        lambda lab: ["photograph", "no co-attention; `saywhy train vqa --model coattention`"], _SPEAKERS[1],
     ),
     Reported(
         "Appendix B", "ablations, top-1 localisation error (%)",
@@ -226,7 +226,7 @@ ROWS = (
     ),
     Reported(
         "Reinforcement learning", "named as a family; no experiment", "-", "", "-", "",
-        lambda lab: ["not done, nor by the paper"],
+        lambda lab: ["not in the paper; `python -m scripts.experiments.policy` explains a policy"],
     ),
 )  # fmt: skip
 
