@@ -9,6 +9,10 @@ class LayerError(UserError):
     """A layer that does not exist or has no feature map; the message lists layers that have one."""
 
 
+class EmptyReply(UserError):
+    """A model that writes wrote nothing."""
+
+
 class MethodError(UserError):
     """A method that this model cannot be explained with; the message names one that works instead."""
 

@@ -126,6 +126,7 @@ def test_evaluate_gives_accuracy_baselines_and_the_truth_of_the_maps(model, tmp_
     found = json.loads(capsys.readouterr().out)["sets"]["easyvqa"]
     assert status == 0 and found["accuracy"]["all"]["n"] == 30
     assert {"commonest", "commonest_of_type", "without_image"} <= set(found)
+    assert 0 <= found["maps"]["curves"]["pixels deleted"]["gradcam"]["mean"] <= 1
     truth = found["maps"]["occlusion"]["cells of the map"]["gradcam"]
     assert -1 <= truth["mean"] <= 1 and "other words" in found["maps"]["swap"]
 

@@ -23,6 +23,7 @@ from common.images import as_image
 from common.metrics.faithfulness import area, blurred
 from common.metrics.grounding import Summary, centre_map, summary
 from common.request import Encoded, split_alone
+from common.targets import Target, logits
 from common.text import TextOutput
 from data.records import Question
 from vqa.answerer import Answerer
@@ -101,7 +102,7 @@ def _tokens(
 
     def shown(marks: Tensor) -> float:
         seen = torch.where(marks.to(A.device), A, mean)
-        return likelihood(network, explainable.forward_from(seen, pixels, request.query), answer)
+        return likelihood(explainable.forward_from(seen, pixels, request.query), request.targets[0])
 
     return shown, lambda values: _rank(explainable.at_positions(values[:, None].to(A))[0, 0].float())
 
@@ -116,13 +117,13 @@ def _pixels(answerer: Answerer, question: Question, answer: str) -> Shown:
     def shown(marks: Tensor) -> float:
         seen = torch.where(marks, image, without).permute(1, 2, 0).round().clamp(0, 255)
         encoded = answerer.encode([Image.fromarray(seen.numpy().astype(np.uint8))])
-        return likelihood(network, network.head(encoded.states, request.query), answer)
+        return likelihood(network.head(encoded.states, request.query), request.targets[0])
 
     return shown
 
 
-def likelihood(network: Any, output: Any, answer: str) -> float:
-    """How likely an answer is to one question about one image, 0 to 1, by what the model says of it."""
+def likelihood(output: Any, target: Target) -> float:
+    """How likely the answer that `target` scores is, 0 to 1, to one question about one image."""
     if isinstance(output, TextOutput):
         return float((output.log_probs.sum() / output.mask.sum().clamp(min=1)).exp())
-    return float(output.softmax(-1)[0, network.module.answer_index[answer]])
+    return float((target(output) - logits(output).logsumexp(-1)).exp()[0])

@@ -25,7 +25,7 @@ from common.chat.families import FAMILIES, Seen, check_covered, layout_of
 from common.chat.features import Form, Resampled, giving, resampled, table
 from common.chat.prompt import Prompts, Splice
 from common.chat.views import Layout
-from common.errors import UserError
+from common.errors import EmptyReply, UserError
 from common.networks import hub
 from common.text import Text, padded
 
@@ -190,7 +190,7 @@ class ChatModel:
         stop = next((i for i, token in enumerate(tokens) if token in self.ends), len(tokens))
         found = self.prompts.spelled(tokens[:stop])
         if not found.words:
-            raise UserError(f"{self.name} wrote an empty reply; give one of your own to explain")
+            raise EmptyReply(f"{self.name} wrote an empty reply; give one of your own to explain")
         return self.checked_reply(found)
 
     def checked_reply(self, reply: Text) -> Text:

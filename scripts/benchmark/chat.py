@@ -1,9 +1,9 @@
-"""python -m scripts.benchmark.chat [--words N] [--rounds N]
+"""python -m scripts.benchmark.chat [--words N] [--rounds N] [--model hf:FOLDER]
 
 What explaining the reply of a chat model costs, in forward passes of its language model over the same prompt and reply:
-a LLaVA with random weights (576 image tokens, a language model of 6 blocks, 256 wide), on one CPU core. Processor time,
-median and quartiles of the rounds, so that other programs matter little; memory is the growth of the process's peak
-over what the forward pass needs. A minute.
+a LLaVA with random weights (576 image tokens, a language model of 6 blocks, 256 wide), or another model, on one CPU
+core. Processor time, median and quartiles of the rounds, so that other programs matter little; memory is the growth of
+the process's peak over what the forward pass needs. A minute.
 """
 
 import argparse
@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from PIL import Image
 
+from common.chat import loading
 from common.chat.model import ChatModel
-from common.chat.split import split_at
+from common.chat.split import blocks_of, split_at
 from common.gradcam import explain
 from common.text import TextLogLikelihood, TextOutput
 
@@ -32,10 +33,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
     parser.add_argument("--words", type=int, default=12, help="words of the reply (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="times each is measured (default: %(default)s)")
+    parser.add_argument(
+        "--model", metavar="hf:FOLDER", help="another chat model (default: a LLaVA with random weights)"
+    )
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = toy()
+    model = loading.load(args.model) if args.model else toy()
     print(
         f"{sum(p.numel() for p in model.module.parameters()) / 1e6:.0f} million parameters, torch {torch.__version__}"
     )
@@ -64,16 +68,17 @@ def rows(model: ChatModel, words: int, rounds: int) -> Any:
         split, pixels = split_at(model, layer, head)(sight), torch.zeros(1, 3, 8, 8)
         return lambda: explain(split, pixels, chosen, methods=methods)
 
+    blocks = len(blocks_of(model))
     ways = {
         "encoding the photograph": lambda: model.look(Image.new("RGB", (400, 400))),
         "HiResCAM of the reply as a whole": explained(1, "hirescam"),
         f"HiResCAM of the reply and 3 of its {words} words": explained(4, "hirescam"),
         f"HiResCAM of the reply and each of its {words} words": explained(words + 1, "hirescam"),
         "the same with Grad-CAM and LayerCAM beside it": explained(words + 1, "hirescam,gradcam,layercam"),
-        f"the reply and each of its words, behind block {BLOCKS // 2} of {BLOCKS}": explained(
-            words + 1, "hirescam", f"llm.{BLOCKS // 2 - 1}"
+        f"the reply and each of its words, behind block {blocks // 2} of {blocks}": explained(
+            words + 1, "hirescam", f"llm.{blocks // 2 - 1}"
         ),
-        f"the same behind block {BLOCKS - 1}": explained(words + 1, "hirescam", f"llm.{BLOCKS - 2}"),
+        f"the same behind block {blocks - 1}": explained(words + 1, "hirescam", f"llm.{blocks - 2}"),
     }
     forward()
     gc.collect()

@@ -9,11 +9,12 @@ saywhy evaluate vqa --data derived:FLICKR8K --split val --maps 250 --baselines
 import argparse
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
+from common.errors import EmptyReply, UserError
 from scripts import console as cli
 
 _SPLITS = "Flickr8k's dev, COCO's val"
@@ -266,10 +267,16 @@ def _set_figures(answerer: Any, one: Any, args: argparse.Namespace) -> dict[str,
         if some and some[0].source in blind:
             found["without_image"] = blind[some[0].source]
         elif hasattr(answerer.network, "blind_answer"):
-            found["without_image"] = by_kind([answerer.network.blind_answer(q.text) for q in some], some)
+            found["without_image"] = by_kind(_blind(answerer.network, some), some)
     if args.maps:
         found["maps"] = _map_figures(answerer, questions, args)
     return found
+
+
+def _blind(network: Any, questions: Sequence[Any]) -> list[str]:
+    """What a model that writes answers without an image."""
+    known = {text: _answered(partial(network.blind_answer, text)) for text in {q.text for q in questions}}
+    return [known[question.text] for question in questions]
 
 
 def _answers(answerer: Any, questions: Sequence[Any], args: argparse.Namespace) -> list[str]:
@@ -282,9 +289,22 @@ def _answers(answerer: Any, questions: Sequence[Any], args: argparse.Namespace) 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # unknown words: there are many in a whole set
         for question, seen in looked_at(answerer, questions):
-            found.append(answerer.answer(seen, question.text, top=1).text)
+            found.append(_answered(partial(answerer.answer, seen, question.text, top=1)))
             step()
     return found
+
+
+def _answered_ones(answerer: Any, questions: Sequence[Any], args: argparse.Namespace) -> list[Any]:
+    """The questions that are answered: a model that writes may write nothing."""
+    return [q for q, said in zip(questions, _answers(answerer, questions, args), strict=True) if said]
+
+
+def _answered(answer: Callable[[], Any]) -> str:
+    """The text of an answer; '' where a model that writes wrote nothing."""
+    try:
+        return str(getattr(found := answer(), "text", found))
+    except EmptyReply:
+        return ""
 
 
 def _map_figures(answerer: Any, questions: Sequence[Any], args: argparse.Namespace) -> dict[str, Any]:
@@ -293,8 +313,9 @@ def _map_figures(answerer: Any, questions: Sequence[Any], args: argparse.Namespa
     from vqa import grounding
     from vqa.curves import curve_areas
 
-    some = grounding.sample(questions, args.maps)
+    some = _answered_ones(answerer, grounding.sample(questions, args.maps), args)
     boxed = grounding.sample([q for q in questions if q.boxes and q.kind == "object"], args.maps)
+    boxed = _answered_ones(answerer, boxed, args)
     step = ticks(len(some), "occlusion", args.quiet)
     known = grounding.references_for(answerer)
     references = {name: known[name] for name in grounding.MEASURED if name in known}
@@ -305,7 +326,7 @@ def _map_figures(answerer: Any, questions: Sequence[Any], args: argparse.Namespa
         step = ticks(len(boxed), "boxes", args.quiet)
         figures["pointing"] = grounding.pointing_accuracy(answerer, boxed, step, args.methods)
     images = {q.image_id for q in some}
-    several = [q for q in questions if q.image_id in images]
+    several = _answered_ones(answerer, [q for q in questions if q.image_id in images], args)
     figures["swap"] = grounding.question_swap(answerer, several, ticks(len(images), "swaps", args.quiet))
     return plain(figures)
 
