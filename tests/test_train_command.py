@@ -5,6 +5,8 @@ import torch
 
 import captioning.training.settings
 import captioning.training.stages
+import common.training.head.settings
+import common.training.head.training
 import common.training.trunk.settings
 import common.training.trunk.stages
 import scripts.chat.settings
@@ -17,6 +19,7 @@ TASKS = {
     "trunk": (common.training.trunk, "train_trunk", ["--data", "coco:x"]),
     "captioner": (captioning.training, "train_captioner", ["--data", "flickr8k:x"]),
     "vqa": (vqa.training, "train_vqa", ["--data", "cocoqa:x", "--data", "derived:y"]),
+    "vgg-head": (common.training.head, "train_head", ["--data", "coco:x"]),
     "chat": (scripts.chat, "train_chat", ["--data", "flickr8k:x", "--data", "cocoqa:y"]),
 }
 
@@ -29,11 +32,8 @@ def task(request, monkeypatch, tmp_path):
     package, name, data = TASKS[request.param]
     called = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        getattr(package, "stages", None) or package.train,
-        name,
-        lambda *given, **options: called.append((given, options)),
-    )
+    module = next(vars(package)[name] for name in ("stages", "train", "training") if name in vars(package))
+    monkeypatch.setattr(module, name, lambda *given, **options: called.append((given, options)))
 
     def run(*options):
         assert saywhy.main(["train", request.param, *data, "--out", "OUT", *options]) == 0

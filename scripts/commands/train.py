@@ -164,7 +164,7 @@ def run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     kept = {name: getattr(args, name) for name in ("restart", "limit", "features")}
-    if args.train_model != "trunk":
+    if args.train_model in ("captioner", "chat", "vqa"):  # what reads a trunk
         kept["trunk"] = args.trunk
     device = device_of(args)
     Path(args.out).mkdir(parents=True, exist_ok=True)
