@@ -228,9 +228,8 @@ def test_a_port_in_use_and_a_study_that_is_served_already_are_one_line(study, tm
         port = taken.getsockname()[1]
         assert main(["study", "serve", str(study.folder), "--port", str(port)]) == 2
         assert f"cannot serve at 127.0.0.1:{port}" in (error := capsys.readouterr().err) and error.count("\n") == 1
-    assert main(["study", "serve", str(study.folder), "--port", "99999"]) == 2
     assert main(["study", "serve", str(study.folder), "--host", "no.such.host.invalid"]) == 2
-    assert capsys.readouterr().err.count("cannot serve at") == 2
+    assert capsys.readouterr().err.count("cannot serve at") == 1
     with served(study), pytest.raises(UserError, match="being served already"):
         Server(study, "127.0.0.1", 0)
 
