@@ -78,14 +78,14 @@ class ChatNetwork(PhotoReader):
         return reply.text
 
     def request(self, questions: Sequence[Text], answers: Sequence[Sequence[str | Text]]) -> Request:
-        """Replies, each as a whole; where one is asked for, each of its words as well."""
+        """Replies, each as a whole; where one of several words is asked for, each of them as well."""
         texts = [[self._reply(answer) for answer in each] for each in answers]
         sequences = Sequences([each[0].tokens for each in texts])
         wholes = [
             [Place(sequences.add(b, text.tokens), 0, len(text.tokens)) for text in each] for b, each in enumerate(texts)
         ]
         columns: list[list[Place | None]] = [list(column) for column in zip(*wholes, strict=True)]
-        words = [text.words if len(each) == 1 else () for each in texts for text in each[:1]]
+        words = [text.words if len(each) == 1 < len(text.words) else () for each in texts for text in each[:1]]
         columns += [[_word(each[0], number) for each in texts] for number in range(max(map(len, words)))]
         query = sequences.stacked(fill=-1)
         targets = scored([TextLogLikelihood(marks(column, query.shape)) for column in columns], SCORE)

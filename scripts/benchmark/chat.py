@@ -51,6 +51,22 @@ def main(argv: list[str] | None = None) -> int:
 
 def rows(model: ChatModel, words: int, rounds: int) -> Any:
     """(what is done, ratios to the forward pass of the same round) of each way."""
+    forward, ways = _ways(model, words)
+    forward()
+    gc.collect()
+    before = _peak()
+    for name, way in ways.items():
+        way()  # warms up
+        figures = []
+        for _ in range(rounds):
+            reference = _seconds(forward)
+            figures.append(_seconds(way) / reference)
+        yield name, figures
+    print(f"peak memory over the forward pass's: {_peak() - before:.0f} MB")
+
+
+def _ways(model: ChatModel, words: int) -> tuple[Callable[[], None], dict[str, Callable[[], Any]]]:
+    """A forward pass of a prompt and a reply of so many words, and what is done by name."""
     sight = model.look(Image.effect_noise((400, 400), 80).convert("RGB"))
     prompt, reply = model.prompts.read("what is this?").tokens, torch.randint(3, 200, (1, words))
 
@@ -69,7 +85,7 @@ def rows(model: ChatModel, words: int, rounds: int) -> Any:
         return lambda: explain(split, pixels, chosen, methods=methods)
 
     blocks = len(blocks_of(model))
-    ways = {
+    return forward, {
         "encoding the photograph": lambda: model.look(Image.new("RGB", (400, 400))),
         "HiResCAM of the reply as a whole": explained(1, "hirescam"),
         f"HiResCAM of the reply and 3 of its {words} words": explained(4, "hirescam"),
@@ -80,17 +96,6 @@ def rows(model: ChatModel, words: int, rounds: int) -> Any:
         ),
         f"the same behind block {blocks - 1}": explained(words + 1, "hirescam", f"llm.{blocks - 2}"),
     }
-    forward()
-    gc.collect()
-    before = _peak()
-    for name, way in ways.items():
-        way()  # warms up
-        figures = []
-        for _ in range(rounds):
-            reference = _seconds(forward)
-            figures.append(_seconds(way) / reference)
-        yield name, figures
-    print(f"peak memory over the forward pass's: {_peak() - before:.0f} MB")
 
 
 def _seconds(run: Callable[[], Any]) -> float:
