@@ -244,6 +244,7 @@ class ChatModel:
         return {self.family.types: torch.where(replied, self.family.reply_type, types)}
 
     def _checked(self, row: tuple[int, ...], length: int) -> tuple[int, ...]:
+        hub.check_tokens([token for token in row if token != self.image_token], self.vocabulary_size, self.name)
         if len(row) + length > self.longest:
             raise UserError(
                 f"a prompt of {len(row)} tokens (the image's among them) and a reply of {length}: {self.name} reads"

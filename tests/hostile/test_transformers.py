@@ -142,3 +142,12 @@ def test_a_chat_models_folder_that_was_edited_is_told_in_a_line(file, entry, val
     with pytest.raises(UserError) as raised:
         captioning.load(f"hf:{tmp_path}")
     assert "\n" not in str(raised.value)
+
+
+def test_a_chat_models_prompt_with_tokens_it_does_not_know_is_told_in_a_line(tmp_path, photo):
+    chats.saved("llava", tmp_path / "own")
+    answerer = vqa.load(grown(tmp_path / "own", tmp_path / "grown", [f"zeppelin{number}" for number in range(500)]))
+    with pytest.raises(UserError, match="its tokenizer writes token .* files of two models"):
+        answerer.answer(photo, "a zeppelin499 ?")
+    with pytest.raises(UserError, match="files of two models"):
+        answerer.explain(photo, "a zeppelin499 ?", answers="dog")
