@@ -91,7 +91,8 @@ def test_unknown_words_are_named_and_the_question_is_answered(model, photo, tmp_
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["", ], "empty"), (["word " * 10_000], "10000 words"), (["what?", "--answer", "yelow"], "nearest: yellow"),
+    (["", ], "empty"), (["word " * 1_500], "1500 words"),
+    (["word " * 10_000], "50000 characters"), (["what?", "--answer", "yelow"], "nearest: yellow"),
     (["what?", "--answer", " "], "answer"), (["what?", "--top", "0"], "--top"),
     (["what?", "--layer", "nowhere"], "no layer"),
     (["what?", "--methods", "magic"], "unknown method"),

@@ -39,7 +39,8 @@ def provenance(row: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
     model, asked = about["model"], about["asked"]
     known = {"layer": row.get("layer") or model["layer"], "methods": asked["methods"], "versions": model["versions"]}
     known |= {"task": about["task"], "model": model["name"], "weights": model["weights"]}
-    known |= {"score": asked["score"]} if "score" in asked else {}
+    score = asked.get("score", model.get("score"))  # a chat model that answers says it of itself
+    known |= {"score": score} if score else {}
     return {**known, **({"question": row["question"]} if row["question"] else {})}
 
 

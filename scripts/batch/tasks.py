@@ -76,7 +76,7 @@ class _Photographs:
         self.preprocessing: Preprocessing | None = None
         if not isinstance(network, PhotoReader):
             self.preprocessing = network.preprocessing
-        known = {"name": network.name, "weights": str(network.source), "layer": layer}
+        known = {"name": network.name, "weights": str(network.source), "layer": layer, **getattr(network, "about", {})}
         seen = None if self.preprocessing is None else self.preprocessing.to_dict()
         looks = {"preprocessing": seen, "versions": versions()}
         self.about: dict[str, Any] = _plain({**known, "fingerprint": fingerprint(network.module), **looks})
