@@ -95,7 +95,7 @@ def test_a_copy_that_breaks_off_leaves_no_half_file_and_is_made_again(tmp_path, 
     monkeypatch.setattr(shutil, "copyfile", breaks)
     with pytest.raises(KeyboardInterrupt):
         copy_trunk(tmp_path, out)
-    assert [path.name for path in out.iterdir()] == ["trunk.safetensors"]
+    assert not list(out.iterdir())  # both files, or none
     monkeypatch.undo()
     assert load_seeing_trunk(copy_trunk(tmp_path, out)).same_as(load_seeing_trunk(tmp_path))
 

@@ -159,8 +159,10 @@ def test_a_question_without_a_word_is_refused(model, question):
 
 
 def test_a_question_of_ten_thousand_words_is_refused_and_a_long_one_is_read(model):
-    with pytest.raises(UserError, match="10000 words"):
+    with pytest.raises(UserError, match="50000 characters"):
         model.encode("what " * 10_000)
+    with pytest.raises(UserError, match="1500 words"):
+        model.encode("what " * 1_500)
     tokens = torch.tensor([model.encode("what color " * 200)])
     assert torch.isfinite(model.head(torch.rand(1, 6, 2, 2, dtype=torch.float64), tokens)).all()
 
