@@ -134,7 +134,7 @@ def test_a_trained_model_is_one_of_plain_transformers(data, folder, tmp_path):
     pixels = trunk.preprocessing(photo)
     torch.testing.assert_close(tower(pixels).last_hidden_state, trunk.features(pixels))
     found = vqa.load(f"hf:{path}").explain(photo, "is there a dog?", answers="yes", methods="hirescam")
-    assert found.maps["hirescam"].shape == (2, 1, 5, 5) and found.provenance["chat"]["family"] == "fast_vlm"
+    assert found.maps["hirescam"].shape == (1, 1, 5, 5) and found.provenance["chat"]["family"] == "fast_vlm"
     before = (path / "model.safetensors").read_bytes()
     assert train_chat(data, tmp_path / "run", TINY, trunk=folder) == path  # a finished run is not trained again
     assert (path / "model.safetensors").read_bytes() == before
