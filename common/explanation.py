@@ -195,8 +195,8 @@ class Explanation:
         maps = {method: _unpacked(each)[:, None] for method, each in row["maps"].items() if not _absent(each)}
 
         def table(name: str) -> Tensor | None:
-            values = row.get(name)
-            return None if _absent(values) else torch.tensor(list(values)).reshape(len(names), -1)  # type: ignore
+            values: Any = row.get(name)
+            return None if _absent(values) else torch.tensor(list(values)).reshape(len(names), -1)
 
         gradients, drops = table("word_gradients"), table("word_drops")
         words = () if gradients is None else tuple(row["words"])

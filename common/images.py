@@ -4,6 +4,7 @@ B images, H,W the network's input, (width, height) in pixels as Pillow has it.
 """
 
 import io
+import math
 import os
 import stat
 import warnings
@@ -166,7 +167,8 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_real(value: Any) -> bool:
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and bool(-1e6 <= value <= 1e6)  # type: ignore[operator]
+    number: Any = value if isinstance(value, (int, float, np.number)) and not isinstance(value, bool) else math.nan
+    return bool(-1e6 <= number <= 1e6)  # which NaN isn't
 
 
 def _short(stem: str, most: int = 200) -> str:

@@ -219,11 +219,13 @@ def test_behind_a_block_maps_are_those_of_a_hook_on_it_in_float64(folder, photo)
 def test_a_batch_of_unlike_photographs_is_explained_as_one_by_one(folder, photo):
     photos, questions = [photo, photo.resize((40, 80)).rotate(90)], [QUESTION, "what is the cat?"]
     answerer = vqa.load(f"hf:{folder}")
-    for image, question, found in zip(photos, questions, answerer.explain(photos, questions), strict=True):
-        alone = answerer.explain(image, question)
-        assert found.names == alone.names
-        for values in ("scores", "heatmaps", "word_gradients", "word_drops"):
-            torch.testing.assert_close(getattr(found, values), getattr(alone, values))
+    for reply, least in ((None, 1), ("a red dog", 4)):
+        together = answerer.explain(photos, questions, reply)
+        for image, question, found in zip(photos, questions, together, strict=True):
+            alone = answerer.explain(image, question, reply)
+            assert found.names == alone.names and len(found.names) >= least
+            for values in ("scores", "heatmaps", "word_gradients", "word_drops"):
+                torch.testing.assert_close(getattr(found, values), getattr(alone, values))
     captioner = captioning.load(f"hf:{folder}")
     batch = captioner.explain(photos, "a red dog", phrases="a cat", contrast="the cat")
     for image, found in zip(photos, batch, strict=True):

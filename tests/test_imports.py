@@ -18,6 +18,7 @@ ALLOWED = {
     **{task: {"common", "data"} for task in TASKS},
     "scripts": {"common", "data", *TASKS},
 }
+WITHOUT_MODULES = {"data.checkpoints", "data.samples"}  # folders of other files
 DATA = ["data.words", "data.records", "data.readers", "data.derived"]  # each may import those before it
 
 
@@ -121,3 +122,12 @@ def test_data_goes_from_words_to_records_to_readers_to_what_is_derived():
 def test_data_knows_no_models():
     for file in sorted((ROOT / "data").rglob("*.py")):
         assert not packages(file.read_text(encoding="utf-8")) & {"torch", "timm", "transformers"}, file
+
+
+def test_every_folder_of_modules_is_installed():
+    tomllib = pytest.importorskip("tomllib", reason="reads pyproject.toml; from Python 3.11 on")
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    files = [file.relative_to(ROOT) for package in ALLOWED for file in (ROOT / package).rglob("*.py")]
+    apart = {"scripts.demo.space"}  # a Space's own files, which lie beside an installed saywhy
+    assert {".".join(file.parts[:-1]) for file in files} - apart == set(listed) - WITHOUT_MODULES
+    assert len(set(listed)) == len(listed)

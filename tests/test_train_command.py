@@ -5,10 +5,10 @@ import torch
 
 import captioning.training.settings
 import captioning.training.stages
-import common.training.head.settings
-import common.training.head.training
 import common.training.trunk.settings
 import common.training.trunk.stages
+import common.training.vgg_head.settings
+import common.training.vgg_head.training
 import scripts.chat.settings
 import scripts.chat.train
 import vqa.training.settings
@@ -19,7 +19,7 @@ TASKS = {
     "trunk": (common.training.trunk, "train_trunk", ["--data", "coco:x"]),
     "captioner": (captioning.training, "train_captioner", ["--data", "flickr8k:x"]),
     "vqa": (vqa.training, "train_vqa", ["--data", "cocoqa:x", "--data", "derived:y"]),
-    "vgg-head": (common.training.head, "train_head", ["--data", "coco:x"]),
+    "vgg-head": (common.training.vgg_head, "train_vgg_head", ["--data", "coco:x"]),
     "chat": (scripts.chat, "train_chat", ["--data", "flickr8k:x", "--data", "cocoqa:y"]),
 }
 

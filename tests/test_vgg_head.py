@@ -14,9 +14,9 @@ from classification.finetuning import has_cam, with_classes
 from common.errors import UserError
 from common.gradcam import explain
 from common.networks.vgg_head import hidden_layers, with_vgg_head
-from common.training.head.settings import Settings
-from common.training.head.training import condensed, train_head
 from common.training.run import Run
+from common.training.vgg_head.settings import Settings
+from common.training.vgg_head.training import condensed, train_vgg_head
 from data.derived.concepts import read_corpus
 from scripts.experiments.maps import deconv_sees
 from tests import coco_copy, flickr
@@ -34,7 +34,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
-    assert train_head(data, out, TINY) == out / "vgg_head.safetensors"
+    assert train_vgg_head(data, out, TINY) == out / "vgg_head.safetensors"
     return out
 
 
@@ -104,11 +104,11 @@ def test_a_stopped_training_goes_on_and_ends_as_it_would_have(run, data, tmp_pat
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Run, "save", stopped)
-        train_head(data, tmp_path, TINY, features=run / "features")
-    train_head(data, tmp_path, TINY, features=run / "features")
+        train_vgg_head(data, tmp_path, TINY, features=run / "features")
+    train_vgg_head(data, tmp_path, TINY, features=run / "features")
     assert (tmp_path / "vgg_head.safetensors").read_bytes() == (run / "vgg_head.safetensors").read_bytes()
     with pytest.raises(UserError, match="holds a run with"):
-        train_head(data, tmp_path, dataclasses.replace(TINY, dropout=0.5), features=run / "features")
+        train_vgg_head(data, tmp_path, dataclasses.replace(TINY, dropout=0.5), features=run / "features")
 
 
 def test_other_names_weights_and_networks_are_refused(tmp_path):

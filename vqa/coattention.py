@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from common.networks.trunk import SeeingTrunk
 from common.text import check_tokens
 from data.words.vocabulary import PAD, Vocabulary
-from vqa.question import question_words
+from vqa.model import AnsweringModel
 
 LEVELS = ("word", "phrase", "question")
 LONGEST_PHRASE = 3
@@ -152,7 +152,7 @@ def attended(image: Tensor, question: Tensor, positions: Tensor, words: Tensor) 
     return Attended(pooled(image, positions), pooled(question, words), positions, words)
 
 
-class CoattentionModel(nn.Module):
+class CoattentionModel(AnsweringModel):
     """A trunk and a head with the seam between them: `head(features(images), tokens)` -> (B, answers).
 
     As `vqa.model.VqaModel`, which it stands beside; the head reads every position of the map.
@@ -171,9 +171,7 @@ class CoattentionModel(nn.Module):
         image_dropout: float = 0.5,
         word_dropout: float = 0.15,
     ):
-        super().__init__()
-        self.trunk, self.vocabulary, self.answers = trunk, vocabulary, tuple(answers)
-        self.answer_index = {answer: i for i, answer in enumerate(self.answers)}
+        super().__init__(trunk, vocabulary, answers)
         self.attention, self.dropout, self.image_dropout = attention, dropout, image_dropout
         self.question = HierarchicalQuestion(len(vocabulary), embedding, dropout, word_dropout)
         self.image = nn.Linear(trunk.channels, embedding)
@@ -182,31 +180,16 @@ class CoattentionModel(nn.Module):
         self.join = nn.ModuleList(nn.Linear(*width) for width in widths)
         self.classifier = nn.Linear(joint, len(self.answers))
 
-    def with_answers(self, kept: Sequence[str]) -> CoattentionModel:
-        """The model with some of its answers only: their scores are as they were."""
-        sizes = {"embedding": self.image.out_features, "joint": self.classifier.in_features}
-        model = CoattentionModel(self.trunk, self.vocabulary, kept, attention=self.attention, **sizes)
-        rows = [self.answer_index[answer] for answer in kept]
-        own = self.state_dict().items()
-        model.load_state_dict({name: each[rows] if name.startswith("classifier.") else each for name, each in own})
-        return model.to(self.classifier.weight.device).eval()
+    @property
+    def sizes(self) -> dict[str, Any]:
+        widths = {"embedding": self.image.out_features, "joint": self.classifier.in_features}
+        return {**widths, "attention": self.attention}
 
     @property
     def hearing(self) -> nn.Module:
         """What is trained where no image is seen: everything, of images of which nothing is known."""
         parts = {name: part for name, part in self.named_children() if name not in ("trunk", "image")}
         return nn.ModuleDict(parts)
-
-    def features(self, images: Tensor) -> Tensor:
-        """The last feature map A (B,K,h,w) of images (B,3,H,W), after its activation."""
-        return self.trunk.features(images)
-
-    def head(self, features: Tensor, tokens: Tensor) -> Tensor:
-        """Answer scores (B,N), pre-softmax, of the map (B,K,h,w) and tokens (B,L).
-
-        One map may be given for several questions, and one question for several maps (B=1).
-        """
-        return self.output(features, tokens).logits
 
     def output(self, features: Tensor, tokens: Tensor) -> CoattentionOutput:
         """As `head`, with where each level looked beside the scores."""
@@ -239,10 +222,3 @@ class CoattentionModel(nn.Module):
             together = torch.cat([found[-1].image + found[-1].question, joint], 1)
             joint = join(F.dropout(together, self.dropout, self.training)).tanh()
         return self.classifier(F.dropout(joint, self.dropout, self.training)), found
-
-    def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
-        return self.head(self.features(images), tokens)
-
-    def encode(self, question: str) -> list[int]:
-        """Numbers of a question's words; unknown words become `UNKNOWN`. Raises `UserError` without a word."""
-        return self.vocabulary.encode(question_words(question))

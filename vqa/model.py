@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -49,12 +50,73 @@ class AnswerOutput:
     summary: Tensor
 
 
-class VqaModel(nn.Module):
-    """A trunk and a head with the seam between them: `head(features(images), tokens)` -> (B, answers).
+class AnsweringModel(nn.Module):
+    """What the project's VQA models have in common: a trunk and a head with the seam between them.
+
+    `head(features(images), tokens)` -> (B, answers), before the softmax. A subclass has `question`, `query` and
+    `classifier`, or says what hears the question, and gives `sizes` and `output`.
+    """
+
+    of_answers = frozenset({"classifier.weight", "classifier.bias"})  # what has a row for each answer
+    classifier: nn.Linear
+
+    def __init__(self, trunk: SeeingTrunk, vocabulary: Vocabulary, answers: Sequence[str]) -> None:
+        super().__init__()
+        self.trunk, self.vocabulary, self.answers = trunk, vocabulary, tuple(answers)
+        self.answer_index = {answer: i for i, answer in enumerate(self.answers)}
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What a model of the same weights is built with."""
+        raise NotImplementedError
+
+    def with_answers(self: Own, kept: Sequence[str]) -> Own:
+        """The model with some of its answers only: their scores are as they were."""
+        model = type(self)(self.trunk, self.vocabulary, kept, **self.sizes)
+        rows = [self.answer_index[answer] for answer in kept]
+        own = self.state_dict().items()
+        model.load_state_dict({name: each[rows] if name in self.of_answers else each for name, each in own})
+        return model.to(self.classifier.weight.device).eval()
+
+    @property
+    def hearing(self) -> nn.Module:
+        """The parts that hear the question: what is trained where no image is seen."""
+        return nn.ModuleDict({name: self.get_submodule(name) for name in ("question", "query", "classifier")})
+
+    def features(self, images: Tensor) -> Tensor:
+        """The last feature map A (B,K,h,w) of images (B,3,H,W), after its activation."""
+        return self.trunk.features(images)
+
+    def head(self, features: Tensor, tokens: Tensor) -> Tensor:
+        """Answer scores (B,N), pre-softmax, of the map (B,K,h,w) and tokens (B,L).
+
+        One map may be given for several questions, and one question for several maps (B=1).
+        """
+        return self.output(features, tokens).logits
+
+    def output(self, features: Tensor, tokens: Tensor) -> Any:
+        """As `head`: the `logits`, with what the head saw beside them."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
+        return self.head(self.features(images), tokens)
+
+    def encode(self, question: str) -> list[int]:
+        """Numbers of a question's words; unknown words become `UNKNOWN`. Raises `UserError` without a word."""
+        return self.vocabulary.encode(question_words(question))
+
+
+Own = TypeVar("Own", bound=AnsweringModel)
+
+
+class VqaModel(AnsweringModel):
+    """The model that reads the trunk's summary of an image.
 
     Layers of the trunk are hooked by name (`trunk.network.blocks.6`). The answer scores are pre-softmax. The
     question's reading doesn't depend on the image, and the image is seen through the trunk's summary alone.
     """
+
+    of_answers = AnsweringModel.of_answers | {"reader.own.weight", "reader.own.bias", "reader.names"}
 
     def __init__(
         self,
@@ -69,9 +131,7 @@ class VqaModel(nn.Module):
         image_dropout: float = 0.5,
         word_dropout: float = 0.15,
     ):
-        super().__init__()
-        self.trunk, self.vocabulary, self.answers = trunk, vocabulary, tuple(answers)
-        self.answer_index = {answer: i for i, answer in enumerate(self.answers)}
+        super().__init__(trunk, vocabulary, answers)
         evidence = trunk.evidence
         concepts, counted = len(evidence.words), evidence.counted
         about = word_concepts(vocabulary.words, evidence.words, counted)
@@ -82,32 +142,10 @@ class VqaModel(nn.Module):
         self.reader = EvidenceReader(self.answers, evidence.words, counted, self.question.width)
         self.dropout = dropout
 
-    def with_answers(self, kept: Sequence[str]) -> VqaModel:
-        """The model with some of its answers only, all numbers among them: their scores are as they were."""
-        sizes = (self.question.embedding.embedding_dim, self.question.lstm.hidden_size, self.query.out_features)
-        named = dict(zip(("embedding", "hidden", "joint"), sizes, strict=True))
-        model = VqaModel(self.trunk, self.vocabulary, kept, **named)
-        rows = [self.answer_index[answer] for answer in kept]
-        of_answers = {"classifier.weight", "classifier.bias", "reader.own.weight", "reader.own.bias", "reader.names"}
-        own = self.state_dict().items()
-        model.load_state_dict({name: tensor[rows] if name in of_answers else tensor for name, tensor in own})
-        return model.to(self.classifier.weight.device).eval()
-
     @property
-    def hearing(self) -> nn.Module:
-        """The parts that hear the question: what is trained where no image is seen."""
-        return nn.ModuleDict({"question": self.question, "query": self.query, "classifier": self.classifier})
-
-    def features(self, images: Tensor) -> Tensor:
-        """The last feature map A (B,K,h,w) of images (B,3,H,W), after its activation."""
-        return self.trunk.features(images)
-
-    def head(self, features: Tensor, tokens: Tensor) -> Tensor:
-        """Answer scores (B,N), pre-softmax, of the map (B,K,h,w) and tokens (B,L).
-
-        One map may be given for several questions, and one question for several maps (B=1).
-        """
-        return self.output(features, tokens).logits
+    def sizes(self) -> dict[str, Any]:
+        embedding, hidden = self.question.embedding.embedding_dim, self.question.lstm.hidden_size
+        return {"embedding": embedding, "hidden": hidden, "joint": self.query.out_features}
 
     def output(self, features: Tensor, tokens: Tensor) -> AnswerOutput:
         """As `head`, with all that the head sees of the images beside the scores."""
@@ -133,10 +171,3 @@ class VqaModel(nn.Module):
         query = self.query(F.dropout(states, self.dropout, self.training)).tanh()
         joint = query if image is None else (1 + image) * query
         return self.classifier(F.dropout(joint, self.dropout, self.training))
-
-    def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
-        return self.head(self.features(images), tokens)
-
-    def encode(self, question: str) -> list[int]:
-        """Numbers of a question's words; unknown words become `UNKNOWN`. Raises `UserError` without a word."""
-        return self.vocabulary.encode(question_words(question))

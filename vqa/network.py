@@ -96,6 +96,8 @@ class OwnNetwork:
     `baselines` are the figures that its checkpoint has of models that don't look, by name and set.
     """
 
+    embedding = "question.embedding"  # what `token_gradients` looks at
+
     def __init__(
         self, module: Any, name: str = "vqa", source: str = "the caller's", baselines: Mapping[str, Any] | None = None
     ):
@@ -138,9 +140,12 @@ class OwnNetwork:
             return self.split()
         return HookedModel(self.module, layer)
 
+    def attribute(self, encoded: Encoded, request: Request) -> tuple[Known | None, Tensor]:
+        return None, token_gradients(self, encoded.states, request)
+
     def split(self) -> SplitModel:
         """The model split at its own map."""
-        raise NotImplementedError
+        return OwnSplit(self.module, self.layer)
 
 
 class LstmNetwork(OwnNetwork):
@@ -174,16 +179,9 @@ class CoattentionNetwork(OwnNetwork):
     """A `CoattentionModel` behind an `Answerer`; its head reads the map itself: the `states` are (B, K, h, w)."""
 
     module: CoattentionModel
-    embedding = "question.embedding"
 
     def states(self, features: Tensor) -> Tensor:
         return features
-
-    def attribute(self, encoded: Encoded, request: Request) -> tuple[None, Tensor]:
-        return None, token_gradients(self, encoded.states, request)
-
-    def split(self) -> SplitModel:
-        return OwnSplit(self.module, self.layer)
 
     def attention(self, encoded: Encoded, questions: Sequence[Text]) -> list[Attention]:
         """Where each question makes the model look, and which of its words it listens to."""
@@ -197,16 +195,9 @@ class PooledNetwork(OwnNetwork):
     """A `PooledModel` behind an `Answerer`; its head reads the map's mean: the `states` are (B, K)."""
 
     module: PooledModel
-    embedding = "question.embedding"
 
     def states(self, features: Tensor) -> Tensor:
         return features.mean((2, 3))
-
-    def attribute(self, encoded: Encoded, request: Request) -> tuple[None, Tensor]:
-        return None, token_gradients(self, encoded.states, request)
-
-    def split(self) -> SplitModel:
-        return OwnSplit(self.module, self.layer)
 
 
 def own_network(module: VqaModel | CoattentionModel | PooledModel, **about: Any) -> OwnNetwork:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from common.networks.trunk import SeeingTrunk
 from common.text import check_tokens
 from data.words.vocabulary import PAD, Vocabulary
-from vqa.question import question_words
+from vqa.model import AnsweringModel
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class LstmQuestion(nn.Module):
         return torch.cat([h[0], c[0], h[1], c[1]], 1) * (lengths > 0)[:, None]
 
 
-class PooledModel(nn.Module):
+class PooledModel(AnsweringModel):
     """A trunk and a head that reads the map's mean; as `vqa.model.VqaModel`, beside which it is measured."""
 
     def __init__(
@@ -68,36 +69,16 @@ class PooledModel(nn.Module):
         image_dropout: float = 0.5,
         word_dropout: float = 0.15,
     ):
-        super().__init__()
-        self.trunk, self.vocabulary, self.answers = trunk, vocabulary, tuple(answers)
-        self.answer_index = {answer: i for i, answer in enumerate(self.answers)}
+        super().__init__(trunk, vocabulary, answers)
         self.dropout, self.image_dropout = dropout, image_dropout
         self.question = LstmQuestion(len(vocabulary), embedding, hidden, dropout, word_dropout)
         self.query, self.image = nn.Linear(4 * hidden, joint), nn.Linear(trunk.channels, joint)
         self.classifier = nn.Linear(joint, len(self.answers))
 
-    def with_answers(self, kept: Sequence[str]) -> PooledModel:
-        """The model with some of its answers only: their scores are as they were."""
-        sizes = (self.question.embedding.embedding_dim, self.question.lstm.hidden_size, self.query.out_features)
-        named = dict(zip(("embedding", "hidden", "joint"), sizes, strict=True))
-        model = PooledModel(self.trunk, self.vocabulary, kept, **named)
-        rows = [self.answer_index[answer] for answer in kept]
-        own = self.state_dict().items()
-        model.load_state_dict({name: each[rows] if name.startswith("classifier.") else each for name, each in own})
-        return model.to(self.classifier.weight.device).eval()
-
     @property
-    def hearing(self) -> nn.Module:
-        """The parts that hear the question: what is trained where no image is seen."""
-        return nn.ModuleDict({"question": self.question, "query": self.query, "classifier": self.classifier})
-
-    def features(self, images: Tensor) -> Tensor:
-        """The last feature map A (B,K,h,w) of images (B,3,H,W), after its activation."""
-        return self.trunk.features(images)
-
-    def head(self, features: Tensor, tokens: Tensor) -> Tensor:
-        """Answer scores (B,N), pre-softmax, of the map (B,K,h,w) and tokens (B,L)."""
-        return self.output(features, tokens).logits
+    def sizes(self) -> dict[str, Any]:
+        embedding, hidden = self.question.embedding.embedding_dim, self.question.lstm.hidden_size
+        return {"embedding": embedding, "hidden": hidden, "joint": self.query.out_features}
 
     def output(self, features: Tensor, tokens: Tensor) -> PooledOutput:
         """As `head`."""
@@ -116,10 +97,3 @@ class PooledModel(nn.Module):
     def _product(self, image: Tensor, asked: Tensor) -> Tensor:
         query = self.query(F.dropout(asked, self.dropout, self.training)).tanh()
         return self.classifier(F.dropout(image * query, self.dropout, self.training))
-
-    def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
-        return self.head(self.features(images), tokens)
-
-    def encode(self, question: str) -> list[int]:
-        """Numbers of a question's words; unknown words become `UNKNOWN`. Raises `UserError` without a word."""
-        return self.vocabulary.encode(question_words(question))

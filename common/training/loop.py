@@ -35,6 +35,11 @@ def seed_of(*parts: int | str) -> int:
     return zlib.crc32("/".join(map(str, parts)).encode())
 
 
+def fold_of(image_id: str, folds: int) -> int:
+    """The part of so many that a photograph is in when trunks are trained on the others: by its id alone."""
+    return seed_of("fold", image_id) % folds
+
+
 def cosine(step: int, steps: int, warmup: int = 0) -> float:
     """Learning-rate factor: linear from 0 to 1 over `warmup` steps, then a half cosine to 0 at `steps`."""
     if step < warmup:

@@ -140,6 +140,17 @@ class FeatureStore:
         return {**self.__dict__, "_file": None}
 
 
+def complete(path: Path, names: Sequence[str], fingerprint: str) -> FeatureStore | None:
+    """The store of just these rows, open for reading, where all of them are written: many may read it at once."""
+    if not path.exists():
+        return None
+    store = FeatureStore(path, fingerprint)
+    if store.names == list(names) and not store.missing():
+        return store
+    store.close()
+    return None
+
+
 def complete_store(
     path: Path,
     files: dict[str, Path],
@@ -153,11 +164,8 @@ def complete_store(
     `encode` makes the rows of some files (len(files), *shape). The store comes back open for reading.
     """
     names = list(files)
-    if path.exists():
-        store = FeatureStore(path, fingerprint)
-        if store.names == names and not store.missing():
-            return store  # complete: several trainings may read it at once
-        store.close()
+    if (known := complete(path, names, fingerprint)) is not None:
+        return known
     shape = encode([files[names[0]]]).shape[1:]
     with FeatureStore.open(path, names, shape, fingerprint) as store:
         store.fill(lambda wanted: encode([files[name] for name in wanted]), batch, progress)

@@ -33,11 +33,11 @@ def build(trunk: SeeingTrunk, texts: Iterable[str], settings: Settings) -> tuple
     """(model, processor) with `trunk` as its tower and a vocabulary made of `texts`."""
     import transformers as hf
 
-    words = tokenizer(texts, settings.vocabulary)
-    processor = _processor(trunk, words)
+    words, grid = tokenizer(texts, settings.vocabulary), _grid(trunk)
+    processor = _processor(trunk, words, grid[0])
     config = hf.FastVlmConfig(
         vision_config=_vision(trunk), text_config=_text(words, settings), image_token_index=words.image_token_id,
-        image_seq_length=math.prod(_grid(trunk)),
+        image_seq_length=math.prod(grid),
     )  # fmt: skip
     model = hf.FastVlmForConditionalGeneration(config).eval()
     model.generation_config.eos_token_id = words.eos_token_id
@@ -71,10 +71,11 @@ def tokenizer(texts: Iterable[str], size: int) -> Any:
     )
 
 
-def _processor(trunk: SeeingTrunk, words: Any) -> Any:
+def _processor(trunk: SeeingTrunk, words: Any, rows: int) -> Any:
+    """For photographs as the trunk sees them; `rows` of image tokens."""
     import transformers as hf
 
-    made, (rows, _) = trunk.preprocessing, _grid(trunk)
+    made = trunk.preprocessing
     height, width = made.size
     if height != width:
         raise UserError(f"a chat model's tower sees a square; the trunk sees {height}x{width} pixels")

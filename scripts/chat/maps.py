@@ -18,8 +18,8 @@ from PIL import Image
 
 from common.errors import UserError
 from common.networks.trunk import SeeingTrunk
-from common.training.loop import seed_of, show_progress
-from common.training.store import FeatureStore
+from common.training.loop import fold_of, seed_of, show_progress
+from common.training.store import FeatureStore, complete
 from common.training.summaries import Summaries
 from scripts.chat.build import put_trunk
 
@@ -37,9 +37,11 @@ def token_store(
     shape = (config.image_seq_length, config.vision_config.hidden_size)
     which = f"{summaries.trunk.fingerprint}-{len(folds)}-{seed_of(*photographs):08x}"
     file = summaries.folder / f"tokens-{which}.h5"
+    if (known := complete(file, list(photographs), which)) is not None:
+        return known
     by_trunk: dict[int, list[str]] = defaultdict(list)
     for image_id in photographs:
-        by_trunk[_fold(image_id, len(folds)) if folds and summaries.fitted(image_id) else -1].append(image_id)
+        by_trunk[fold_of(image_id, len(folds)) if folds and summaries.fitted(image_id) else -1].append(image_id)
     with FeatureStore.open(file, list(photographs), shape, which) as store:
         missing = set(store.missing())
         progress, done = show_progress("image tokens of photographs"), len(photographs) - len(missing)
@@ -79,8 +81,3 @@ def read_folds(folder: Path | None, trunk: SeeingTrunk) -> dict[int, SeeingTrunk
             raise UserError(f"'{file}' is of another trunk than '{folder}'") from error
         found[len(found)] = other.eval()
     return found
-
-
-def _fold(image_id: str, folds: int) -> int:
-    """The part that a photograph is in, as the trunk's training has it."""
-    return seed_of("fold", image_id) % folds

@@ -295,7 +295,9 @@ def _answers(answerer: Any, questions: Sequence[Any], args: argparse.Namespace) 
 
 
 def _answered_ones(answerer: Any, questions: Sequence[Any], args: argparse.Namespace) -> list[Any]:
-    """The questions that are answered: a model that writes may write nothing."""
+    """The questions that are answered: a model that writes may write nothing, one that chooses always answers."""
+    if not hasattr(answerer.network, "blind_answer"):
+        return list(questions)
     return [q for q, said in zip(questions, _answers(answerer, questions, args), strict=True) if said]
 
 

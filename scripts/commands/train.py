@@ -24,10 +24,10 @@ from typing import Any
 from captioning.training.settings import Settings as CaptionerSettings
 from common.files import held
 from common.printed import printable
-from common.training.head.settings import Settings as HeadSettings
 from common.training.settings import RunSettings
 from common.training.trunk.settings import EASY
 from common.training.trunk.settings import Settings as TrunkSettings
+from common.training.vgg_head.settings import Settings as HeadSettings
 from data.derived.concepts import read_corpus
 from scripts.chat.settings import Settings as ChatSettings
 from scripts.console import device_of, whole
@@ -145,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
         settings = EASY if {text.partition(":")[0] for text in args.data} == {"easyvqa"} else TrunkSettings()
         args.data = partial(read_corpus, args.data)
     elif args.train_model == "vgg-head":
-        from common.training.head.training import train_head as train
+        from common.training.vgg_head.training import train_vgg_head as train
 
         settings, args.data = HeadSettings(), partial(read_corpus, args.data)
     elif args.train_model == "captioner":

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.networks.trunk import SeeingTrunk, load_trunk
-from common.training.loop import Stage, parameter_groups, seed_everything, seed_of
+from common.training.loop import Stage, fold_of, parameter_groups, seed_everything
 from common.training.run import Run
 from common.training.trunk.corpus import Corpus
 from common.training.trunk.figures import figures
@@ -53,7 +53,7 @@ class Training:
         if fold is None:
             return found
         ids = [self.corpus.photographs[n].image_id for n in found]
-        return [n for n, name in zip(found, ids, strict=True) if seed_of("fold", name) % self.settings.folds == fold]
+        return [n for n, name in zip(found, ids, strict=True) if fold_of(name, self.settings.folds) == fold]
 
     def stage(self) -> Stage:
         """The one stage: all photographs that aren't of the fold left out, each in a random view."""

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from common.networks.trunk import Trunk, load_trunk
 from common.networks.vgg_head import BASE, POOLED, hidden_layers, pooled
 from common.training.checkpoints import save_checkpoint
-from common.training.head.settings import Settings
 from common.training.loop import Stage, parameter_groups, seed_of, show_progress, train
 from common.training.run import Run
 from common.training.store import FeatureStore, complete_store
 from common.training.trunk.corpus import Corpus, Photograph, families
+from common.training.vgg_head.settings import Settings
 from common.training.views import view
 
 
@@ -144,7 +144,7 @@ class Distillation:
         return save_checkpoint(path, self.head.state_dict(), config)
 
 
-def train_head(
+def train_vgg_head(
     read: Callable[[int, int | None], Corpus],
     out: str | os.PathLike[str],
     settings: Settings,
